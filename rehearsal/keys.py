@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A million keys into a Redis, and a fingerprint of every key and value in it.
+
+Loading speaks RESP by hand, because a client library would take ten times as long. The fingerprint is taken inside the server by a read-only
+script, a page of keys at a time, so that values need not travel; it does not depend on the order in which a server happens to keep things.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import socket
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import redis
+
+KINDS = ("string", "hash", "list", "set", "zset")
+# Share of the keys, in percent, that each database gets; Laravel too uses one for the cache, one for sessions, one for queues.
+DATABASES = {0: 55, 1: 30, 3: 10, 9: 5}
+CHUNK = 1 << 20
+DAY_MS = 24 * 3600 * 1000
+
+
+def command(*words: bytes) -> bytes:
+    """One command as RESP."""
+    return b"*%d\r\n%s" % (len(words), b"".join([b"$%d\r\n%s\r\n" % (len(word), word) for word in words]))
+
+
+def value_of(dice: random.Random, pool: bytes) -> bytes:
+    """A value such as an application keeps: mostly short, sometimes empty, a number, binary, or long."""
+    size = dice.choices((0, 8, 40, 90, 160, 9000), (1, 10, 30, 40, 18.9, 0.1))[0]
+    if size == 8:
+        return b"%d" % dice.getrandbits(40)
+    start = dice.randrange(len(pool) - 9000)
+    return pool[start : start + size]
+
+
+def key_commands(kind: str, key: bytes, dice: random.Random, pool: bytes) -> bytes:
+    """The command that makes one key. One in 500 collections is large, so that Redis' compact and full encodings both occur."""
+    if kind == "string":
+        return command(b"SET", key, value_of(dice, pool))
+    many = 600 if dice.random() < 0.002 else dice.randint(1, 6)
+    members = [b"%d:%s" % (number, value_of(dice, pool)[:40]) for number in range(many)]
+    if kind == "list":
+        return command(b"RPUSH", key, *members)
+    if kind == "set":
+        return command(b"SADD", key, *(members if many % 2 else [b"%d" % number for number in range(many)]))
+    if kind == "zset":
+        return command(b"ZADD", key, *(word for number, member in enumerate(members) for word in (b"%.3f" % (number * 1.5), member)))
+    return command(b"HSET", key, *(word for number, member in enumerate(members) for word in (b"field%d" % number, member)))
+
+
+def load_commands(count: int, now_ms: int, seed: int = 1) -> Iterator[bytes]:
+    """RESP for `count` keys over DATABASES, in pieces of about a megabyte; every third key lives one to thirty days, the rest for ever."""
+    dice = random.Random(seed)
+    pool = "鍵と値 – clé, valeur ".encode() * 200 + dice.randbytes(64 * 1024)
+    pieces: list[bytes] = []
+    size = 0
+    made = 0
+    for database, share in DATABASES.items():
+        pieces.append(command(b"SELECT", b"%d" % database))
+        last = list(DATABASES)[-1]
+        here = count - made if database == last else count * share // 100
+        for number in range(here):
+            kind = KINDS[max(0, number % 10 - 5)]
+            key = b"app:%s:%d:%d" % (kind.encode(), database, number)
+            piece = key_commands(kind, key, dice, pool)
+            if number % 3 == 0:
+                piece += command(b"PEXPIREAT", key, b"%d" % (now_ms + DAY_MS + dice.randrange(29 * DAY_MS)))
+            pieces.append(piece)
+            size += len(piece)
+            if size > CHUNK:
+                yield b"".join(pieces)
+                pieces, size = [], 0
+        made += here
+    yield b"".join(pieces)
+
+
+class LoadError(Exception):
+    """Redis refused a key."""
+
+
+@dataclass
+class Replies:
+    """Counts the one-line replies of a pipelined connection and keeps the first error."""
+
+    seen: int = 0
+    error: str = ""
+    rest: bytes = b""
+
+    def feed(self, data: bytes) -> None:
+        """Take what came from the socket."""
+        lines = (self.rest + data).split(b"\r\n")
+        self.rest = lines.pop()
+        self.seen += len(lines)
+        if not self.error and b"-" in data:
+            self.error = next((line.decode(errors="replace") for line in lines if line.startswith(b"-")), "")
+
+
+def load(host: str, port: int, password: str, pieces: Iterable[bytes]) -> None:
+    """Send the pieces, reading replies at the same time, and see every command answered without an error."""
+    replies = Replies()
+    with socket.create_connection((host, port), timeout=120) as connection:
+        end = b"spotcache-loaded"
+
+        def drain() -> None:
+            tail = b""
+            while end not in tail and (data := connection.recv(CHUNK)):
+                replies.feed(data)
+                tail = (tail + data)[-2 * len(end) - 16 :]
+
+        reader = threading.Thread(target=drain, daemon=True)
+        reader.start()
+        connection.sendall(command(b"AUTH", password.encode()))
+        for piece in pieces:
+            connection.sendall(piece)
+            if replies.error:
+                break
+        connection.sendall(command(b"ECHO", end))
+        reader.join(120)
+        if replies.error:
+            raise LoadError(f"Redis at {host}:{port} refused a key: {replies.error}")
+        if reader.is_alive():
+            raise LoadError(f"Redis at {host}:{port} stopped answering while keys were loaded.")
+
+
+# One page of keys: the next cursor, then a digest for each key over kind, expiry, name and value. Collections without an order of their own are
+# sorted; every part carries its length, so that no two values can run together into the same text.
+PAGE_SCRIPT = """
+local page = redis.call('SCAN', ARGV[1], 'COUNT', ARGV[2])
+local out = {page[1]}
+local function packed(parts)
+  for i = 1, #parts do parts[i] = #parts[i] .. ':' .. parts[i] end
+  return parts
+end
+local function sorted(parts)
+  table.sort(parts)
+  return parts
+end
+local function pairs_of(flat)
+  local parts = {}
+  for i = 1, #flat, 2 do parts[#parts + 1] = #flat[i] .. ':' .. flat[i] .. '=' .. #flat[i + 1] .. ':' .. flat[i + 1] end
+  return parts
+end
+for i, key in ipairs(page[2]) do
+  local kind = redis.call('TYPE', key)['ok']
+  local value
+  if kind == 'string' then value = redis.call('GET', key)
+  elseif kind == 'list' then value = table.concat(packed(redis.call('LRANGE', key, 0, -1)))
+  elseif kind == 'set' then value = table.concat(sorted(packed(redis.call('SMEMBERS', key))))
+  elseif kind == 'hash' then value = table.concat(sorted(pairs_of(redis.call('HGETALL', key))))
+  elseif kind == 'zset' then value = table.concat(pairs_of(redis.call('ZRANGE', key, 0, -1, 'WITHSCORES')))
+  else return redis.error_reply('key ' .. key .. ' is of kind ' .. kind .. ', which the fingerprint does not know') end
+  local expires = redis.call('PEXPIRETIME', key)
+  out[#out + 1] = redis.sha1hex(kind .. '|' .. expires .. '|' .. #key .. ':' .. key .. value) .. (expires >= 0 and 'T' or '-')
+end
+return {out[1], table.concat(out, '', 2)}
+"""
+DIGEST = 41  # 40 hexadecimal digits and the mark that says whether the key has an expiry
+
+
+@dataclass(frozen=True)
+class DatabasePrint:
+    """What one database holds."""
+
+    keys: int
+    expiring: int
+    digests: bytes
+    """Every key's digest, sorted: two databases with the same keys, values and expiries have the same, whatever order they keep them in."""
+
+    @property
+    def short(self) -> str:
+        """A name for the content, to show."""
+        return hashlib.sha256(self.digests).hexdigest()[:12]
+
+
+def database_print(client: redis.Redis, page: int = 4000) -> DatabasePrint:
+    """The fingerprint of the database that the client is connected to."""
+    script = client.script_load(PAGE_SCRIPT)
+    digests: set[bytes] = set()
+    cursor = b"0"
+    while True:
+        # A server that rehashes meanwhile may show a key twice; the set takes it once.
+        cursor, text = client.evalsha(script, 0, cursor, page)
+        digests.update([text[at : at + DIGEST] for at in range(0, len(text), DIGEST)])
+        if cursor == b"0":
+            break
+    ordered = b"".join(sorted(digests))
+    return DatabasePrint(len(digests), ordered.count(b"T"), ordered)
+
+
+def fingerprint(host: str, port: int, password: str) -> dict[int, DatabasePrint]:
+    """The fingerprint of every database that holds a key."""
+    with redis.Redis(host=host, port=port, password=password, socket_timeout=120) as client:
+        numbers = sorted(int(name.removeprefix("db")) for name in client.info("keyspace"))
+    found = {}
+    for number in numbers:
+        with redis.Redis(host=host, port=port, password=password, db=number, socket_timeout=120) as client:
+            found[number] = database_print(client)
+    return found
+
+
+def differences(before: dict[int, DatabasePrint], after: dict[int, DatabasePrint]) -> list[str]:
+    """What is not equal, in sentences; nothing when all is."""
+    said = []
+    for number in sorted(before.keys() | after.keys()):
+        old, new = before.get(number), after.get(number)
+        if old is None or new is None:
+            said.append(f"database {number} exists only {'after' if old is None else 'before'} the restore")
+        elif old.digests != new.digests:
+            gone = split(old.digests) - split(new.digests)
+            came = split(new.digests) - split(old.digests)
+            said.append(f"database {number}: {len(gone)} of {old.keys} keys are missing or altered, {len(came)} of {new.keys} were not there before")
+    return said
+
+
+def split(digests: bytes) -> set[bytes]:
+    """The single digests."""
+    return {digests[at : at + DIGEST] for at in range(0, len(digests), DIGEST)}
