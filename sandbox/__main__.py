@@ -1,0 +1,175 @@
+"""The sandbox's command line: python -m sandbox VERB ..."""
+
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from sandbox.paths import Home, known
+
+UP_PATIENCE_S = 600  # the first `up` builds the host image
+
+
+def control(home: Home, verb: str, **body: Any) -> dict[str, Any]:
+    """Send one verb to a running sandbox. Raises SystemExit with a sentence when it refuses or is not there."""
+    try:
+        state = json.loads(home.state.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SystemExit(f"sandbox {home.name} is not up: start it with `python -m sandbox up {home.name}`") from error
+    request = urllib.request.Request(
+        f"{state['control']}/{verb}",
+        data=json.dumps(body).encode(),
+        headers={"Authorization": f"Bearer {state['control_token']}"},
+        method="POST",
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=120) as answer:
+            result: dict[str, Any] = json.load(answer)
+            return result
+    except urllib.error.HTTPError as error:
+        raise SystemExit(f"sandbox {home.name}: {json.load(error)['error']}") from error
+    except urllib.error.URLError as error:
+        raise SystemExit(
+            f"sandbox {home.name} does not answer ({error.reason}): `python -m sandbox down {home.name}` removes it"
+        ) from error
+
+
+def up(home: Home, operator_policy: str | None, port: int, snapshot_seconds: float) -> int:
+    """Start a sandbox in the background and wait until it is ready; a running one is left as it is."""
+    from sandbox.cleanup import process_of, remove
+
+    if process_of(home) is not None:
+        print(f"sandbox {home.name} is up already")
+        return 0
+    if home.directory.exists():
+        remove(home)
+    home.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    argv = [sys.executable, "-m", "sandbox", "serve", home.name, "--port", str(port)]
+    argv += ["--snapshot-seconds", str(snapshot_seconds)]
+    if operator_policy:
+        argv += ["--operator-policy", str(Path(operator_policy).resolve())]
+    with open(home.log, "ab") as log:
+        child = subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            cwd=Path(__file__).resolve().parent.parent,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+    shown = 0
+    deadline = time.monotonic() + UP_PATIENCE_S
+    while time.monotonic() < deadline:
+        text = home.log.read_text(encoding="utf-8", errors="replace")
+        print(text[shown:], end="", flush=True)
+        shown = len(text)
+        if home.state.exists():
+            return 0
+        if child.poll() is not None:
+            print(f"sandbox {home.name} did not start; its log is {home.log}", file=sys.stderr)
+            return 1
+        time.sleep(0.1)
+    print(f"sandbox {home.name} was not ready within {UP_PATIENCE_S} s; its log is {home.log}", file=sys.stderr)
+    return 1
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line's grammar."""
+    top = argparse.ArgumentParser(prog="python -m sandbox", description="EC2 on this machine, from Docker and moto.")
+    verbs = top.add_subparsers(dest="verb", required=True)
+
+    def verb(name: str, text: str) -> argparse.ArgumentParser:
+        sub = verbs.add_parser(name, help=text)
+        # One name for all: several sandboxes can run side by side.
+        default = os.environ.get("SPOTCACHE_SANDBOX", "demo")
+        if name in ("up", "down", "serve", "status"):
+            sub.add_argument("name", nargs="?", default=default)
+        elif name not in ("clean", "list"):
+            sub.add_argument("--name", default=default)
+        return sub
+
+    for name, text in (("up", "start a sandbox"), ("serve", "run a sandbox in the foreground")):
+        sub = verb(name, text)
+        sub.add_argument("--operator-policy", help="IAM policy (JSON file) of the operator; default: everything")
+        sub.add_argument("--port", type=int, default=0, help="port of the AWS API; default: any free one")
+        sub.add_argument("--snapshot-seconds", type=float, default=1.0, help="how long EBS snapshots are pending")
+    verb("down", "stop a sandbox and remove all it made")
+    verb("status", "show hosts and weather")
+    verb("list", "show the sandboxes of this machine")
+    verb("clean", "remove every sandbox of this machine, also after a crash")
+    notice = verb("spot-notice", "send a Spot interruption notice")
+    notice.add_argument("instance")
+    notice.add_argument("--in", dest="seconds", type=float, default=120.0, help="seconds until the instance is ended")
+    for name, text in (
+        ("rebalance", "send a rebalance recommendation"),
+        ("kill", "lose a host at once"),
+        ("hang", "freeze a host"),
+        ("thaw", "undo hang"),
+    ):
+        verb(name, text).add_argument("instance")
+    verb("fail-zone", "lose a zone").add_argument("zone")
+    verb("restore-zone", "undo fail-zone").add_argument("zone")
+    for name, text in (("no-spot-capacity", "empty a Spot pool"), ("spot-capacity", "undo no-spot-capacity")):
+        sub = verb(name, text)
+        sub.add_argument("zone")
+        sub.add_argument("type", help="instance type, or '*'")
+    fault = verb("imds-fault", "make a host's metadata service fail")
+    fault.add_argument("instance")
+    fault.add_argument("fault", choices=["", "down", "slow", "401", "garbage"])
+    verb("snapshot-seconds", "how long further EBS snapshots are pending").add_argument("seconds", type=float)
+    return top
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one verb. Returns the exit code."""
+    asked = parser().parse_args(argv)
+    if os.geteuid() != 0:
+        raise SystemExit("the sandbox makes block devices and networks: run it as root, e.g. with sudo")
+    if asked.verb == "list":
+        for home in known():
+            print(home.name)
+        return 0
+    if asked.verb == "clean":
+        from sandbox.cleanup import remove_all
+
+        for name in remove_all():
+            print(f"removed sandbox {name}")
+        return 0
+    try:
+        home = Home(asked.name)
+    except ValueError as error:
+        raise SystemExit(str(error)) from error
+    if asked.verb == "up":
+        return up(home, asked.operator_policy, asked.port, asked.snapshot_seconds)
+    if asked.verb == "serve":
+        from sandbox.server import serve
+
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+        for noisy in ("werkzeug", "botocore", "urllib3"):
+            logging.getLogger(noisy).setLevel(logging.ERROR)
+        return serve(home, asked.operator_policy, asked.port, asked.snapshot_seconds)
+    if asked.verb == "down":
+        from sandbox.cleanup import remove
+
+        remove(home)
+        return 0
+    body = {k: v for k, v in vars(asked).items() if k not in ("verb", "name")}
+    if "seconds" in body and asked.verb == "spot-notice":
+        body["in"] = body.pop("seconds")
+    print(json.dumps(control(home, asked.verb, **body), indent=2))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

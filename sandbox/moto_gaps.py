@@ -1,0 +1,518 @@
+"""What EC2 and Auto Scaling do and moto does not: closed here, so that no role has to know about it.
+
+moto keeps the records of the API; this module makes them behave (launch templates apply whole, groups launch Spot
+instances across zones and types, snapshots are pending for a while) and tells a `Machine` whenever something must happen
+to real hosts and real disks. It knows nothing of Docker.
+"""
+
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+from __future__ import annotations
+
+import base64
+import itertools
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from moto.autoscaling.exceptions import AutoscalingClientError
+from moto.autoscaling.models import (
+    ASG_NAME_TAG,
+    AutoScalingBackend,
+    FakeAutoScalingGroup,
+    InstanceState,
+    TerminateInstanceActivity,
+)
+from moto.autoscaling.responses import AutoScalingResponse
+from moto.core.responses import ActionResult, EmptyResult
+from moto.core.types import Base64EncodedString
+from moto.ec2.exceptions import EC2ClientError, VolumeInUseError
+from moto.ec2.models import EC2Backend
+from moto.ec2.models.launch_templates import LaunchTemplateVersion
+
+SNAPSHOT_INTERVAL_S = 15  # EBS: one CreateSnapshot per 15 s and volume
+SNAPSHOT_PENDING_MAX = 5  # EBS: five pending snapshots per volume
+
+
+class Machine(Protocol):
+    """What the records ask of the real world. `instance`, `volume`, `snapshot`, `image` are moto's own objects."""
+
+    snapshot_seconds: float
+
+    def launch(self, instance: Any) -> None: ...
+    def shut_down(self, instance: Any, gone: Callable[[], None]) -> None: ...
+    def stop(self, instance: Any) -> None: ...
+    def start(self, instance: Any) -> None: ...
+    def reboot(self, instance: Any) -> None: ...
+    def attach(self, volume: Any, instance: Any, device: str) -> None: ...
+    def detach(self, volume: Any, instance: Any) -> None: ...
+    def fill(self, volume: Any, snapshot_id: str) -> None: ...
+    def copy(self, volume: Any, snapshot: Any) -> None: ...
+    def forget(self, object_id: str) -> None: ...
+    def bake(self, instance: Any, image: Any) -> None: ...
+    def capacity(self, zone: str, instance_type: str, market: str) -> bool: ...
+    def scored(self, pools: list[tuple[str, str]]) -> list[tuple[str, str]]: ...
+
+
+def truth(value: Any) -> bool:
+    """A query parameter's boolean: moto hands on 'false' as text, which Python takes for true."""
+    return value if isinstance(value, bool) else str(value).lower() == "true"
+
+
+def merged_mappings(template: list[dict[str, Any]], request: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Block device mappings of a template with those of the request over them, by device name, values typed."""
+    merged: dict[str, dict[str, Any]] = {}
+    for mapping in [*template, *request]:
+        ebs = dict(mapping.get("Ebs") or {})
+        if ebs.get("VolumeSize") is not None:
+            ebs["VolumeSize"] = int(ebs["VolumeSize"])
+        for key in ("DeleteOnTermination", "Encrypted"):
+            if key in ebs:
+                ebs[key] = truth(ebs[key])
+        merged[mapping["DeviceName"]] = {**mapping, "Ebs": {**merged.get(mapping["DeviceName"], {}).get("Ebs", {}), **ebs}}
+    return list(merged.values())
+
+
+def template_tags(data: dict[str, Any], kind: str) -> dict[str, str]:
+    """Tags that a launch template gives to what it launches; kind is `instance` or `volume`."""
+    tags: dict[str, str] = {}
+    for specification in data.get("TagSpecifications") or []:
+        if specification.get("ResourceType") == kind:
+            tags.update({tag["Key"]: tag["Value"] for tag in specification.get("Tags", [])})
+    return tags
+
+
+def wanted_markets(group: Any) -> tuple[str, list[str]]:
+    """Which market ('spot' or 'on-demand') a group's next instance is bought on, and its types in order of choice."""
+    policy = group.mixed_instances_policy or {}
+    data = group.ec2_launch_template.get_version(group.launch_template_version).data
+    overrides = [o["InstanceType"] for o in policy.get("LaunchTemplate", {}).get("Overrides", []) if o.get("InstanceType")]
+    types = overrides or [data.get("InstanceType", "t3.small")]
+    if not policy:
+        return ("spot" if data.get("InstanceMarketOptions") else "on-demand"), types
+    distribution = policy.get("InstancesDistribution", {})
+    base = int(distribution.get("OnDemandBaseCapacity") or 0)
+    percent = int(distribution.get("OnDemandPercentageAboveBaseCapacity", 100))
+    have = len(group.instance_states)
+    return ("on-demand" if have < base or percent >= 100 else "spot"), types
+
+
+class Gaps:
+    """Patches moto's EC2 and Auto Scaling classes for the life of this process."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self.snapshots_asked: dict[str, float] = {}
+
+    def close(self) -> None:
+        """Install every patch. Call it once, after the backends exist (making one takes snapshots under its own lock)."""
+        self._instances()
+        self._volumes()
+        self._images()
+        self._templates()
+        self._groups()
+
+    def _instances(self) -> None:
+        machine = self.machine
+        original = EC2Backend.run_instances
+
+        def run_instances(
+            backend: Any, image_id: str, count: int, user_data: Any, security_group_names: list[str], **kwargs: Any
+        ) -> Any:
+            data: dict[str, Any] = {}
+            if kwargs.get("launch_template"):
+                data = backend._get_template_from_args(kwargs["launch_template"]).data
+            image_id = image_id or data.get("ImageId") or ""
+            if kwargs.get("is_instance_type_default") and data.get("InstanceType"):
+                kwargs.update(instance_type=data["InstanceType"], is_instance_type_default=False)
+            for nic in data.get("NetworkInterfaces") or []:
+                kwargs["security_group_ids"] = kwargs.get("security_group_ids") or nic.get("Groups") or []
+                if nic.get("AssociatePublicIpAddress") is not None:
+                    kwargs["associate_public_ip"] = truth(nic["AssociatePublicIpAddress"])
+            kwargs["metadata_options"] = {**(data.get("MetadataOptions") or {}), **(kwargs.get("metadata_options") or {})}
+            market = kwargs.get("instance_market_options") or (data.get("InstanceMarketOptions") or {}).get("MarketType")
+            kwargs["instance_market_options"] = "spot" if market == "spot" else {}
+            if user_data is None and data.get("UserData"):
+                user_data = as_user_data(data["UserData"])
+            images = backend.describe_images(ami_ids=[image_id])
+            root = {"DeviceName": images[0].root_device_name, "Ebs": {"VolumeSize": 8, "DeleteOnTermination": True}}
+            mappings = merged_mappings(
+                [root, *(data.get("BlockDeviceMappings") or [])], kwargs.get("block_device_mappings") or []
+            )
+            kwargs["block_device_mappings"] = mappings
+            subnet = backend.get_subnet(kwargs["subnet_id"]) if kwargs.get("subnet_id") else None
+            zone = subnet.availability_zone if subnet else kwargs.get("placement") or f"{backend.region_name}a"
+            kind = "spot" if kwargs["instance_market_options"] else "on-demand"
+            if not machine.capacity(zone, kwargs["instance_type"], kind):
+                raise EC2ClientError(
+                    "InsufficientInstanceCapacity",
+                    f"There is no {kind} capacity available for {kwargs['instance_type']} in {zone}.",
+                )
+            tags = kwargs.setdefault("tags", {})
+            tags["volume"] = {**template_tags(data, "volume"), **tags.get("volume", {})}
+            reservation = original(backend, image_id, count, user_data, security_group_names, **kwargs)
+            profile = data.get("IamInstanceProfile") or {}
+            asked = kwargs.get("iam_instance_profile_name") or kwargs.get("iam_instance_profile_arn")
+            for instance in reservation.instances:
+                instance._state.name, instance._state.code = "pending", 0
+                instance.user_data = user_data
+                if profile and not asked:
+                    backend.associate_iam_instance_profile(
+                        instance_id=instance.id,
+                        iam_instance_profile_name=profile.get("Name"),
+                        iam_instance_profile_arn=profile.get("Arn"),
+                    )
+                machine.launch(instance)
+            return reservation
+
+        def terminate_instances(backend: Any, instance_ids: list[str]) -> list[tuple[Any, Any]]:
+            if not instance_ids:
+                raise EC2ClientError("InvalidParameterCombination", "No instances specified")
+            answers = []
+            for instance in backend.get_multi_instances_by_id(instance_ids):
+                if instance.disable_api_termination is True:
+                    raise EC2ClientError(
+                        "OperationNotPermitted", f"The instance '{instance.id}' may not be terminated."
+                    )
+                before = type(instance._state)(instance._state.name, instance._state.code)
+                answers.append((instance, before))
+                if before.name in ("shutting-down", "terminated"):
+                    continue
+                instance._state.name, instance._state.code = "shutting-down", 32
+                machine.shut_down(instance, instance.terminate)
+            return answers
+
+        def then(name: str, act: Callable[[Any], None]) -> None:
+            before = getattr(EC2Backend, name)
+
+            def patched(backend: Any, instance_ids: list[str]) -> Any:
+                answer = before(backend, instance_ids)
+                for instance in backend.get_multi_instances_by_id(instance_ids):
+                    act(instance)
+                return answer
+
+            setattr(EC2Backend, name, patched)
+
+        EC2Backend.run_instances = run_instances  # type: ignore[method-assign]
+        EC2Backend.terminate_instances = terminate_instances  # type: ignore[method-assign]
+        then("stop_instances", lambda i: machine.stop(i))
+        then("start_instances", lambda i: machine.start(i))
+        then("reboot_instances", lambda i: machine.reboot(i))
+
+    def _volumes(self) -> None:
+        machine = self.machine
+        create, delete = EC2Backend.create_volume, EC2Backend.delete_volume
+        attach, detach = EC2Backend.attach_volume, EC2Backend.detach_volume
+        snap, unsnap = EC2Backend.create_snapshot, EC2Backend.delete_snapshot
+
+        def create_volume(backend: Any, *args: Any, **kwargs: Any) -> Any:
+            if kwargs.get("size") is not None:
+                kwargs["size"] = int(kwargs["size"])
+            source = backend.snapshots.get(kwargs.get("snapshot_id") or "")
+            if source is not None and source.status != "completed":
+                raise EC2ClientError("IncorrectState", f"Snapshot '{source.id}' is in invalid state - {source.status}")
+            volume = create(backend, *args, **kwargs)
+            # AWS answers these fields always, and the modules read them.
+            volume.snapshot_id = volume.snapshot_id or ""
+            volume.multi_attach_enabled = bool(volume.multi_attach_enabled)
+            if volume.snapshot_id:
+                machine.fill(volume, volume.snapshot_id)
+            return volume
+
+        def delete_volume(backend: Any, volume_id: str) -> Any:
+            volume = delete(backend, volume_id)
+            machine.forget(volume_id)
+            return volume
+
+        def attach_volume(
+            backend: Any, volume_id: str, instance_id: str, device_path: str, delete_on_termination: bool = False
+        ) -> Any:
+            volume, instance = backend.get_volume(volume_id), backend.get_instance(instance_id)
+            if volume.attachment:
+                raise VolumeInUseError(volume_id, volume.attachment.instance.id)
+            if volume.availability_zone != instance.placement.zone:
+                raise EC2ClientError(
+                    "InvalidVolume.ZoneMismatch",
+                    f"The volume '{volume_id}' is not in the same availability zone as instance '{instance_id}'",
+                )
+            answer = attach(backend, volume_id, instance_id, device_path, truth(delete_on_termination))
+            machine.attach(volume, instance, device_path)
+            return answer
+
+        def detach_volume(backend: Any, volume_id: str, instance_id: str, device_path: str) -> Any:
+            volume = backend.get_volume(volume_id)
+            instance = volume.attachment.instance if volume.attachment else None
+            answer = detach(backend, volume_id, instance_id or (instance.id if instance else ""), device_path)
+            if instance is not None:
+                machine.detach(volume, instance)
+            return answer
+
+        def create_snapshot(backend: Any, volume_id: str, *args: Any, **kwargs: Any) -> Any:
+            if not kwargs.get("from_ami"):
+                self._snapshot_limits(backend, volume_id)
+            snapshot = snap(backend, volume_id, *args, **kwargs)
+            machine.copy(snapshot.volume, snapshot)
+            if not kwargs.get("from_ami") and machine.snapshot_seconds > 0:
+                snapshot.status = "pending"
+                timer = threading.Timer(machine.snapshot_seconds, setattr, (snapshot, "status", "completed"))
+                timer.daemon = True
+                timer.start()
+            return snapshot
+
+        def delete_snapshot(backend: Any, snapshot_id: str) -> Any:
+            answer = unsnap(backend, snapshot_id)
+            machine.forget(snapshot_id)
+            return answer
+
+        EC2Backend.create_volume = create_volume  # type: ignore[method-assign]
+        EC2Backend.delete_volume = delete_volume  # type: ignore[method-assign]
+        EC2Backend.attach_volume = attach_volume  # type: ignore[method-assign]
+        EC2Backend.detach_volume = detach_volume  # type: ignore[method-assign]
+        EC2Backend.create_snapshot = create_snapshot  # type: ignore[method-assign]
+        EC2Backend.delete_snapshot = delete_snapshot  # type: ignore[method-assign]
+
+    def _snapshot_limits(self, backend: Any, volume_id: str) -> None:
+        now = time.monotonic()
+        if now - self.snapshots_asked.get(volume_id, -SNAPSHOT_INTERVAL_S) < SNAPSHOT_INTERVAL_S:
+            raise EC2ClientError(
+                "SnapshotCreationPerVolumeRateExceeded",
+                f"The maximum per volume CreateSnapshot request rate has been exceeded for {volume_id}.",
+            )
+        pending = [s for s in backend.snapshots.values() if s.volume.id == volume_id and s.status == "pending"]
+        if len(pending) >= SNAPSHOT_PENDING_MAX:
+            raise EC2ClientError(
+                "ConcurrentSnapshotLimitExceeded", "Maximum allowed in-progress snapshots for a single volume exceeded."
+            )
+        self.snapshots_asked[volume_id] = now
+
+    def _images(self) -> None:
+        machine = self.machine
+        original, remove = EC2Backend.create_image, EC2Backend.deregister_image
+
+        def create_image(
+            backend: Any, instance_id: str, name: str, description: str, tag_specifications: list[dict[str, Any]]
+        ) -> Any:
+            on_image = [s for s in tag_specifications if s["ResourceType"] == "image"]
+            on_snapshot = [s for s in tag_specifications if s["ResourceType"] == "snapshot"]
+            image = original(backend, instance_id, name, description, on_image)
+            for specification in on_snapshot:
+                image.ebs_snapshot.add_tags({tag["Key"]: tag["Value"] for tag in specification["Tags"]})
+            source = backend.get_instance(instance_id)
+            image.root_device_name = source.root_device_name
+            machine.bake(source, image)
+            return image
+
+        def deregister_image(backend: Any, ami_id: str) -> Any:
+            answer = remove(backend, ami_id)
+            machine.forget(ami_id)
+            return answer
+
+        EC2Backend.create_image = create_image  # type: ignore[method-assign]
+        EC2Backend.deregister_image = deregister_image  # type: ignore[method-assign]
+
+    def _templates(self) -> None:
+        original = EC2Backend.create_launch_template
+
+        def create_launch_template(
+            backend: Any, name: str, description: str, template_data: dict[str, Any], tag_spec: dict[str, Any]
+        ) -> Any:
+            # Tags of the template itself are no part of its data; left there, the next comparison finds a difference.
+            specifications = template_data.get("TagSpecifications") or []
+            kept = [s for s in specifications if s.get("ResourceType") != "launch-template"]
+            if kept:
+                template_data["TagSpecifications"] = kept
+            else:
+                template_data.pop("TagSpecifications", None)
+            if template_data.get("UserData") is None:
+                template_data.pop("UserData", None)
+            return original(backend, name, description, template_data, tag_spec)
+
+        EC2Backend.create_launch_template = create_launch_template  # type: ignore[method-assign]
+        LaunchTemplateVersion.user_data = property(  # type: ignore[assignment]
+            lambda version: as_user_data(version.data.get("UserData"))
+        )
+
+    def _groups(self) -> None:
+        def set_desired_capacity(group: Any, new_capacity: int | None) -> None:
+            group.desired_capacity = group.min_size if new_capacity is None else new_capacity
+
+        def notify_terminate_instances(backend: Any, instance_ids: list[str]) -> None:
+            """The groups' own loop sees the loss."""
+
+        def disable_metrics_collection(response: Any) -> Any:
+            group = response.autoscaling_backend.autoscaling_groups[response._get_param("AutoScalingGroupName")]
+            gone = set(response._get_param("Metrics", []))
+            group.metrics = [metric for metric in group.metrics if gone and metric not in gone]
+            return EmptyResult()
+
+        def describe_scaling_activities(response: Any) -> Any:
+            name = response._get_param("AutoScalingGroupName")
+            groups = response.autoscaling_backend.autoscaling_groups
+            found = [
+                activity
+                for group in ([groups[name]] if name in groups else groups.values() if not name else [])
+                for activity in getattr(group, "activities", [])
+            ]
+            return ActionResult({"Activities": found})
+
+        update = FakeAutoScalingGroup.update
+        respond = AutoScalingResponse.update_auto_scaling_group
+
+        def update_group(group: Any, *args: Any, **kwargs: Any) -> None:
+            kwargs["mixed_instances_policy"] = kwargs.get("mixed_instances_policy") or group.mixed_instances_policy
+            update(group, *args, **kwargs)
+
+        def update_auto_scaling_group(response: Any) -> Any:
+            answer = respond(response)
+            group = response.autoscaling_backend.autoscaling_groups[response._get_param("AutoScalingGroupName")]
+            if response._get_param("CapacityRebalance") is not None:
+                group.capacity_rebalance = response._get_bool_param("CapacityRebalance", False)
+            if response._get_param("DefaultCooldown") is not None:
+                group.default_cooldown = response._get_int_param("DefaultCooldown")
+            if response._get_param("TerminationPolicies"):
+                group.termination_policies = response._get_param("TerminationPolicies")
+            return answer
+
+        create = AutoScalingBackend.create_auto_scaling_group
+
+        def create_auto_scaling_group(backend: Any, *args: Any, **kwargs: Any) -> Any:
+            group = create(backend, *args, **kwargs)
+            template = group.ec2_launch_template
+            data = template.get_version(group.launch_template_version).data if template else {}
+            if group.mixed_instances_policy and data.get("InstanceMarketOptions"):
+                backend.autoscaling_groups.pop(group.name)
+                raise AutoscalingClientError(
+                    "ValidationError",
+                    "You cannot use a launch template that is set to request Spot Instances (InstanceMarketOptions) "
+                    "when you configure an Auto Scaling group with a mixed instances policy.",
+                )
+            return group
+
+        def terminate_instance(backend: Any, instance_id: str, should_decrement: bool) -> Any:
+            state = next(
+                s for g in backend.autoscaling_groups.values() for s in g.instance_states if s.instance.id == instance_id
+            )
+            group = state.instance.autoscaling_group
+            size = group.desired_capacity
+            if should_decrement:
+                group.desired_capacity -= 1
+            backend.ec2_backend.terminate_instances([instance_id])
+            return TerminateInstanceActivity(state.instance, size)
+
+        def delete_auto_scaling_group(backend: Any, group_name: str) -> None:
+            group = backend.autoscaling_groups.pop(group_name)
+            ids = [s.instance.id for s in group.instance_states]
+            if ids:
+                backend.ec2_backend.terminate_instances(ids)
+
+        FakeAutoScalingGroup.set_desired_capacity = set_desired_capacity  # type: ignore[method-assign]
+        FakeAutoScalingGroup.update = update_group  # type: ignore[method-assign]
+        AutoScalingBackend.notify_terminate_instances = notify_terminate_instances  # type: ignore[method-assign]
+        AutoScalingBackend.create_auto_scaling_group = create_auto_scaling_group  # type: ignore[method-assign]
+        AutoScalingBackend.terminate_instance = terminate_instance  # type: ignore[method-assign]
+        AutoScalingBackend.delete_auto_scaling_group = delete_auto_scaling_group  # type: ignore[method-assign]
+        AutoScalingResponse.disable_metrics_collection = disable_metrics_collection  # type: ignore[attr-defined]
+        AutoScalingResponse.describe_scaling_activities = describe_scaling_activities  # type: ignore[method-assign]
+        AutoScalingResponse.update_auto_scaling_group = update_auto_scaling_group  # type: ignore[method-assign]
+
+
+def as_user_data(value: Any) -> Base64EncodedString | None:
+    """User data in the one type moto's records expect; it arrives base64 encoded from every API."""
+    if value is None or isinstance(value, Base64EncodedString):
+        return value
+    if isinstance(value, bytes):
+        return Base64EncodedString(base64.b64encode(value).decode("ascii"))
+    return Base64EncodedString(str(value))
+
+
+def _activity(group: Any, code: str, description: str, cause: str, message: str = "") -> None:
+    log = group.__dict__.setdefault("activities", [])
+    now = datetime.now(UTC)
+    log.insert(
+        0,
+        {
+            "ActivityId": str(uuid.uuid4()),
+            "AutoScalingGroupName": group.name,
+            "Description": description,
+            "Cause": cause,
+            "StartTime": now,
+            "EndTime": now,
+            "StatusCode": code,
+            "StatusMessage": message,
+            "Progress": 100,
+            "Details": "{}",
+        },
+    )
+    del log[100:]
+
+
+def tend(group: Any, machine: Machine) -> None:
+    """One look of Auto Scaling at one group: forget what died, launch what is missing, end what is too much."""
+    for state in list(group.instance_states):
+        name = state.instance.state
+        if name in ("shutting-down", "terminated", "stopped"):
+            group.instance_states.remove(state)
+            _activity(
+                group,
+                "Successful",
+                f"Terminating EC2 instance: {state.instance.id}",
+                f"an instance was taken out of service in response to an EC2 health check that found it {name}",
+            )
+        elif state.lifecycle_state == "Pending" and name == "running":
+            state.lifecycle_state = "InService"
+    missing = (group.desired_capacity or 0) - len(group.instance_states)
+    if missing > 0 and time.monotonic() >= getattr(group, "not_before", 0.0):
+        _launch(group, machine)
+    elif missing < 0:
+        surplus = [s for s in group.instance_states if not s.protected_from_scale_in][:-missing]
+        if surplus:
+            group.ec2_backend.terminate_instances([s.instance.id for s in surplus])
+
+
+def _launch(group: Any, machine: Machine) -> None:
+    market, types = wanted_markets(group)
+    subnets = {
+        subnet.availability_zone: subnet.id
+        for subnet in group.ec2_backend.describe_subnets(subnet_ids=(group.vpc_zone_identifier or "").split(","))
+    }
+    pools = [(zone, kind) for kind, zone in itertools.product(types, subnets)]
+    refusal = "no subnet"
+    for zone, instance_type in machine.scored(pools):
+        tags = {**group.get_propagated_tags(), ASG_NAME_TAG: group.name}
+        template = {
+            "LaunchTemplateId": group.ec2_launch_template.id,
+            "Version": str(group.ec2_launch_template.get_version(group.launch_template_version).number),
+        }
+        try:
+            reservation = group.ec2_backend.run_instances(
+                "",
+                1,
+                None,
+                [],
+                instance_type=instance_type,
+                is_instance_type_default=False,
+                tags={"instance": tags},
+                launch_template=template,
+                subnet_id=subnets[zone],
+                associate_public_ip=None,
+                instance_market_options="spot" if market == "spot" else None,
+            )
+        except EC2ClientError as error:
+            refusal = error.message
+            continue
+        for instance in reservation.instances:
+            instance.autoscaling_group = group
+            group.instance_states.append(
+                InstanceState(instance, "Pending", protected_from_scale_in=group.new_instances_protected_from_scale_in)
+            )
+            _activity(
+                group, "Successful", f"Launching a new EC2 instance: {instance.id}", "capacity was below what is desired"
+            )
+        group.not_before = 0.0
+        return
+    # AWS tries again by itself, ever more slowly.
+    delay = min(30.0, 2 * getattr(group, "delay", 1.0))
+    group.delay, group.not_before = delay, time.monotonic() + delay
+    _activity(group, "Failed", "Launching a new EC2 instance", "capacity was below what is desired", refusal)
