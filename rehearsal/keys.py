@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A million keys into a Redis, and a fingerprint of every key and value in it.
 
-Loading speaks RESP by hand, because a client library would take ten times as long. The fingerprint is taken inside the server by a read-only
-script, a page of keys at a time, so that values need not travel; it does not depend on the order in which a server happens to keep things.
+Loading speaks RESP by hand, because a client library would take ten times as long. The fingerprint is taken inside the
+server by a read-only script, a page of keys at a time, so that values need not travel; it does not depend on the order
+in which a server happens to keep things.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 import redis
 
 KINDS = ("string", "hash", "list", "set", "zset")
-# Share of the keys, in percent, that each database gets; Laravel too uses one for the cache, one for sessions, one for queues.
+# Share of the keys, in percent, that each database gets; Laravel too keeps cache, sessions and queues apart.
 DATABASES = {0: 55, 1: 30, 3: 10, 9: 5}
 CHUNK = 1 << 20
 DAY_MS = 24 * 3600 * 1000
@@ -38,7 +39,7 @@ def value_of(dice: random.Random, pool: bytes) -> bytes:
 
 
 def key_commands(kind: str, key: bytes, dice: random.Random, pool: bytes) -> bytes:
-    """The command that makes one key. One in 500 collections is large, so that Redis' compact and full encodings both occur."""
+    """The command that makes one key; one collection in 500 is large, so that every encoding occurs."""
     if kind == "string":
         return command(b"SET", key, value_of(dice, pool))
     many = 600 if dice.random() < 0.002 else dice.randint(1, 6)
@@ -48,12 +49,21 @@ def key_commands(kind: str, key: bytes, dice: random.Random, pool: bytes) -> byt
     if kind == "set":
         return command(b"SADD", key, *(members if many % 2 else [b"%d" % number for number in range(many)]))
     if kind == "zset":
-        return command(b"ZADD", key, *(word for number, member in enumerate(members) for word in (b"%.3f" % (number * 1.5), member)))
-    return command(b"HSET", key, *(word for number, member in enumerate(members) for word in (b"field%d" % number, member)))
+        return command(
+            b"ZADD",
+            key,
+            *(word for number, member in enumerate(members) for word in (b"%.3f" % (number * 1.5), member)),
+        )
+    return command(
+        b"HSET", key, *(word for number, member in enumerate(members) for word in (b"field%d" % number, member))
+    )
 
 
 def load_commands(count: int, now_ms: int, seed: int = 1) -> Iterator[bytes]:
-    """RESP for `count` keys over DATABASES, in pieces of about a megabyte; every third key lives one to thirty days, the rest for ever."""
+    """RESP for `count` keys over DATABASES, in pieces of about a megabyte.
+
+    Every third key lives one to thirty days, the rest for ever.
+    """
     dice = random.Random(seed)
     pool = "鍵と値 – clé, valeur ".encode() * 200 + dice.randbytes(64 * 1024)
     pieces: list[bytes] = []
@@ -126,8 +136,8 @@ def load(host: str, port: int, password: str, pieces: Iterable[bytes]) -> None:
             raise LoadError(f"Redis at {host}:{port} stopped answering while keys were loaded.")
 
 
-# One page of keys: the next cursor, then a digest for each key over kind, expiry, name and value. Collections without an order of their own are
-# sorted; every part carries its length, so that no two values can run together into the same text.
+# One page of keys: the next cursor, then a digest for each key over kind, expiry, name and value. Collections without
+# an order of their own are sorted; every part carries its length, so that no two values can run into the same text.
 PAGE_SCRIPT = """
 local page = redis.call('SCAN', ARGV[1], 'COUNT', ARGV[2])
 local out = {page[1]}
@@ -152,9 +162,10 @@ for i, key in ipairs(page[2]) do
   elseif kind == 'set' then value = table.concat(sorted(packed(redis.call('SMEMBERS', key))))
   elseif kind == 'hash' then value = table.concat(sorted(pairs_of(redis.call('HGETALL', key))))
   elseif kind == 'zset' then value = table.concat(pairs_of(redis.call('ZRANGE', key, 0, -1, 'WITHSCORES')))
-  else return redis.error_reply('key ' .. key .. ' is of kind ' .. kind .. ', which the fingerprint does not know') end
+  else return redis.error_reply('the fingerprint does not know the kind ' .. kind .. ' of key ' .. key) end
   local expires = redis.call('PEXPIRETIME', key)
-  out[#out + 1] = redis.sha1hex(kind .. '|' .. expires .. '|' .. #key .. ':' .. key .. value) .. (expires >= 0 and 'T' or '-')
+  local whole = kind .. '|' .. expires .. '|' .. #key .. ':' .. key .. value
+  out[#out + 1] = redis.sha1hex(whole) .. (expires >= 0 and 'T' or '-')
 end
 return {out[1], table.concat(out, '', 2)}
 """
@@ -168,7 +179,7 @@ class DatabasePrint:
     keys: int
     expiring: int
     digests: bytes
-    """Every key's digest, sorted: two databases with the same keys, values and expiries have the same, whatever order they keep them in."""
+    """Every key's digest, sorted: the same for the same keys, values and expiries, in whatever order they are kept."""
 
     @property
     def short(self) -> str:
@@ -212,7 +223,10 @@ def differences(before: dict[int, DatabasePrint], after: dict[int, DatabasePrint
         elif old.digests != new.digests:
             gone = split(old.digests) - split(new.digests)
             came = split(new.digests) - split(old.digests)
-            said.append(f"database {number}: {len(gone)} of {old.keys} keys are missing or altered, {len(came)} of {new.keys} were not there before")
+            said.append(
+                f"database {number}: {len(gone)} of {old.keys} keys are missing or altered, "
+                f"{len(came)} of {new.keys} were not there before"
+            )
     return said
 
 

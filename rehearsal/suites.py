@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Every test, in order: check, molecule, e2e. Ends with a table and one line that counts."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import shutil
+import subprocess
+import sys
+import threading
+import time
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rehearsal.work import BUILD, ROOT, end_on_sigterm, stream, table, tail, tool
+
+RESULTS = BUILD / "test"
+SANDBOX_PREFIX = (
+    "t-"  # every sandbox that a test brings up is called t-something, so that none of a person's own is ever touched
+)
+
+
+@dataclass(frozen=True)
+class Count:
+    """What a suite counted."""
+
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
+
+    def __add__(self, other: Count) -> Count:
+        return Count(self.passed + other.passed, self.failed + other.failed, self.skipped + other.skipped)
+
+    def __str__(self) -> str:
+        return f"{self.passed} passed, {self.failed} failed" + (f", {self.skipped} skipped" if self.skipped else "")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One command of a suite. With a junit file its tests are counted one by one, else the whole counts as one."""
+
+    name: str
+    command: Sequence[str]
+    junit: bool = False
+    environment: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job went."""
+
+    name: str
+    code: int
+    seconds: float
+    count: Count
+
+    @property
+    def good(self) -> bool:
+        """Whether nothing failed; a test runner that ran no test has failed."""
+        return self.code == 0 and self.count.failed == 0 and self.count.passed > 0
+
+
+def count_junit(report: Path, code: int) -> Count:
+    """The counts of a pytest run, from its report. One that ended badly has at least one failure, whatever it wrote."""
+    try:
+        suites = list(ET.parse(report).getroot().iter("testsuite"))
+    except (OSError, ET.ParseError):
+        return Count(failed=1)
+
+    def total(name: str) -> int:
+        return sum(int(suite.get(name, "0")) for suite in suites)
+
+    failed = total("failures") + total("errors")
+    skipped = total("skipped")
+    passed = total("tests") - failed - skipped
+    return Count(passed, max(failed, 1) if code else failed, skipped)
+
+
+def run_job(job: Job, out: Callable[[str], None]) -> Outcome:
+    """Run one job; its output is in build/test/NAME.log, and shown only when it fails."""
+    log = RESULTS / f"{job.name.replace(' ', '-').replace('/', '-')}.log"
+    report = log.with_suffix(".xml")
+    report.unlink(missing_ok=True)
+    command = [*job.command, f"--junitxml={report}"] if job.junit else list(job.command)
+    started = time.monotonic()
+    code, _ = stream(command, log, environment=dict(job.environment))
+    count = count_junit(report, code) if job.junit else Count(passed=int(code == 0), failed=int(code != 0))
+    outcome = Outcome(job.name, code, time.monotonic() - started, count)
+    if not outcome.good:
+        out(f"--- {job.name} failed (exit {code}); the end of {log.relative_to(ROOT)}:\n{tail(log)}\n---")
+    out(f"  {'ok    ' if outcome.good else 'FAILED'} {job.name}: {outcome.count}, {outcome.seconds:.0f} s")
+    return outcome
+
+
+def run_jobs(jobs: Sequence[Job], side_by_side: int) -> list[Outcome]:
+    """Run jobs, a few at a time, with a word every half minute that names what is still running."""
+    running: dict[str, float] = {}
+    lock = threading.Lock()
+
+    def out(text: str) -> None:
+        with lock:
+            print(text, flush=True)
+
+    def one(job: Job) -> Outcome:
+        running[job.name] = time.monotonic()
+        try:
+            return run_job(job, out)
+        finally:
+            running.pop(job.name, None)
+
+    with concurrent.futures.ThreadPoolExecutor(side_by_side) as pool:
+        waiting = {pool.submit(one, job) for job in jobs}
+        ordered: list[Outcome] = []
+        while waiting:
+            done, waiting = concurrent.futures.wait(waiting, timeout=30, return_when=concurrent.futures.FIRST_COMPLETED)
+            ordered += [future.result() for future in done]
+            if not done:
+                now = time.monotonic()
+                out("  ... " + ", ".join(f"{name} {now - since:.0f} s" for name, since in sorted(running.items())))
+    return ordered
+
+
+def pytest(*arguments: str) -> list[str]:
+    """A pytest command line."""
+    return [sys.executable, "-m", "pytest", "-q", *arguments]
+
+
+def check_jobs() -> list[Job]:
+    """Linters, generated documents and everything that needs no Docker; the slowest first."""
+    python = sys.executable
+    paths = [
+        "sandbox",
+        "rehearsal",
+        "tests",
+        "roles",
+        "molecule",
+        "collections/ansible_collections/spotcache/redis/plugins",
+        "spotcache",
+    ]
+    existing = [path for path in paths if path == "spotcache" or any((ROOT / path).rglob("*.py"))]
+    return [
+        Job("ansible-lint", [tool("ansible-lint"), "--offline", "-q"]),
+        Job("unit and templates", pytest("tests/unit", "tests/templates"), junit=True),
+        Job("mypy", [tool("mypy"), *existing]),
+        Job("yamllint", [tool("yamllint"), "--strict", "."]),
+        Job("documents", [python, "-m", "rehearsal.reference", "--check"]),
+        Job("ruff", [tool("ruff"), "check", "."]),
+        Job("format", [tool("ruff"), "format", "--check", "."]),
+    ]
+
+
+def molecule_jobs() -> list[Job]:
+    """Every molecule scenario of every role, as found on disk."""
+    found = sorted(
+        path.parent for path in [*ROOT.glob("molecule/*/molecule.yml"), *ROOT.glob("roles/*/molecule/*/molecule.yml")]
+    )
+    return [Job(f"molecule {path.name}", [tool("molecule"), "test", "-s", path.name]) for path in found]
+
+
+def e2e_jobs() -> list[Job]:
+    """The tests that go through the sandbox."""
+    return [Job("e2e", pytest("tests/e2e", "-v"), junit=True)]
+
+
+def run_check() -> list[Outcome]:
+    """The suite `check`. Its jobs are single programs with idle moments of their own, so three share two cores best."""
+    return run_jobs(check_jobs(), side_by_side=3)
+
+
+def run_molecule() -> list[Outcome]:
+    """The suite `molecule`, two scenarios at a time."""
+    return run_jobs(molecule_jobs(), side_by_side=2)
+
+
+def run_e2e() -> list[Outcome]:
+    """The suite `e2e`. Whatever a test left is removed, also after a failure."""
+    try:
+        return run_jobs(e2e_jobs(), side_by_side=1)
+    finally:
+        remove_test_sandboxes()
+
+
+def remove_test_sandboxes() -> None:
+    """Remove the tests' own sandboxes, and no other."""
+    root = Path("/var/lib/spotcache-sandbox")
+    for home in sorted(root.glob(f"{SANDBOX_PREFIX}*")) if root.is_dir() else []:
+        subprocess.run([sys.executable, "-m", "sandbox", "down", home.name], cwd=ROOT, stdin=subprocess.DEVNULL)
+
+
+SUITES: dict[str, Callable[[], list[Outcome]]] = {"check": run_check, "molecule": run_molecule, "e2e": run_e2e}
+
+
+def report(outcomes: Sequence[tuple[str, Outcome]], seconds: float) -> str:
+    """The table of suites, and the counting line that ends every run."""
+    rows = [[f"{suite}: {one.name}", str(one.count), f"{one.seconds:.0f} s"] for suite, one in outcomes]
+    total = Count()
+    for _, one in outcomes:
+        total += one.count
+    return f"\n{table(['suite', 'count', 'time'], [*rows, ['all', str(total), f'{seconds:.0f} s']])}\n\n{total}"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the suites that are named, or all."""
+    unknown = [name for name in arguments if name not in SUITES]
+    if unknown:
+        print(f"There is no suite {unknown[0]}: the suites are {', '.join(SUITES)}.", file=sys.stderr)
+        return 2
+    end_on_sigterm()
+    shutil.rmtree(RESULTS, ignore_errors=True)
+    RESULTS.mkdir(parents=True)
+    started = time.monotonic()
+    outcomes: list[tuple[str, Outcome]] = []
+    for name in arguments or SUITES:
+        print(f"==> {name}", flush=True)
+        ran = SUITES[name]()
+        # A suite that found nothing to run has not passed.
+        outcomes += [(name, outcome) for outcome in ran or [Outcome("nothing to run", 1, 0.0, Count(failed=1))]]
+    print(report(outcomes, time.monotonic() - started), flush=True)
+    return 0 if outcomes and all(outcome.good for _, outcome in outcomes) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
