@@ -121,7 +121,7 @@ LOST = {"PreconditionFailed", "412", "ConditionalRequestConflict", "409", "NoSuc
 ATTEMPTS = 5
 
 
-class Held(Exception):  # noqa: N818 - it is the answer, not a fault
+class Held(Exception):
     """Another run holds the lease."""
 
 

@@ -1,0 +1,419 @@
+#!/usr/bin/python
+"""An Auto Scaling group that keeps one host."""
+
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: host_group
+short_description: An Auto Scaling group that keeps one host
+version_added: 0.1.0
+author: The spotcache team
+description:
+  - Makes, changes and deletes an Auto Scaling group of one instance, bought on one market, in any of several subnets
+    and of any of several instance types, and waits until the instance runs.
+  - Differs from M(amazon.aws.autoscaling_group) in what a single host needs. In check mode it says what would really
+    change; it knows capacity rebalancing; when no instance comes it says what Auto Scaling tried; and an instance that
+    EC2 knows to be ending does not count, although the group may still list it.
+options:
+  name:
+    description: Name of the group.
+    type: str
+    required: true
+  state:
+    description:
+      - V(present) makes the group or changes it.
+      - V(absent) deletes the group with its instances and waits until both are gone.
+    type: str
+    choices: [present, absent]
+    default: present
+  launch_template:
+    description:
+      - Name of the launch template; instances are launched from its latest version. Required for O(state=present).
+      - It must not ask for Spot itself, since Auto Scaling refuses that together with a list of instance types.
+    type: str
+  instance_types:
+    description: Instance types that will do. Required for O(state=present).
+    type: list
+    elements: str
+    default: []
+  subnet_ids:
+    description: Subnets that will do. Required for O(state=present).
+    type: list
+    elements: str
+    default: []
+  market:
+    description: Where the instance is bought.
+    type: str
+    choices: [spot, on_demand]
+    default: spot
+  max_price:
+    description: Highest price per hour for a Spot instance, in USD. Empty means the on-demand price.
+    type: str
+    default: ''
+  capacity_rebalance:
+    description: Whether a replacement is launched when EC2 recommends it, before the Spot instance is reclaimed.
+    type: bool
+    default: false
+  health_check_grace_period:
+    description: Seconds after launch in which a failed health check does not count.
+    type: int
+    default: 120
+  tags:
+    description: Tags of the group and of the instances it launches. Others are removed.
+    type: dict
+    default: {}
+  wait:
+    description: Whether to wait for the instance to run, or to end.
+    type: bool
+    default: true
+  wait_timeout:
+    description: Seconds to wait.
+    type: int
+    default: 300
+extends_documentation_fragment:
+  - amazon.aws.common.modules
+  - amazon.aws.region.modules
+  - amazon.aws.boto3
+attributes:
+  check_mode:
+    description: Says what would change and changes nothing.
+    support: full
+  diff_mode:
+    description: Shows the settings before and after.
+    support: full
+"""
+
+EXAMPLES = r"""
+- name: One Spot host, in two zones, of two types
+  spotcache.redis.host_group:
+    name: spotcache-stg
+    launch_template: spotcache-stg
+    instance_types: [t3.small, t3a.small]
+    subnet_ids: [subnet-0aaa, subnet-0bbb]
+    tags:
+      Name: spotcache-stg
+
+- name: None at all
+  spotcache.redis.host_group:
+    name: spotcache-stg
+    state: absent
+"""
+
+RETURN = r"""
+instance_id:
+  description: The instance that runs; empty while there is none.
+  returned: always
+  type: str
+  sample: i-0123456789abcdef0
+template_version:
+  description: Version of the launch template that the instance was launched from.
+  returned: when there is an instance
+  type: str
+latest_version:
+  description: Version of the launch template that the next instance gets.
+  returned: for O(state=present), when the launch template exists
+  type: str
+settings:
+  description: The group's settings.
+  returned: for O(state=present)
+  type: dict
+"""
+
+import contextlib
+import time
+from typing import Any
+
+# AnsibleAWSModule says so when it is missing.
+with contextlib.suppress(ImportError):
+    from botocore.exceptions import BotoCoreError, ClientError
+
+from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleAWSModule
+
+POLL_S = 1.5
+# IAM tells Auto Scaling of a new instance profile only after a while.
+PROFILE_PATIENCE_S = 60
+RUNNING = ("pending", "running")
+
+
+class Trouble(Exception):
+    """Something that a person must know."""
+
+
+def wanted_settings(params: dict[str, Any]) -> dict[str, Any]:
+    """The settings that the parameters ask for, in one comparable form."""
+    spot = params["market"] == "spot"
+    return {
+        "launch_template": params["launch_template"],
+        "version": "$Latest",
+        "instance_types": list(dict.fromkeys(params["instance_types"])),
+        "on_demand_percentage": 0 if spot else 100,
+        "spot_strategy": "price-capacity-optimized",
+        "max_price": params["max_price"] if spot else "",
+        "subnet_ids": sorted(set(params["subnet_ids"])),
+        "size": [1, 1, 1],
+        "capacity_rebalance": params["capacity_rebalance"],
+        "health_check_grace_period": params["health_check_grace_period"],
+        "tags": {str(key): str(value) for key, value in params["tags"].items()},
+    }
+
+
+def present_settings(group: dict[str, Any]) -> dict[str, Any]:
+    """The same form of a group as Auto Scaling describes it."""
+    policy = group.get("MixedInstancesPolicy") or {}
+    template = policy.get("LaunchTemplate") or {}
+    specification = template.get("LaunchTemplateSpecification") or group.get("LaunchTemplate") or {}
+    distribution = policy.get("InstancesDistribution") or {}
+    return {
+        "launch_template": specification.get("LaunchTemplateName", ""),
+        "version": specification.get("Version", ""),
+        "instance_types": [item.get("InstanceType", "") for item in template.get("Overrides") or []],
+        "on_demand_percentage": int(distribution.get("OnDemandPercentageAboveBaseCapacity", 100)),
+        "spot_strategy": distribution.get("SpotAllocationStrategy", ""),
+        "max_price": distribution.get("SpotMaxPrice") or "",
+        "subnet_ids": sorted(filter(None, (group.get("VPCZoneIdentifier") or "").split(","))),
+        "size": [int(group["MinSize"]), int(group["DesiredCapacity"]), int(group["MaxSize"])],
+        "capacity_rebalance": bool(group.get("CapacityRebalance")),
+        "health_check_grace_period": int(group.get("HealthCheckGracePeriod") or 0),
+        "tags": {
+            tag["Key"]: tag["Value"]
+            for tag in group.get("Tags") or []
+            if tag.get("PropagateAtLaunch") and not tag["Key"].startswith("aws:")
+        },
+    }
+
+
+def request(name: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """What create and update have in common."""
+    low, desired, high = settings["size"]
+    return {
+        "AutoScalingGroupName": name,
+        "MixedInstancesPolicy": {
+            "LaunchTemplate": {
+                "LaunchTemplateSpecification": {
+                    "LaunchTemplateName": settings["launch_template"],
+                    "Version": settings["version"],
+                },
+                "Overrides": [{"InstanceType": item} for item in settings["instance_types"]],
+            },
+            "InstancesDistribution": {
+                "OnDemandBaseCapacity": 0,
+                "OnDemandPercentageAboveBaseCapacity": settings["on_demand_percentage"],
+                "SpotAllocationStrategy": settings["spot_strategy"],
+                "SpotMaxPrice": settings["max_price"],
+            },
+        },
+        "MinSize": low,
+        "DesiredCapacity": desired,
+        "MaxSize": high,
+        "VPCZoneIdentifier": ",".join(settings["subnet_ids"]),
+        "CapacityRebalance": settings["capacity_rebalance"],
+        "HealthCheckType": "EC2",
+        "HealthCheckGracePeriod": settings["health_check_grace_period"],
+    }
+
+
+def group_tags(name: str, tags: dict[str, str]) -> list[dict[str, Any]]:
+    """Tags as Auto Scaling takes them."""
+    return [
+        {
+            "ResourceType": "auto-scaling-group",
+            "ResourceId": name,
+            "Key": key,
+            "Value": value,
+            "PropagateAtLaunch": True,
+        }
+        for key, value in tags.items()
+    ]
+
+
+class HostGroup:
+    """The group called `name`."""
+
+    def __init__(self, autoscaling: Any, ec2: Any, name: str) -> None:
+        self.autoscaling = autoscaling
+        self.ec2 = ec2
+        self.name = name
+
+    def describe(self) -> dict[str, Any] | None:
+        """The group, or None. One that is being deleted is still described."""
+        groups = self.autoscaling.describe_auto_scaling_groups(AutoScalingGroupNames=[self.name])["AutoScalingGroups"]
+        return dict(groups[0]) if groups else None
+
+    def latest_version(self, template: str) -> str:
+        """Number of the launch template's latest version, empty when there is no such template."""
+        filters = [{"Name": "launch-template-name", "Values": [template]}]
+        found = self.ec2.describe_launch_templates(Filters=filters)["LaunchTemplates"]
+        return str(found[0]["LatestVersionNumber"]) if found else ""
+
+    def apply(self, before: dict[str, Any] | None, wanted: dict[str, Any]) -> None:
+        """Create the group, or change what differs."""
+        if before is None:
+            self._create(wanted)
+            return
+        if {**before, "tags": None} != {**wanted, "tags": None}:
+            self.autoscaling.update_auto_scaling_group(**request(self.name, wanted))
+        surplus = {key: value for key, value in before["tags"].items() if key not in wanted["tags"]}
+        if surplus:
+            self.autoscaling.delete_tags(Tags=group_tags(self.name, surplus))
+        if before["tags"] != wanted["tags"]:
+            self.autoscaling.create_or_update_tags(Tags=group_tags(self.name, wanted["tags"]))
+
+    def _create(self, wanted: dict[str, Any]) -> None:
+        deadline = time.monotonic() + PROFILE_PATIENCE_S
+        while True:
+            try:
+                self.autoscaling.create_auto_scaling_group(
+                    **request(self.name, wanted), Tags=group_tags(self.name, wanted["tags"])
+                )
+            except ClientError as error:
+                message = str(error).lower().replace(" ", "")
+                if "iaminstanceprofile" not in message or time.monotonic() > deadline:
+                    raise
+                time.sleep(3)
+            else:
+                return
+
+    def host(self, group: dict[str, Any] | None) -> dict[str, Any] | None:
+        """The newest instance that is in service and, as far as EC2 knows, not ending."""
+        serving = {
+            item["InstanceId"]: item
+            for item in (group or {}).get("Instances") or []
+            if item["LifecycleState"] == "InService" and item["HealthStatus"].lower() == "healthy"
+        }
+        if not serving:
+            return None
+        filters = [
+            {"Name": "instance-id", "Values": sorted(serving)},
+            {"Name": "instance-state-name", "Values": list(RUNNING)},
+        ]
+        pages = self.ec2.get_paginator("describe_instances").paginate(Filters=filters)
+        running = [item for page in pages for reservation in page["Reservations"] for item in reservation["Instances"]]
+        if not running:
+            return None
+        newest = max(running, key=lambda item: (item["LaunchTime"], item["InstanceId"]))
+        return {**serving[newest["InstanceId"]], "Running": newest["State"]["Name"] == "running"}
+
+    def wait_for_host(self, timeout: int) -> dict[str, Any]:
+        """The host, once it runs."""
+        deadline = time.monotonic() + timeout
+        while True:
+            found = self.host(self.describe())
+            if found and found["Running"]:
+                return found
+            if time.monotonic() >= deadline:
+                raise Trouble(self.why_none(timeout))
+            time.sleep(POLL_S)
+
+    def why_none(self, timeout: int) -> str:
+        """What Auto Scaling tried, for people."""
+        activities = self.autoscaling.describe_scaling_activities(AutoScalingGroupName=self.name, MaxRecords=20)
+        tried = [
+            str(activity.get("StatusMessage") or activity.get("Description") or "")
+            for activity in activities["Activities"]
+            if activity.get("StatusCode") in ("Failed", "Cancelled")
+        ]
+        said = " ".join(dict.fromkeys(text for text in tried[:3] if text)) or "It gives no reason."
+        return (
+            f"The Auto Scaling group {self.name} has no running instance after {timeout} s. Auto Scaling says: {said}"
+        )
+
+    def delete(self) -> list[str]:
+        """Delete the group and its instances; returns the instances."""
+        group = self.describe() or {}
+        if group.get("Status") is None:
+            self.autoscaling.delete_auto_scaling_group(AutoScalingGroupName=self.name, ForceDelete=True)
+        return [item["InstanceId"] for item in group.get("Instances") or []]
+
+    def wait_for_end(self, instances: list[str], timeout: int) -> None:
+        """Wait until the group and its instances are gone."""
+        deadline = time.monotonic() + timeout
+        while self.describe() is not None or self._living(instances):
+            if time.monotonic() >= deadline:
+                raise Trouble(
+                    f"The Auto Scaling group {self.name} is still there {timeout} s after its deletion began."
+                )
+            time.sleep(POLL_S)
+
+    def _living(self, instances: list[str]) -> bool:
+        if not instances:
+            return False
+        states = ["pending", "running", "shutting-down", "stopping", "stopped"]
+        filters = [{"Name": "instance-id", "Values": instances}, {"Name": "instance-state-name", "Values": states}]
+        return bool(self.ec2.describe_instances(Filters=filters)["Reservations"])
+
+
+def ensure_present(module: AnsibleAWSModule, group: HostGroup) -> dict[str, Any]:
+    """The task's result for state=present."""
+    wanted = wanted_settings(module.params)
+    latest = group.latest_version(wanted["launch_template"])
+    if not latest and not module.check_mode:
+        raise Trouble(f"There is no launch template called {wanted['launch_template']}.")
+    described = group.describe()
+    if described and described.get("Status") and not module.check_mode:
+        # It is being deleted: only once that has ended can there be a new one of the same name.
+        group.wait_for_end([], module.params["wait_timeout"])
+        described = None
+    before = present_settings(described) if described else None
+    changed = before != wanted
+    if changed and not module.check_mode:
+        group.apply(before, wanted)
+    if module.params["wait"] and not module.check_mode:
+        host: dict[str, Any] | None = group.wait_for_host(module.params["wait_timeout"])
+    else:
+        host = group.host(described)
+    result: dict[str, Any] = {"changed": changed, "settings": wanted, "instance_id": host["InstanceId"] if host else ""}
+    result["diff"] = {"before": before or {}, "after": wanted}
+    if latest:
+        result["latest_version"] = latest
+    if host:
+        result["template_version"] = str((host.get("LaunchTemplate") or {}).get("Version", ""))
+    return result
+
+
+def ensure_absent(module: AnsibleAWSModule, group: HostGroup) -> dict[str, Any]:
+    """The task's result for state=absent."""
+    described = group.describe()
+    if described is None:
+        return {"changed": False, "instance_id": ""}
+    if not module.check_mode:
+        instances = group.delete()
+        if module.params["wait"]:
+            group.wait_for_end(instances, module.params["wait_timeout"])
+    return {"changed": True, "instance_id": "", "diff": {"before": present_settings(described), "after": {}}}
+
+
+def main() -> None:
+    """Ansible's entry point."""
+    module = AnsibleAWSModule(
+        argument_spec={
+            "name": {"type": "str", "required": True},
+            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "launch_template": {"type": "str"},
+            "instance_types": {"type": "list", "elements": "str", "default": []},
+            "subnet_ids": {"type": "list", "elements": "str", "default": []},
+            "market": {"type": "str", "choices": ["spot", "on_demand"], "default": "spot"},
+            "max_price": {"type": "str", "default": ""},
+            "capacity_rebalance": {"type": "bool", "default": False},
+            "health_check_grace_period": {"type": "int", "default": 120},
+            "tags": {"type": "dict", "default": {}},
+            "wait": {"type": "bool", "default": True},
+            "wait_timeout": {"type": "int", "default": 300},
+        },
+        required_if=[("state", "present", ["launch_template", "instance_types", "subnet_ids"])],
+        supports_check_mode=True,
+    )
+    group = HostGroup(module.client("autoscaling"), module.client("ec2"), module.params["name"])
+    try:
+        ensure = ensure_present if module.params["state"] == "present" else ensure_absent
+        result = ensure(module, group)
+    except Trouble as trouble:
+        module.fail_json(msg=str(trouble))
+    except (ClientError, BotoCoreError) as error:
+        module.fail_json_aws(error, msg=f"The Auto Scaling group {group.name} cannot be managed")
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,160 @@
+#!/usr/bin/python
+"""Which permissions of a policy document the caller lacks."""
+
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: permissions_info
+short_description: Which permissions of a policy document the caller lacks
+version_added: 0.1.0
+author: The spotcache team
+description:
+  - Asks IAM's policy simulator, for each statement of a policy document, whether the credentials in use may do what it
+    allows. Nothing is changed, and none of the actions is tried.
+  - Needs C(iam:SimulatePrincipalPolicy) on the caller itself. Where that is missing, RV(checked) is false and
+    RV(reason) says why; the caller may still have every permission.
+  - The simulator knows identity policies, permission boundaries and service control policies; bucket and key policies
+    are not asked.
+options:
+  policy:
+    description: The policy document. Actions with a wildcard are not asked about.
+    type: dict
+    required: true
+  samples:
+    description:
+      - What to put for patterns, since the simulator is asked about single resources. A key is a whole resource pattern
+        or condition value of the document, V(region), or V(*) for every other wildcard.
+    type: dict
+    default: {}
+extends_documentation_fragment:
+  - amazon.aws.common.modules
+  - amazon.aws.region.modules
+  - amazon.aws.boto3
+attributes:
+  check_mode:
+    description: Reads only.
+    support: full
+  diff_mode:
+    description: There is nothing to show.
+    support: none
+"""
+
+EXAMPLES = r"""
+- name: See what is missing
+  spotcache.redis.permissions_info:
+    policy: "{{ lookup('ansible.builtin.file', 'operator-policy.json') | ansible.builtin.from_json }}"
+    samples:
+      "*": stg
+      "arn:aws:s3:::spotcache-*": arn:aws:s3:::example-saves
+"""
+
+RETURN = r"""
+caller:
+  description: ARN of the caller.
+  returned: always
+  type: str
+account:
+  description: Number of the account.
+  returned: always
+  type: str
+checked:
+  description: Whether the simulator could be asked.
+  returned: always
+  type: bool
+reason:
+  description: Why it could not be asked.
+  returned: always
+  type: str
+denied:
+  description: What is not allowed.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    action:
+      description: The action.
+      type: str
+    resource:
+      description: The resource asked about.
+      type: str
+    decision:
+      description: The simulator's word.
+      type: str
+"""
+
+import contextlib
+from typing import Any
+
+# AnsibleAWSModule says so when it is missing.
+with contextlib.suppress(ImportError):
+    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
+
+from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleAWSModule
+from ansible_collections.spotcache.redis.plugins.module_utils.permissions import Question, principal, questions, refused
+
+
+def source_arn(client: Any, arn: str) -> str:
+    """ARN of the user or role whose policies decide; a role's path is not in its session's ARN."""
+    source = principal(arn)
+    if ":assumed-role/" in arn and source:
+        with contextlib.suppress(ClientError):
+            return str(client.get_role(RoleName=source.rsplit("/", 1)[1])["Role"]["Arn"])
+    return source
+
+
+def ask(client: Any, source: str, question: Question) -> list[dict[str, str]]:
+    """What of a question is denied."""
+    pages = client.get_paginator("simulate_principal_policy").paginate(
+        PolicySourceArn=source,
+        ActionNames=list(question.actions),
+        ResourceArns=list(question.resources),
+        ContextEntries=list(question.context),
+    )
+    return [denial for page in pages for denial in refused(page["EvaluationResults"])]
+
+
+def main() -> None:
+    """Ansible's entry point."""
+    module = AnsibleAWSModule(
+        argument_spec={
+            "policy": {"type": "dict", "required": True},
+            "samples": {"type": "dict", "default": {}},
+        },
+        supports_check_mode=True,
+    )
+    try:
+        identity = module.client("sts").get_caller_identity()
+    except (NoCredentialsError, PartialCredentialsError) as error:
+        module.fail_json_aws(
+            error,
+            msg=(
+                "There are no AWS credentials: set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, in the "
+                "environment or in spotcache_aws_environment, or run where an instance role gives them"
+            ),
+        )
+    except (ClientError, BotoCoreError) as error:
+        module.fail_json_aws(error, msg="AWS does not accept the credentials, or cannot be reached")
+    arn, account = str(identity["Arn"]), str(identity["Account"])
+    result: dict[str, Any] = {"caller": arn, "account": account, "checked": True, "reason": "", "denied": []}
+    if arn.endswith(":root"):
+        module.exit_json(changed=False, **result)
+
+    client = module.client("iam")
+    source = source_arn(client, arn)
+    samples = {str(key): str(value) for key, value in module.params["samples"].items()}
+    try:
+        if not source:
+            raise ValueError(f"the policies of {arn} cannot be simulated")
+        for question in questions(module.params["policy"], samples, account, arn.split(":")[1]):
+            result["denied"] += ask(client, source, question) if question.actions else []
+    except KeyError as error:
+        module.fail_json(msg=f"policy is no policy document: it has no {error}")
+    except (ValueError, ClientError, BotoCoreError) as error:
+        result.update(checked=False, reason=str(error), denied=[])
+    module.exit_json(changed=False, **result)
+
+
+if __name__ == "__main__":
+    main()
