@@ -1,12 +1,13 @@
 """Containers that behave as EC2 hosts: systemd, sshd, their own Docker engine, block devices that come and go.
 
-They are not privileged. Some machines cannot grant every capability, and a host needs only those listed here. What a host gets
-instead of a kernel of its own is described in `docs/sandbox.md`.
+They are not privileged. Some machines cannot grant every capability, and a host needs only those listed here. What a
+host gets instead of a kernel of its own is described in ``image/rootfs/usr/local/lib/sandbox/kernel-settings``.
 
 The parameters have one source, `host_settings`. The sandbox passes them to the Docker SDK; a playbook reads them with
 ``python -m sandbox.container --vars`` and passes them to `community.docker.docker_container`, whose names they carry.
 """
 
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 from __future__ import annotations
 
 import argparse
@@ -20,8 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import docker  # type: ignore[import-untyped]
-import docker.errors  # type: ignore[import-untyped]
+import docker
+import docker.errors
+import docker.utils
+
+from sandbox.imds import mac_of
 
 CAPABILITIES: Final = (
     "SYS_ADMIN",
@@ -70,10 +74,10 @@ def host_settings(*, cloud_init: bool = True) -> dict[str, Any]:
         "capabilities": list(CAPABILITIES),
         "security_opts": ["seccomp=unconfined", "apparmor=unconfined"],
         "tmpfs": ["/run:exec,mode=755", "/run/lock", "/tmp:exec,mode=1777"],
-        # With cgroup v1 and v2 alike: systemd makes its groups below the container's own, which are writable nowhere else.
+        # With cgroup v1 and v2 alike: systemd makes its groups below the container's own, writable only this way.
         "volumes": [f"{CGROUP_ROOT}:{CGROUP_ROOT}:rw"],
         "cgroupns_mode": "host",
-        # All loop devices: volumes come and go while a host runs, and a rule cannot be added to what systemd has started.
+        # All loop devices: volumes come and go, and no rule can be added to what systemd has already started.
         "device_cgroup_rules": ["b 7:* rmw"],
         "env": {"container": "docker"},
         "stop_signal": "SIGRTMIN+3",
@@ -104,7 +108,7 @@ def create_host(
         ip: its address there, or None for the next free one.
         dns: resolvers; the network's own embedded one asks them.
         labels: set on the container and on its volume, so that cleaning up can find both.
-        docker_dir: directory of this machine for the host's own Docker engine; None for a volume that goes with the host.
+        docker_dir: directory of this machine for the host's own engine; None for a volume that goes with the host.
         hostname: the first label of the host's name.
         cloud_init: see `host_settings`.
 
@@ -140,7 +144,7 @@ def create_host(
             labels=dict(labels),
             stop_signal=settings["stop_signal"],
             host_config=host_config,
-            networking_config=api.create_networking_config({network: api.create_endpoint_config(ipv4_address=ip)}),
+            networking_config=api.create_networking_config({network: _endpoint(api, ip)}),
         )
         return client.containers.get(created["Id"])
     except docker.errors.APIError as error:
@@ -149,7 +153,19 @@ def create_host(
         raise HostError(f"host {name} cannot be created: {error.explanation or error}") from error
 
 
-def exec_in(container: Any, argv: Sequence[str], input: bytes | None = None, timeout: float = 60) -> Result:
+def _endpoint(api: Any, ip: str | None) -> Any:
+    if ip is None or docker.utils.version_lt(api.api_version, "1.44"):
+        return api.create_endpoint_config(ipv4_address=ip)
+    # Older engines make the hardware address from the other one, newer ones at random.
+    return api.create_endpoint_config(ipv4_address=ip, mac_address=mac_of(ip))
+
+
+def exec_in(
+    container: Any,
+    argv: Sequence[str],
+    input: bytes | None = None,  # noqa: A002 - the name subprocess gives it
+    timeout: float = 60,
+) -> Result:
     """Run a command in a host and return its result, whatever its exit code.
 
     It enters the host's namespaces and its cgroup through the engine's own client, so it is killed with the host.

@@ -10,6 +10,7 @@ below ``image/`` makes a new one. The packages (slow) and the files (quick) are 
 ``python -m sandbox.image [debian|debian-docker]`` builds what is missing and prints the tag.
 """
 
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 from __future__ import annotations
 
 import fcntl
@@ -29,8 +30,8 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-import docker  # type: ignore[import-untyped]
-import docker.errors  # type: ignore[import-untyped]
+import docker
+import docker.errors
 
 SUITE: Final = "bookworm"
 VARIANTS: Final = ("debian", "debian-docker")
@@ -143,10 +144,10 @@ def _parse_deb822(text: str) -> Iterator[AptSource]:
 
 
 def debian_sources(sources: Sequence[AptSource]) -> str:
-    """Return the deb822 text of those sources that carry Debian's own suites, or Debian's defaults when they are not enough.
+    """Return the deb822 text of those sources that carry Debian's own suites, or Debian's defaults if too few do.
 
-    A source counts when it is plain http(s) and names one of the release's suites. All of the main, updates and security
-    suites need not be there, but the main one must.
+    A source counts when it is plain http(s) and names one of the release's suites. The updates and security suites need
+    not be there, but the main one must.
     """
     wanted = (SUITE, f"{SUITE}-updates", f"{SUITE}-security", f"{SUITE}/updates")
     stanzas = []
@@ -166,8 +167,8 @@ def debian_sources(sources: Sequence[AptSource]) -> str:
 def apt_settings(dump: str, environment: Mapping[str, str]) -> dict[str, str]:
     """Return the settings a host's apt needs on this network.
 
-    `dump` is what `apt-config dump` prints. Proxies in the environment count where apt has none of its own. A proxy on this
-    machine's loopback is left out: a host cannot reach it.
+    `dump` is what `apt-config dump` prints. Proxies in the environment count where apt has none of its own. A proxy on
+    this machine's loopback is left out: a host cannot reach it.
     """
     settings: dict[str, str] = {}
     for line in dump.splitlines():
