@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The main job, rehearsed: provision, fill, save, lose the host, restore on the next one, compare, destroy.
+
+Prints a table at the end and writes build/demo/report.json. Ends non-zero when anything is not equal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rehearsal import keys
+from rehearsal.sandboxes import Sandbox
+from rehearsal.work import BUILD, Failed, Journal, Step, end_on_sigterm, table
+
+FOLDER = BUILD / "demo"
+PORT = 6379
+
+
+@dataclass
+class Report:
+    """What the rehearsal found."""
+
+    keys_before: int = 0
+    keys_after: int = 0
+    values_equal: bool = False
+    second_provision_changed: int | None = None
+    check_mode_changed: int | None = None
+    zone_before: str = ""
+    zone_after: str = ""
+    databases: list[dict[str, Any]] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+    finished: bool = False
+
+    @property
+    def verdict(self) -> str:
+        """`equal` only when every step was reached and nothing was found wanting."""
+        return "equal" if self.finished and self.values_equal and not self.problems else "NOT equal"
+
+    def as_json(self) -> dict[str, Any]:
+        """The report as it is written to the disk."""
+        return {**dataclasses.asdict(self), "verdict": self.verdict}
+
+    def as_text(self) -> str:
+        """The report as a person reads it."""
+        steps = table(["step", "seconds"], [[one.name, f"{one.seconds:.1f}"] for one in self.steps])
+        total = sum(one.seconds for one in self.steps)
+        rows = [
+            [
+                f"database {row['number']}",
+                f"{row['before']:,}",
+                f"{row['after']:,}",
+                "equal" if row["equal"] else "NOT equal",
+            ]
+            for row in self.databases
+        ]
+        rows.append(
+            ["all", f"{self.keys_before:,}", f"{self.keys_after:,}", "equal" if self.values_equal else "NOT equal"]
+        )
+        lines = [steps, f"all steps: {total:.0f} s", "", table(["keys and values", "before", "after", ""], rows), ""]
+        lines += (
+            [f"The host was lost in {self.zone_before}; its successor runs in {self.zone_after}."]
+            if self.zone_after
+            else []
+        )
+        if self.second_provision_changed is not None:
+            changed = f"{self.second_provision_changed} changed; in check mode {self.check_mode_changed}"
+            lines.append(f"Provisioned again: {changed}.")
+        lines += [f"Problem: {problem}" for problem in self.problems]
+        return "\n".join([*lines, "", f"Verdict: {self.verdict}"])
+
+
+def compare(report: Report, before: dict[int, keys.DatabasePrint], after: dict[int, keys.DatabasePrint]) -> None:
+    """Put the comparison of every database into the report."""
+    report.problems += keys.differences(before, after)
+    for number in sorted(before.keys() | after.keys()):
+        old, new = before.get(number), after.get(number)
+        row = {"number": number, "before": old.keys if old else 0, "after": new.keys if new else 0}
+        row |= {
+            "expiring": old.expiring if old else 0,
+            "equal": old is not None and new is not None and old.digests == new.digests,
+        }
+        report.databases.append(row)
+    report.keys_after = sum(one.keys for one in after.values())
+    report.values_equal = bool(before) and all(row["equal"] for row in report.databases)
+
+
+def rehearse(sandbox: Sandbox, journal: Journal, report: Report, count: int) -> None:
+    """The steps, one after the other; what is wrong goes into the report, what does not work at all is raised."""
+    with journal.step("Sandbox up"):
+        sandbox.up()
+    empty = sandbox.resources()
+    with journal.step("Provision"):
+        sandbox.play("provision", log="1-provision")
+    host, password = sandbox.host(), sandbox.password
+    with journal.step(f"Load {count:,} keys"):
+        now = int(time.time() * 1000)
+        keys.load(host.ip, PORT, password, keys.load_commands(count, now))
+    with journal.step("Read every key and value"):
+        before = keys.fingerprint(host.ip, PORT, password)
+    report.keys_before = sum(one.keys for one in before.values())
+    if report.keys_before != count:
+        report.problems.append(f"{count} keys were sent, and Redis holds {report.keys_before}")
+    with journal.step("Snapshot"):
+        sandbox.play("snapshot", log="2-snapshot")
+    with journal.step("Lose the host, get another"):
+        lost, successor = sandbox.lose_host()
+    report.zone_before, report.zone_after = lost.zone, successor.zone
+    if lost.zone == successor.zone:
+        report.problems.append(f"the successor came up in {lost.zone} again, not in the other zone")
+    with journal.step("Restore on the new host"):
+        sandbox.play("restore", log="3-restore")
+    with journal.step("Compare every key and value"):
+        compare(report, before, keys.fingerprint(successor.ip, PORT, password))
+    with journal.step("Provision again"):
+        report.second_provision_changed = sandbox.play("provision", log="4-provision-again").changed
+    with journal.step("Provision in check mode"):
+        report.check_mode_changed = sandbox.play("provision", "--check", "--diff", log="5-check-mode").changed
+    for name, changed in (("again", report.second_provision_changed), ("in check mode", report.check_mode_changed)):
+        if changed:
+            report.problems.append(f"provision {name} changed {changed} things instead of none")
+    with journal.step("Destroy"):
+        sandbox.play("destroy", *DESTROY_ALL, log="6-destroy")
+    left = sorted(f"{kind} {name}" for kind, name in sandbox.resources() - empty)
+    left += [f"container {name}" for name in sandbox.containers()]
+    if left:
+        report.problems.append(f"destroy left behind: {', '.join(left)}")
+    report.finished = True
+
+
+# A rehearsal keeps nothing; a person's `destroy` keeps the saves.
+DESTROY_ALL = ("-e", "destroy_keep_saves=false")
+
+
+def run(name: str, count: int, folder: Path, keep: bool = False) -> Report:
+    """Rehearse in a sandbox of that name, write the report, and leave nothing behind."""
+    report, journal = Report(), Journal()
+    sandbox = Sandbox(name, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        rehearse(sandbox, journal, report, count)
+    except (Failed, keys.LoadError) as error:
+        report.problems.append(str(error))
+    finally:
+        if not keep:
+            with journal.step("Sandbox down"):
+                sandbox.down()
+        report.steps = journal.steps
+        (folder / "report.json").write_text(json.dumps(report.as_json(), indent=2) + "\n")
+    return report
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command line of the demo."""
+    parser = argparse.ArgumentParser(prog="./spotcache demo", description=__doc__)
+    parser.add_argument("--keys", type=int, default=1_000_000, help="how many keys (default: a million)")
+    parser.add_argument("--name", default=os.environ.get("SPOTCACHE_SANDBOX", "demo"), help="the sandbox's name")
+    parser.add_argument("--keep", action="store_true", help="leave the sandbox running, to look at")
+    asked = parser.parse_args(arguments)
+    end_on_sigterm()
+    report = run(asked.name, asked.keys, FOLDER, asked.keep)
+    print(f"\n{report.as_text()}\nLogs and report: {FOLDER}", flush=True)
+    return 0 if report.verdict == "equal" else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

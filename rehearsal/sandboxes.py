@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A sandbox as its user sees it: bring it up, run playbooks against it, lose hosts, ask its AWS what there is."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import boto3
+import botocore.config
+
+from rehearsal.work import ROOT, Failed, stream, tail, tool
+
+STATES = Path("/var/lib/spotcache-sandbox")
+INVENTORY = ROOT / "inventories" / "sandbox"
+RECAP = re.compile(
+    r"^(?P<host>\S+)\s+: ok=(?P<ok>\d+)\s+changed=(?P<changed>\d+)\s+"
+    r"unreachable=(?P<unreachable>\d+)\s+failed=(?P<failed>\d+)",
+    re.MULTILINE,
+)
+COLOR = re.compile(r"\x1b\[[0-9;]*m")
+
+
+@dataclass(frozen=True)
+class Play:
+    """What a run of a playbook came to."""
+
+    text: str
+    seconds: float
+
+    @property
+    def recap(self) -> dict[str, dict[str, int]]:
+        """Ansible's closing numbers for each host."""
+        rows = RECAP.finditer(COLOR.sub("", self.text).rpartition("PLAY RECAP")[2])
+        return {
+            row["host"]: {key: int(value) for key, value in row.groupdict().items() if key != "host"} for row in rows
+        }
+
+    @property
+    def changed(self) -> int:
+        """Changes over all hosts."""
+        if not self.recap:
+            raise Failed("a playbook ended without a recap")
+        return sum(row["changed"] for row in self.recap.values())
+
+
+@dataclass(frozen=True)
+class Host:
+    """The instance that runs Redis."""
+
+    id: str
+    zone: str
+    ip: str
+
+
+def progress(show: Callable[[str], None]) -> Callable[[str], None]:
+    """Of Ansible's output only what tells a person how far it is: the plays, and what a role has to say."""
+
+    def line(text: str) -> None:
+        plain = COLOR.sub("", text)
+        if plain.startswith("PLAY [") and not plain.startswith("PLAY []"):
+            show("    " + plain.removeprefix("PLAY [").partition("]")[0])
+
+    return line
+
+
+@dataclass
+class Sandbox:
+    """One named sandbox."""
+
+    name: str
+    logs: Path
+    show: Callable[[str], None] = field(default=lambda text: print(text, flush=True))
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What the running sandbox says about itself."""
+        return cast("dict[str, Any]", json.loads((STATES / self.name / "state.json").read_text()))
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What makes inventories/sandbox mean this sandbox."""
+        return {"SPOTCACHE_SANDBOX": self.name, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")}
+
+    @property
+    def password(self) -> str:
+        """The Redis password that inventories/sandbox uses."""
+        return Path(self.state["redis_password_file"]).read_text().strip()
+
+    def verb(self, *words: str) -> str:
+        """A verb of the sandbox's own command line."""
+        command = [sys.executable, "-m", "sandbox", *words]
+        code, text = stream(command, self.logs / f"sandbox-{words[0]}.log", environment=self.environment)
+        if code:
+            raise Failed(f"python -m sandbox {' '.join(words)} failed:\n{text.strip()}")
+        return text
+
+    def up(self, *options: str) -> None:
+        """Start anew; what an earlier run of this name left is removed first."""
+        self.verb("down", self.name)
+        self.verb("up", self.name, *options)
+
+    def down(self) -> None:
+        """Stop it and remove all it made."""
+        self.verb("down", self.name)
+
+    @contextlib.contextmanager
+    def running(self, *options: str) -> Iterator[Sandbox]:
+        """Up, and whatever happens, down."""
+        try:
+            self.up(*options)
+            yield self
+        finally:
+            self.down()
+
+    def attempt(
+        self,
+        playbook: str,
+        *arguments: str,
+        log: str | None = None,
+        environment: Mapping[str, str] | None = None,
+        command: str = "ansible-playbook",
+        cwd: Path = ROOT,
+    ) -> tuple[int, Play]:
+        """Run a playbook (a name such as provision, a path, or a collection's playbook) and hand back how it ended."""
+        target = f"playbooks/{playbook}.yml" if re.fullmatch(r"[a-z_]+", playbook) else playbook
+        started = time.monotonic()
+        code, text = stream(
+            [tool(command), target, "-i", str(INVENTORY), *arguments],
+            self.logs / f"{log or Path(playbook).stem}.log",
+            show=progress(self.show),
+            environment={**self.environment, **(environment or {})},
+            cwd=cwd,
+        )
+        return code, Play(text, time.monotonic() - started)
+
+    def play(self, playbook: str, *arguments: str, log: str | None = None) -> Play:
+        """Run a playbook that must work."""
+        code, done = self.attempt(playbook, *arguments, log=log)
+        if code:
+            path = self.logs / f"{log or Path(playbook).stem}.log"
+            raise Failed(f"{playbook} failed (exit {code}); the whole log is {path}, its end:\n{tail(path, 60)}")
+        return done
+
+    def client(self, service: str) -> Any:
+        """An AWS client for this sandbox, as its operator."""
+        state = self.state
+        return boto3.client(
+            service,
+            region_name=state["region"],
+            endpoint_url=state["endpoint"],
+            aws_access_key_id=state["operator"]["access_key_id"],
+            aws_secret_access_key=state["operator"]["secret_access_key"],
+            config=botocore.config.Config(s3={"addressing_style": "path"}, retries={"max_attempts": 2}),
+        )
+
+    def hosts(self) -> list[Host]:
+        """The running instances of the environment."""
+        filters = [
+            {"Name": "tag:spotcache:environment", "Values": ["sandbox"]},
+            {"Name": "instance-state-name", "Values": ["running"]},
+        ]
+        pages = self.client("ec2").get_paginator("describe_instances").paginate(Filters=filters)
+        found = [one for page in pages for reservation in page["Reservations"] for one in reservation["Instances"]]
+        return [Host(one["InstanceId"], one["Placement"]["AvailabilityZone"], one["PrivateIpAddress"]) for one in found]
+
+    def host(self) -> Host:
+        """The one instance that should be running."""
+        found = self.hosts()
+        if len(found) != 1:
+            raise Failed(
+                f"exactly one host was expected, and there are {len(found)}: {', '.join(one.id for one in found)}"
+            )
+        return found[0]
+
+    def lose_host(self, patience: float = 60) -> tuple[Host, Host]:
+        """Lose the host as if its hardware were gone, and wait for the one that the group brings."""
+        lost = self.host()
+        self.verb("kill", lost.id)
+        deadline = time.monotonic() + patience
+        while time.monotonic() < deadline:
+            others = [one for one in self.hosts() if one.id != lost.id]
+            if others:
+                return lost, others[0]
+            time.sleep(0.2)
+        raise Failed(f"{lost.id} was lost, and the Auto Scaling group brought no other host within {patience:.0f} s")
+
+    def on_host(self, host: Host, command: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+        """Run a shell command on a host, as root, over SSH."""
+        options = ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR", "ConnectTimeout=10"]
+        ssh = ["ssh", "-i", self.state["ssh_key"], *(word for option in options for word in ("-o", option))]
+        return subprocess.run(
+            [*ssh, f"debian@{host.ip}", "sudo", "sh", "-s"],
+            input=command,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+
+    def resources(self) -> set[tuple[str, str]]:
+        """Everything in this AWS account, by kind and id: compared before and after, it shows what was left."""
+        ec2, found = self.client("ec2"), set()
+        own = {"OwnerIds": ["self"]}
+        questions: list[tuple[str, str, str, dict[str, Any]]] = [
+            ("volume", "describe_volumes", "Volumes/VolumeId", {}),
+            ("snapshot", "describe_snapshots", "Snapshots/SnapshotId", own),
+            ("image", "describe_images", "Images/ImageId", {"Owners": ["self"]}),
+            ("launch template", "describe_launch_templates", "LaunchTemplates/LaunchTemplateId", {}),
+            ("key pair", "describe_key_pairs", "KeyPairs/KeyName", {}),
+            ("security group", "describe_security_groups", "SecurityGroups/GroupId", {}),
+            ("VPC", "describe_vpcs", "Vpcs/VpcId", {}),
+            ("subnet", "describe_subnets", "Subnets/SubnetId", {}),
+            ("route table", "describe_route_tables", "RouteTables/RouteTableId", {}),
+            ("internet gateway", "describe_internet_gateways", "InternetGateways/InternetGatewayId", {}),
+            ("address", "describe_addresses", "Addresses/AllocationId", {}),
+            ("network interface", "describe_network_interfaces", "NetworkInterfaces/NetworkInterfaceId", {}),
+        ]
+        for kind, method, path, arguments in questions:
+            rows, key = path.split("/")
+            found |= {(kind, row[key]) for row in getattr(ec2, method)(**arguments)[rows]}
+        found |= {("instance", one.id) for one in self.hosts()}
+        groups = self.client("autoscaling").describe_auto_scaling_groups()["AutoScalingGroups"]
+        found |= {("Auto Scaling group", row["AutoScalingGroupName"]) for row in groups}
+        iam = self.client("iam")
+        found |= {("role", row["RoleName"]) for row in iam.list_roles()["Roles"]}
+        found |= {
+            ("instance profile", row["InstanceProfileName"]) for row in iam.list_instance_profiles()["InstanceProfiles"]
+        }
+        found |= {("bucket", row["Name"]) for row in self.client("s3").list_buckets()["Buckets"]}
+        found |= {("DNS zone", row["Id"]) for row in self.client("route53").list_hosted_zones()["HostedZones"]}
+        return found
+
+    def containers(self) -> list[str]:
+        """The names of this sandbox's hosts as Docker knows them."""
+        command = ["docker", "ps", "-a", "--filter", f"label=spotcache-sandbox={self.name}", "--format", "{{.Names}}"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
