@@ -1,0 +1,249 @@
+#!/usr/bin/python
+"""A configuration that the server itself has checked, put in place of the one before."""
+
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: redis_config
+short_description: Write redis.conf and its secrets, checked by the server first
+version_added: 0.1.0
+author: The spotcache team
+description:
+  - Lets the C(redis-server) of an image read the configuration, and writes it only when every directive is accepted. A
+    configuration that the server refuses never replaces one that works.
+  - The check starts no server. The text goes in through standard input, followed by a directive that no server knows;
+    when that one is the first to be refused, everything before it was accepted.
+  - The open part and the secrets are two files. The open one is shown in diffs, the secrets never are.
+options:
+  directory:
+    description: Directory of C(redis.conf) and C(secrets.conf). It is made when it is missing.
+    type: path
+    required: true
+  config:
+    description: Text of C(redis.conf). Its C(include) lines are left out of the check.
+    type: str
+    required: true
+  secrets:
+    description: Text of C(secrets.conf).
+    type: str
+    required: true
+  image:
+    description: Image whose C(redis-server) checks. In check mode an image that is not there yet is no error.
+    type: str
+    required: true
+  uid:
+    description: User that the server runs as. Only it reads the secrets.
+    type: int
+    default: 999
+  gid:
+    description: Group that the server runs as.
+    type: int
+    default: 999
+attributes:
+  check_mode:
+    description: Checks the configuration, and reports what would be written.
+    support: full
+  diff_mode:
+    description: Shows C(redis.conf), never C(secrets.conf).
+    support: full
+"""
+
+EXAMPLES = r"""
+- name: Write the configuration
+  spotcache.redis.redis_config:
+    directory: /etc/spotcache/redis
+    config: "{{ lookup('ansible.builtin.template', 'redis.conf.j2') }}"
+    secrets: "{{ lookup('ansible.builtin.template', 'secrets.conf.j2') }}"
+    image: redis:7.2
+"""
+
+RETURN = r"""
+checked:
+  description: Whether a server has read the configuration. Only in check mode, without the image, it has not.
+  returned: success
+  type: bool
+written:
+  description: The files that were written, or would be in check mode.
+  returned: success
+  type: list
+  elements: str
+  sample: [redis.conf]
+"""
+
+import os
+import stat
+import subprocess
+import tempfile
+from dataclasses import dataclass
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.spotcache.redis.plugins.module_utils import redis_conf
+from ansible_collections.spotcache.redis.plugins.module_utils.docker_engine import Engine, EngineError
+
+SENTINEL = "spotcache-sentinel"
+ORIGINS = {"user": "redis_acl_users"}
+
+
+@dataclass(frozen=True)
+class Target:
+    """One of the two files."""
+
+    path: str
+    text: str
+    mode: int
+    uid: int
+    gid: int
+
+    def present(self) -> str:
+        """The text that is there now."""
+        try:
+            with open(self.path, encoding="utf-8", errors="surrogateescape", newline="") as handle:
+                return handle.read()
+        except FileNotFoundError:
+            return ""
+
+    def differs(self) -> bool:
+        """Whether text, owner or mode is not as wanted."""
+        try:
+            status = os.stat(self.path)
+        except FileNotFoundError:
+            return True
+        attributes = (stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid)
+        return attributes != (self.mode, self.uid, self.gid) or self.present() != self.text
+
+    def write(self) -> None:
+        """Replace the file in one step; nobody ever sees half of it, or sees it with another mode."""
+        handle, temporary = tempfile.mkstemp(dir=os.path.dirname(self.path), prefix=".new-")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
+                os.fchown(stream.fileno(), self.uid, self.gid)
+                os.fchmod(stream.fileno(), self.mode)
+                stream.write(self.text)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.rename(temporary, self.path)
+        except OSError:
+            os.unlink(temporary)
+            raise
+
+
+def without_includes(text: str) -> str:
+    """The configuration with its include lines blanked, so that the numbers of the lines stay."""
+    lines = text.splitlines()
+    return "\n".join("" if line.split(maxsplit=1)[:1] == ["include"] else line for line in lines) + "\n"
+
+
+def check_command(image: str, uid: int, gid: int) -> list[str]:
+    """How to let an image's server read a configuration, with nothing around it that it could touch."""
+    isolation = [
+        "--rm",
+        "--interactive",
+        "--network",
+        "none",
+        "--read-only",
+        "--cap-drop",
+        "ALL",
+        "--log-driver",
+        "none",
+    ]
+    run = ["docker", "run", *isolation, "--pull", "never", "--user", f"{uid}:{gid}", "--entrypoint", "redis-server"]
+    return [*run, image, "-", f"--{SENTINEL}", "yes"]
+
+
+def verdict(output: str, code: int) -> str:
+    """Empty when the server accepted everything, else why not."""
+    error = redis_conf.config_error(output)
+    if error.get("directive") == SENTINEL:
+        return ""
+    if not error:
+        return f"the image's redis-server could not check the configuration (exit code {code}): {output.strip()[-600:]}"
+    name = error["directive"]
+    variable = ORIGINS.get(name, "redis_secret_settings" if name in redis_conf.SECRET else "redis_settings")
+    why = f" ({error['reason']})" if error["reason"] else ""
+    return (
+        f"Redis does not accept '{error['text']}'{why}, line {error['line']} of the configuration: "
+        f"correct or remove {name} in {variable}. Nothing was replaced."
+    )
+
+
+def ensure_directory(path: str, gid: int) -> bool:
+    """Make the directory, or correct its owner and mode; whether there was anything to do."""
+    made = not os.path.isdir(path)
+    if made:
+        os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+        os.mkdir(path, 0o700)
+    status = os.stat(path)
+    if (stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid) == (0o750, 0, gid):
+        return made
+    os.chown(path, 0, gid)
+    # The server must find its files; others have no business there.
+    os.chmod(path, 0o750)  # noqa: S103
+    return True
+
+
+def main() -> None:
+    """Ansible's entry point."""
+    module = AnsibleModule(
+        argument_spec={
+            "directory": {"type": "path", "required": True},
+            "config": {"type": "str", "required": True},
+            "secrets": {"type": "str", "required": True, "no_log": True},
+            "image": {"type": "str", "required": True},
+            "uid": {"type": "int", "default": 999},
+            "gid": {"type": "int", "default": 999},
+        },
+        supports_check_mode=True,
+    )
+    params = module.params
+    uid, gid = params["uid"], params["gid"]
+    targets = (
+        Target(os.path.join(params["directory"], "redis.conf"), params["config"], 0o640, 0, gid),
+        Target(os.path.join(params["directory"], "secrets.conf"), params["secrets"], 0o400, uid, gid),
+    )
+    checked = not module.check_mode or has_image(params["image"])
+    if checked:
+        text = without_includes(params["config"]) + params["secrets"]
+        done = subprocess.run(
+            check_command(params["image"], uid, gid),
+            input=text.encode("utf-8", "surrogateescape"),
+            capture_output=True,
+            check=False,
+        )
+        why = verdict((done.stdout + done.stderr).decode("utf-8", "replace"), done.returncode)
+        if why:
+            module.fail_json(msg=why)
+    differing = [target for target in targets if target.differs()]
+    before = targets[0].present()
+    changed = bool(differing)
+    try:
+        if not module.check_mode:
+            changed = ensure_directory(params["directory"], gid) or changed
+            for target in differing:
+                target.write()
+    except OSError as error:
+        module.fail_json(msg=f"{params['directory']} cannot be written: {error}")
+    module.exit_json(
+        changed=changed,
+        checked=checked,
+        written=[os.path.basename(target.path) for target in differing],
+        diff={
+            "before": before,
+            "after": params["config"],
+            "before_header": targets[0].path,
+            "after_header": targets[0].path,
+        },
+    )
+
+
+def has_image(name: str) -> bool:
+    """Whether the engine answers and has an image."""
+    try:
+        return Engine().image(name) is not None
+    except EngineError:
+        return False
+
+
+if __name__ == "__main__":
+    main()

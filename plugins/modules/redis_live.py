@@ -1,0 +1,538 @@
+#!/usr/bin/python
+"""A running Redis made to agree with its configuration file, without a restart where the server allows it."""
+
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: redis_live
+short_description: Apply redis.conf to a running Redis, live where the server allows it
+version_added: 0.1.0
+author: The spotcache team
+description:
+  - Waits until the server answers, compares its live settings with a configuration and sets those that differ with
+    C(CONFIG SET). What the server sets only at its start is named in RV(restart_required); restarting is left to the
+    caller.
+  - Values are compared by what they mean, so C(100mb) equals C(104857600).
+  - Passwords are read from a file on the host and never appear in arguments, results or diffs.
+  - When the server refuses one value, those that were already set are set back, and the task fails with the server's
+    reason.
+  - Turning C(appendonly) on is finished only when the append-only file is complete, since from then on a start reads
+    nothing else. Turning it off ends with a save, since from then on a start reads only what was saved.
+options:
+  config:
+    description: Text of the configuration, without secrets. C(include) lines are not followed.
+    type: str
+    required: true
+  secrets_file:
+    description: File on the host with the directives that hold secrets, C(requirepass) among them.
+    type: path
+    default: ''
+  proven_dir:
+    description:
+      - Directory on the host with the C(redis.conf) and C(secrets.conf) that the server last ran with. They tell which
+        directives are gone, and hold the address and the password of a server that has the new ones not yet. If a later
+        configuration fails, they are the ones to go back to.
+      - As soon as the server agrees with the new configuration, that one is recorded there.
+    type: path
+    default: ''
+  container:
+    description: Container that the server runs in. When it ends, the task fails at once with the reason from its log.
+    type: str
+    default: ''
+  timeout:
+    description: Seconds until the server must answer. While it loads its data it counts as answering.
+    type: int
+    default: 60
+  save:
+    description: Save the data to disk and wait for it, as is right before files of the data directory are removed.
+    type: bool
+    default: false
+attributes:
+  check_mode:
+    description: Reports what would be set, and what would need a restart.
+    support: full
+  diff_mode:
+    description: Shows the settings that differ.
+    support: full
+"""
+
+EXAMPLES = r"""
+- name: Let the running server follow its file
+  spotcache.redis.redis_live:
+    config: "{{ lookup('ansible.builtin.template', 'redis.conf.j2') }}"
+    secrets_file: /etc/spotcache/redis/secrets.conf
+    container: spotcache-redis
+  register: live
+
+- name: Restart for the rest
+  community.docker.docker_container:
+    name: spotcache-redis
+    restart: true
+  when: live.restart_required | length > 0
+"""
+
+RETURN = r"""
+applied:
+  description: Directives that were set, or would be in check mode.
+  returned: success
+  type: list
+  elements: str
+  sample: [maxmemory]
+users:
+  description: ACL users that were set or removed.
+  returned: success
+  type: list
+  elements: str
+restart_required:
+  description: Directives whose values count only after a restart.
+  returned: success
+  type: list
+  elements: str
+  sample: [databases]
+recorded:
+  description: Whether the configuration was recorded in O(proven_dir), or would be in check mode.
+  returned: success
+  type: bool
+saved:
+  description: Whether the data was saved to disk on request.
+  returned: success
+  type: bool
+version:
+  description: The server's version.
+  returned: success
+  type: str
+  sample: 7.0.15
+uptime:
+  description: Seconds since the server started.
+  returned: success
+  type: int
+"""
+
+import os
+import tempfile
+import time
+from typing import Any, NoReturn
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.spotcache.redis.plugins.module_utils import redis_conf
+from ansible_collections.spotcache.redis.plugins.module_utils.docker_engine import Engine, EngineError, reason
+from ansible_collections.spotcache.redis.plugins.module_utils.redis_wire import Connection, RedisError
+
+Directives = dict[str, list[list[str]]]
+
+# What CONFIG SET refuses although it concerns a live setting, in Redis 7 and 8: for the prediction in check mode only.
+STATIC = frozenset(
+    (
+        "aclfile",
+        "always-show-logo",
+        "aof_rewrite_cpulist",
+        "aof-disable-auto-gc",
+        "appenddirname",
+        "appendfilename",
+        "bgsave_cpulist",
+        "bio_cpulist",
+        "cluster-config-file",
+        "cluster-enabled",
+        "cluster-port",
+        "daemonize",
+        "databases",
+        "dbfilename",
+        "dir",
+        "disable-thp",
+        "enable-debug-command",
+        "enable-module-command",
+        "enable-protected-configs",
+        "io-threads",
+        "io-threads-do-reads",
+        "locale-collate",
+        "logfile",
+        "pidfile",
+        "rdbchecksum",
+        "server_cpulist",
+        "set-proc-title",
+        "socket-mark-id",
+        "supervised",
+        "syslog-enabled",
+        "syslog-facility",
+        "syslog-ident",
+        "tcp-backlog",
+        "tls-session-caching",
+        "unixsocket",
+        "unixsocketperm",
+    )
+)
+# A server that loads for longer than this is no longer starting, whatever it says.
+LOADING_LIMIT = 3600
+# How long another server may answer in our server's place before that is taken for the truth.
+STRANGER_LIMIT = 3
+WAIT_STEP = 0.1
+
+
+class LiveError(Exception):
+    """The server cannot be brought to agree; the message says why."""
+
+
+class StrangerError(Exception):
+    """Another server answers, or ours with another password."""
+
+
+def read(path: str) -> str:
+    """A file's text; empty without the file."""
+    if not path or not os.path.exists(path):
+        return ""
+    with open(path, encoding="utf-8", errors="surrogateescape") as handle:
+        return handle.read()
+
+
+def endpoint(directives: Directives) -> tuple[str, int] | None:
+    """Where a server with this configuration listens, as seen from its own host."""
+    port = int(redis_conf.value_of(directives.get("port", [["6379"]])) or 6379)
+    if port == 0:
+        return None
+    addresses = [address.lstrip("-") for address in redis_conf.value_of(directives.get("bind", [])).split()]
+    if not addresses or {"*", "0.0.0.0", "127.0.0.1"} & set(addresses):
+        return "127.0.0.1", port
+    if "::*" in addresses or "::" in addresses:
+        return "::1", port
+    return addresses[0], port
+
+
+def password_of(directives: Directives) -> str:
+    """The default user's password."""
+    return redis_conf.value_of(directives.get("requirepass", []))
+
+
+class Server:
+    """The server, found at one of several addresses with one of several passwords."""
+
+    def __init__(self, places: list[tuple[str, int]], passwords: list[str], container: str) -> None:
+        """Remember where to look."""
+        self.places = places
+        self.passwords = passwords
+        self.container = container
+        self.connection: Connection | None = None
+
+    def ended(self) -> str:
+        """Why the container is not running; empty while it is, or when nobody can say."""
+        if not self.container:
+            return ""
+        engine = Engine()
+        try:
+            found = engine.container(self.container)
+            if found is None:
+                return f"there is no container {self.container}"
+            state = found["State"]
+            if state["Running"] and not state["Restarting"]:
+                return ""
+            told = reason(engine.logs(self.container)) or state.get("Error") or f"exit code {state['ExitCode']}"
+        except EngineError as error:
+            return str(error)
+        return f"{self.container} does not stay up: {told}"
+
+    def connect(self) -> Connection:
+        """A connection that is logged in.
+
+        Raises:
+            OSError: nobody answers yet.
+            StrangerError: somebody does, but is not the server looked for.
+        """
+        failure: OSError = ConnectionRefusedError("no address to connect to")
+        for host, port in self.places:
+            try:
+                connection = Connection(host, port)
+            except OSError as error:
+                failure = error
+                continue
+            if not self._log_in(connection):
+                connection.close()
+                raise StrangerError(
+                    f"the server at {host}:{port} accepts neither the new password nor the last one: "
+                    "is it another Redis, or was the password changed by hand?"
+                )
+            # In its container the server is process 1; one that runs beside the container is not.
+            if self.container and connection.info("server").get("process_id") != "1":
+                connection.close()
+                raise StrangerError(
+                    f"another Redis than {self.container} listens at {host}:{port}: stop it or choose another port"
+                )
+            return connection
+        raise failure
+
+    def _log_in(self, connection: Connection) -> bool:
+        for password in self.passwords:
+            try:
+                # Without a password of its own a server lets the default user in with any.
+                connection.command("AUTH", "default", password)
+            except RedisError:
+                continue
+            return True
+        return False
+
+    def wait(self, timeout: float) -> Connection:
+        """A connection to the server, as soon as it has loaded its data.
+
+        Raises:
+            LiveError: its container ended, or it does not answer in time.
+        """
+        start = time.monotonic()
+        deadline = start + timeout
+        while True:
+            why = self.ended()
+            if why:
+                raise LiveError(why)
+            try:
+                connection = self.connect()
+                connection.command("PING")
+            except RedisError as error:
+                if not str(error).startswith("LOADING"):
+                    raise LiveError(f"the server answers PING with: {error}") from error
+                connection.close()
+                if time.monotonic() < start + LOADING_LIMIT:
+                    deadline = time.monotonic() + timeout
+                last: Exception = error
+            except StrangerError as error:
+                if time.monotonic() > start + min(STRANGER_LIMIT, timeout):
+                    raise LiveError(str(error)) from error
+                last = error
+            except OSError as error:
+                last = error
+            else:
+                return connection
+            if time.monotonic() > deadline:
+                places = " or ".join(f"{host}:{port}" for host, port in self.places)
+                raise LiveError(f"the server does not answer at {places} within {timeout:g} s: {last}")
+            time.sleep(WAIT_STEP)
+
+
+class Live:
+    """One comparison of a server with what it should be."""
+
+    def __init__(self, connection: Connection, wanted: Directives, proven: Directives) -> None:
+        """Read the live settings."""
+        self.connection = connection
+        self.wanted = wanted
+        self.proven = proven
+        self.live = connection.settings()
+        self.undo: list[tuple[str, str]] = []
+
+    def differing(self) -> dict[str, tuple[str, str]]:
+        """(live, wanted) of each setting that differs."""
+        found = {}
+        for name, lines in self.wanted.items():
+            value = redis_conf.value_of(lines)
+            if name in self.live and not redis_conf.is_equal(name, value, self.live[name]):
+                found[name] = (self.live[name], value)
+        return found
+
+    def unseen(self) -> list[str]:
+        """Directives that only a start reads and that are not what the server last started with."""
+        if not self.proven:
+            return []
+        hidden = {name for name in self.wanted if name not in self.live} - {"user", "include"}
+        gone = set(redis_conf.names_removed(self.proven, self.wanted)) - {"user", "include"}
+        return sorted({name for name in hidden if self.wanted[name] != self.proven.get(name)} | gone)
+
+    def set(self, name: str, value: str) -> bool:
+        """Set one setting; False when only a start can.
+
+        Raises:
+            LiveError: the server refuses the value.
+        """
+        try:
+            self.connection.command("CONFIG", "SET", name, value)
+        except RedisError as error:
+            if "immutable" in str(error) or "protected config" in str(error):
+                return False
+            why = str(error).removeprefix("ERR ")
+            raise LiveError(f"Redis refuses {name} = {redis_conf.shown(name, value)}: {why}") from error
+        self.undo.append((name, self.live[name]))
+        return True
+
+    def apply(self, differing: dict[str, tuple[str, str]]) -> tuple[list[str], list[str]]:
+        """Set what differs; the names that were set and those that need a restart.
+
+        Raises:
+            LiveError: the server refuses a value; all others are as they were.
+        """
+        applied: list[str] = []
+        static: list[str] = []
+        for name, (_, value) in differing.items():
+            (applied if self.set(name, value) else static).append(name)
+        return applied, static
+
+    def roll_back(self) -> None:
+        """Set back what was set, the last one first."""
+        for name, value in reversed(self.undo):
+            self.connection.command("CONFIG", "SET", name, value)
+
+    def user_changes(self) -> tuple[list[list[str]], list[str]]:
+        """Users to set, as their directives, and names of users to remove."""
+        wanted = {words[0]: words for words in self.wanted.get("user", []) if words}
+        before = {words[0]: words for words in self.proven.get("user", []) if words}
+        present = set(self.connection.command("ACL", "USERS"))
+        to_set = [
+            words for name, words in wanted.items() if name not in present or (before and before.get(name) != words)
+        ]
+        gone = [name for name in before if name not in wanted and name in present and name != "default"]
+        return to_set, gone
+
+    def apply_users(self, to_set: list[list[str]], gone: list[str]) -> None:
+        """Set and remove ACL users.
+
+        Raises:
+            LiveError: the server refuses a rule.
+        """
+        for name, *rules in to_set:
+            try:
+                self.connection.command("ACL", "SETUSER", name, "reset", *rules)
+            except RedisError as error:
+                raise LiveError(
+                    f"Redis refuses the rules of the user {name}: {str(error).removeprefix('ERR ')}"
+                ) from error
+        if gone:
+            self.connection.command("ACL", "DELUSER", *gone)
+
+
+def finish_rewrite(connection: Connection) -> None:
+    """Wait until the append-only file is complete.
+
+    Raises:
+        LiveError: the server could not write it.
+    """
+    while True:
+        state = connection.info("persistence")
+        if state.get("aof_rewrite_in_progress") == "0" and state.get("aof_rewrite_scheduled") == "0":
+            break
+        time.sleep(WAIT_STEP)
+    if state.get("aof_last_bgrewrite_status") != "ok" or state.get("aof_last_write_status") != "ok":
+        raise LiveError("Redis could not write its append-only file: is the disk full?")
+
+
+def save(connection: Connection) -> None:
+    """Save the data to disk and wait until it is there.
+
+    Raises:
+        LiveError: the server could not save.
+    """
+    while True:
+        try:
+            connection.command("BGSAVE")
+        except RedisError as error:
+            # Another save, or a rewrite of the append-only file, has to end first.
+            if "in progress" not in str(error) and "child process" not in str(error):
+                raise
+        else:
+            break
+        time.sleep(WAIT_STEP)
+    while (state := connection.info("persistence")).get("rdb_bgsave_in_progress") == "1":
+        time.sleep(WAIT_STEP)
+    if state.get("rdb_last_bgsave_status") != "ok":
+        raise LiveError("Redis could not save its data: is the disk full?")
+
+
+def record(directory: str, texts: dict[str, str], *, pretend: bool) -> bool:
+    """Keep what the server runs with, readable by root only; whether there was anything new."""
+    differing = {name: text for name, text in texts.items() if read(os.path.join(directory, name)) != text}
+    if differing and not pretend:
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+        for name, text in differing.items():
+            handle, temporary = tempfile.mkstemp(dir=directory)
+            with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape") as stream:
+                stream.write(text)
+            os.rename(temporary, os.path.join(directory, name))
+    return bool(differing)
+
+
+def fail(module: AnsibleModule, message: str) -> NoReturn:
+    """End with a sentence."""
+    module.fail_json(msg=message)
+    raise AssertionError("fail_json does not return")
+
+
+def main() -> None:
+    """Ansible's entry point."""
+    module = AnsibleModule(
+        argument_spec={
+            "config": {"type": "str", "required": True},
+            "secrets_file": {"type": "path", "default": "", "no_log": False},
+            "proven_dir": {"type": "path", "default": ""},
+            "container": {"type": "str", "default": ""},
+            "timeout": {"type": "int", "default": 60},
+            "save": {"type": "bool", "default": False},
+        },
+        supports_check_mode=True,
+    )
+    params = module.params
+    proven_dir = params["proven_dir"]
+    try:
+        texts = {"redis.conf": params["config"], "secrets.conf": read(params["secrets_file"])}
+        wanted = redis_conf.parse("\n".join(texts.values()))
+        proven = (
+            redis_conf.parse("\n".join(read(os.path.join(proven_dir, name)) for name in texts)) if proven_dir else {}
+        )
+    except (OSError, ValueError) as error:
+        fail(module, f"the configuration cannot be read: {error}")
+
+    places = [place for place in (endpoint(wanted), endpoint(proven) if proven else None) if place]
+    passwords = [password_of(wanted), *([password_of(proven)] if proven else [])]
+    server = Server(list(dict.fromkeys(places)), list(dict.fromkeys(passwords)), params["container"])
+    recorded = saved = False
+    try:
+        connection = server.wait(params["timeout"])
+        result = converge(module, Live(connection, wanted, proven))
+        if params["save"] and not module.check_mode:
+            save(connection)
+            saved = True
+        if proven_dir and not result["restart_required"]:
+            recorded = record(proven_dir, texts, pretend=module.check_mode)
+            result["changed"] = result["changed"] or recorded
+    except (LiveError, RedisError, OSError) as error:
+        fail(module, str(error))
+    module.exit_json(recorded=recorded, saved=saved, **result)
+
+
+def converge(module: AnsibleModule, live: Live) -> dict[str, Any]:
+    """Compare, apply unless in check mode, and report.
+
+    Raises:
+        LiveError: the server refuses a value; what was set before is set back.
+    """
+    differing = live.differing()
+    static = live.unseen()
+    to_set, gone = live.user_changes()
+    applied = [name for name in differing if name not in STATIC]
+    late = [name for name in differing if name in STATIC]
+    if not module.check_mode:
+        try:
+            applied, late = live.apply(differing)
+            live.apply_users(to_set, gone)
+            if "appendonly" in applied and differing["appendonly"][1] == "yes":
+                finish_rewrite(live.connection)
+            elif "appendonly" in applied:
+                save(live.connection)
+        except LiveError:
+            live.roll_back()
+            raise
+    about = live.connection.info("server")
+    users = sorted([words[0] for words in to_set] + gone)
+    shown = [(name, redis_conf.shown(name, old), redis_conf.shown(name, new)) for name, (old, new) in differing.items()]
+    return {
+        "changed": bool(applied or users),
+        "applied": sorted(applied),
+        "users": users,
+        "restart_required": sorted({*late, *static}),
+        "version": about.get("redis_version", ""),
+        "uptime": int(about.get("uptime_in_seconds", 0)),
+        "diff": {
+            "before": "".join(f"{name} {old}\n" for name, old, _ in sorted(shown)),
+            "after": "".join(f"{name} {new}\n" for name, _, new in sorted(shown)),
+            "before_header": "running server",
+            "after_header": "configuration",
+        },
+    }
+
+
+if __name__ == "__main__":
+    main()
