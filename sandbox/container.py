@@ -96,6 +96,7 @@ def create_host(
     labels: Mapping[str, str],
     docker_dir: Path | None,
     hostname: str,
+    search: Sequence[str] = (),
     cloud_init: bool = True,
 ) -> Any:
     """Create a host and return its container, not started: whatever answers it at boot can learn its address first.
@@ -106,10 +107,11 @@ def create_host(
         image: a tag from `sandbox.image.ensure`, or a committed one.
         network: name of the Docker network.
         ip: its address there, or None for the next free one.
-        dns: resolvers; the network's own embedded one asks them.
+        dns: the VPC's resolvers.
         labels: set on the container and on its volume, so that cleaning up can find both.
         docker_dir: directory of this machine for the host's own engine; None for a volume that goes with the host.
         hostname: the first label of the host's name.
+        search: domains in which the host looks up short names; the first is the host's own.
         cloud_init: see `host_settings`.
 
     Raises:
@@ -130,8 +132,11 @@ def create_host(
         tmpfs=dict(entry.partition(":")[::2] for entry in settings["tmpfs"]),
         binds=[*settings["volumes"], f"{source}:{DOCKER_DATA}"],
         device_cgroup_rules=settings["device_cgroup_rules"],
-        dns=list(dns),
+        dns=list(dns) or None,
+        dns_search=list(search) or None,
     )
+    # The engine would hide the resolvers behind one of its own; the host's boot puts these in its place.
+    names = {"SANDBOX_NAME": name, "SANDBOX_NAMESERVERS": " ".join(dns), "SANDBOX_SEARCH": " ".join(search)}
     # The SDK knows no argument for it.
     host_config["CgroupnsMode"] = settings["cgroupns_mode"]
     try:
@@ -140,7 +145,7 @@ def create_host(
             name=name,
             hostname=hostname,
             command=settings["command"],
-            environment=settings["env"],
+            environment=settings["env"] | names,
             labels=dict(labels),
             stop_signal=settings["stop_signal"],
             host_config=host_config,
@@ -149,7 +154,9 @@ def create_host(
         return client.containers.get(created["Id"])
     except docker.errors.APIError as error:
         if docker_dir is None:
-            _remove_volume(client, source)
+            # Refused when another host of this name has it.
+            with contextlib.suppress(docker.errors.APIError):
+                _remove_volume(client, source)
         raise HostError(f"host {name} cannot be created: {error.explanation or error}") from error
 
 
