@@ -117,7 +117,7 @@ def load(host: str, port: int, password: str, pieces: Iterable[bytes]) -> None:
 
         def drain() -> None:
             tail = b""
-            while end not in tail and (data := connection.recv(CHUNK)):
+            while not replies.error and end not in tail and (data := connection.recv(CHUNK)):
                 replies.feed(data)
                 tail = (tail + data)[-2 * len(end) - 16 :]
 
