@@ -14,7 +14,7 @@ description:
   - Finds the block device by the volume's own id, by the link that the system makes for it, and never by the order in
     which devices came.
   - Says whether the device is blank, carries the filesystem looked for (by its label), or something else. Blank means
-    that neither C(blkid) nor C(wipefs) knows anything on it I(and) that its first mebibyte holds nothing but zeros; data
+    that neither C(blkid) nor C(wipefs) knows anything on it I(and) that its first mebibyte is all zeros; data
     without a known signature is not taken for nothing.
   - Nothing is changed. It runs in check mode as well.
 options:

@@ -129,7 +129,7 @@ engine:
       type: dict
     containers:
       description:
-        - Of each container that is there its id, image, image_id, running, restarting and started_at; the others are left
+        - Of each container that is there id, image, image_id, running, restarting and started_at; the others are left
           out.
       type: dict
 """
