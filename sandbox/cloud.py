@@ -56,14 +56,19 @@ class Weather:
     interrupted: dict[tuple[str, str], float] = field(default_factory=dict)
 
 
+def text_of(value: Any) -> str:
+    """moto keeps key material as bytes or text, whichever way it came."""
+    return value.decode() if isinstance(value, bytes) else str(value or "")
+
+
 def vpc_bridge(vpc_id: str) -> str:
     """Name of a VPC's bridge: at most 15 characters, as the kernel wants it."""
     return f"sc{vpc_id[-11:]}"
 
 
-def by_id(volume_id: str) -> str:
-    """The link that EBS volumes have on Nitro instances, whatever the order of attachment."""
-    return f"/dev/disk/by-id/nvme-Amazon_Elastic_Block_Store_{volume_id.replace('-', '')}"
+def link_name(volume_id: str) -> str:
+    """Name below /dev/disk/by-id that an EBS volume has on Nitro instances, whatever the order of attachment."""
+    return f"nvme-Amazon_Elastic_Block_Store_{volume_id.replace('-', '')}"
 
 
 class Cloud:
@@ -145,6 +150,7 @@ class Cloud:
             docker_dir=docker_dir,
             hostname=f"ip-{instance.private_ip.replace('.', '-')}",
         )
+        host.start()
         self.filter(instance)
         for device, block in instance.get_block_device_mapping:
             if device not in ROOT_DEVICES:
@@ -257,32 +263,22 @@ class Cloud:
             used = set(disks.values())
             node = next(f"nvme{n}n1" for n in range(1, 27) if f"nvme{n}n1" not in used)
             disks[volume.id] = node
-        link = by_id(volume.id)
-        script = (
-            f"mknod -m 660 /dev/{node} b 7 {minor}; mkdir -p /dev/disk/by-id; ln -sfn /dev/{node} {link};"
-            f" ln -sfn /dev/{node} {device}; echo '{node} 7 {minor} {link} {device}' >> /etc/sandbox-volumes"
-        )
-        self._inside(instance.id, script)
+        links = [f"disk/by-id/{link_name(volume.id)}", device.removeprefix("/dev/")]
+        self._inside(instance.id, "sandbox-volumes", "attach", node, "7", str(minor), *links)
 
-    def _inside(self, instance_id: str, script: str) -> None:
+    def _inside(self, instance_id: str, *argv: str) -> None:
         host = self.host(instance_id)
         if host is not None:
             pid = container.host_pid(host)
-            run("nsenter", "-t", str(pid), "-m", "-p", "--", "sh", "-ec", script)
+            # With the host's own /proc: without its pid namespace mknod cannot set the node's mode.
+            run("nsenter", "-t", str(pid), "-m", "-p", "--", *argv)
 
     def detach(self, volume: Any, instance: Any) -> None:
         """DetachVolume: the node is gone when the call returns; a file system still mounted is torn off."""
         node = self.disks.get(instance.id, {}).pop(volume.id, None)
-        if node is None:
-            return
-        if self.host(instance.id) is not None:
-            link = by_id(volume.id)
-            self._inside(
-                instance.id,
-                f"sed -i '/^{node} /d' /etc/sandbox-volumes; umount -l /dev/{node} 2>/dev/null || true;"
-                f" rm -f /dev/{node} {link}",
-            )
-        self._release(volume.id)
+        if node is not None:
+            self._inside(instance.id, "sandbox-volumes", "detach", node)
+            self._release(volume.id)
 
     def _release(self, volume_id: str) -> None:
         minor = self.minors.pop(volume_id, None)
@@ -448,7 +444,7 @@ class Cloud:
             vpc_cidr=self.ec2.get_vpc(instance.vpc_id).cidr_block,
             subnet_id=instance.subnet_id or "",
             security_groups=tuple((g.id, g.name) for g in instance.security_groups),
-            public_key=(key.material_public or "") if key else "",
+            public_key=text_of(key.material_public) if key else "",
             key_name=instance.key_name or "",
             tags={t["key"]: t["value"] for t in instance.get_tags()},
             tags_enabled=options.instance_metadata_tags == "enabled",
@@ -514,7 +510,7 @@ class Cloud:
 
     def _drop_network(self, vpc_id: str) -> None:
         name = self.networks.pop(vpc_id)
-        imds.remove_rules(f"{self.home.comment}-{vpc_bridge(vpc_id)}")
+        imds.remove_rules(f"{self.home.comment}/{vpc_bridge(vpc_id)}")
         try:
             self.docker.networks.get(name).remove()
         except (NotFound, APIError) as error:
@@ -539,10 +535,11 @@ def groups_of(groups: list[Any]) -> list[firewall.Group]:
 
 
 def _rule(rule: Any) -> firewall.Rule:
+    cidr, group = rule.ip_range.get("CidrIp"), rule.source_group.get("GroupId")
     return firewall.Rule(
         protocol=str(rule.ip_protocol),
-        from_port=None if rule.from_port in (None, "") else int(rule.from_port),
-        to_port=None if rule.to_port in (None, "") else int(rule.to_port),
-        cidrs=tuple(r["CidrIp"] for r in rule.ip_ranges if r.get("CidrIp")),
-        groups=tuple(g.get("GroupId") for g in rule.source_groups if g.get("GroupId")),
+        from_port=rule.from_port,
+        to_port=rule.to_port,
+        cidrs=(cidr,) if cidr else (),
+        groups=(group,) if group else (),
     )

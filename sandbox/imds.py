@@ -421,7 +421,7 @@ class _Listener(ThreadingHTTPServer):
     service: Server
 
     def handle_error(self, request: object, client_address: object) -> None:  # noqa: ARG002 - the base class's
-        LOG.debug("metadata service: a request was not finished", exc_info=True)
+        LOG.warning("metadata service: a request was not finished", exc_info=True)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -429,7 +429,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server_version = "EC2ws"
     sys_version = ""
-    # One write for head and body: with a small time to live the answer must not be split around the change of it.
+    # Head and body in one packet.
     wbufsize = -1
     timeout = 60
 
@@ -474,10 +474,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(400)
             return
         token = self.server.service.tokens.issue(view.instance_id, ttl)
-        self.connection.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, max(1, min(view.hop_limit, 255)))
+        # Until the next request on this connection: packets that are sent again must not live longer either.
+        self._set_hops(max(1, min(view.hop_limit, 64)))
         self._answer(200, token.encode(), "text/plain", {TTL_HEADER: str(ttl)})
-        self.wfile.flush()
-        self.connection.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, _USUAL_TTL)
 
     def _other(self) -> None:
         if self._caller() is not None:
@@ -488,6 +487,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _caller(self) -> InstanceView | None:
         """Return who asks. Where there is nothing more to do for this request, answer it and return None."""
+        self._set_hops(_USUAL_TTL)
         view = self.server.service.lookup(self.client_address[0])
         if view is None:
             self._refuse(404)
@@ -498,6 +498,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(403)
             return None
         return view
+
+    def _set_hops(self, hops: int) -> None:
+        """Set how many network hops this connection's packets travel from now on."""
+        self.connection.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, hops)
 
     def _survives(self, fault: Fault, seconds: float) -> bool:
         if fault is Fault.SLOW:

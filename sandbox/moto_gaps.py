@@ -30,6 +30,7 @@ from moto.core.responses import ActionResult, EmptyResult
 from moto.core.types import Base64EncodedString
 from moto.ec2.exceptions import EC2ClientError, VolumeInUseError
 from moto.ec2.models import EC2Backend
+from moto.ec2.models.instances import Instance
 from moto.ec2.models.launch_templates import LaunchTemplateVersion
 
 SNAPSHOT_INTERVAL_S = 15  # EBS: one CreateSnapshot per 15 s and volume
@@ -116,7 +117,13 @@ class Gaps:
 
     def _instances(self) -> None:
         machine = self.machine
-        original = EC2Backend.run_instances
+        original, begin = EC2Backend.run_instances, Instance.__init__
+
+        def begin_pending(instance: Any, *args: Any, **kwargs: Any) -> None:
+            begin(instance, *args, **kwargs)
+            instance._state.name, instance._state.code = "pending", 0
+            if kwargs.get("instance_market_options"):
+                instance.lifecycle = "spot"
 
         def run_instances(
             backend: Any, image_id: str, count: int, user_data: Any, security_group_names: list[str], **kwargs: Any
@@ -156,7 +163,6 @@ class Gaps:
             profile = data.get("IamInstanceProfile") or {}
             asked = kwargs.get("iam_instance_profile_name") or kwargs.get("iam_instance_profile_arn")
             for instance in reservation.instances:
-                instance._state.name, instance._state.code = "pending", 0
                 instance.user_data = user_data
                 if profile and not asked:
                     backend.associate_iam_instance_profile(
@@ -195,6 +201,7 @@ class Gaps:
 
             setattr(EC2Backend, name, patched)
 
+        Instance.__init__ = begin_pending  # type: ignore[method-assign,assignment]
         EC2Backend.run_instances = run_instances  # type: ignore[method-assign]
         EC2Backend.terminate_instances = terminate_instances  # type: ignore[method-assign]
         then("stop_instances", lambda i: machine.stop(i))

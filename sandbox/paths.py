@@ -63,7 +63,7 @@ class Home:
     @property
     def comment(self) -> str:
         """The comment that every iptables rule of this sandbox carries."""
-        return f"{LABEL}-{self.name}"
+        return f"{LABEL}/{self.name}"
 
     @property
     def prefix(self) -> str:

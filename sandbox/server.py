@@ -31,7 +31,7 @@ from moto.moto_server.threaded_moto_server import ThreadedMotoServer
 from moto.route53.models import route53_backends
 
 from sandbox import image, imds, resolver
-from sandbox.cloud import Cloud, Signals
+from sandbox.cloud import Cloud, Signals, vpc_bridge
 from sandbox.moto_gaps import Gaps
 from sandbox.paths import Home
 from sandbox.shell import ToolFailed, run
@@ -93,8 +93,8 @@ class Server:
     def start(self) -> dict[str, Any]:
         """Bring everything up and return the state that is written to state.json."""
         self.home.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        tag = image.ensure("debian", log.info)
-        docker_tag = image.ensure("debian-docker", log.info)
+        tag = image.ensure("debian", progress=log.info)
+        docker_tag = image.ensure("debian-docker", progress=log.info)
         client = docker.from_env(timeout=120)
         cidr = free_cidr(networks_in_use(client))
         api = ThreadedMotoServer("127.0.0.1", self.port, verbose=False)
@@ -180,26 +180,28 @@ class Server:
         """Metadata service, resolver and AWS's API inside a new VPC."""
         metadata = imds.Server(gateway, IMDS_PORT, self.cloud.view)
         metadata.start()
-        imds.install_dnat(bridge, gateway, IMDS_PORT, f"{self.home.comment}-{bridge}")
-        dns = resolver.Server(address, 53, self._record)
+        imds.install_dnat(bridge, gateway, IMDS_PORT, f"{self.home.comment}/{bridge}")
+        cidr = next(v.cidr_block for v in self.cloud.ec2.vpcs.values() if vpc_bridge(v.id) == bridge)
+        dns = resolver.Server(address, 53, resolver.vpc_lookup(self._zones, REGION, cidr))
         dns.start()
         api = ThreadedMotoServer(gateway, self.port, verbose=False)
         api.start()
         self.servers += [metadata, dns, api]
 
-    def _record(self, name: str, kind: str) -> list[tuple[int, str]] | None:
-        """Records of Route 53's private zones: None when no zone is ours, else (ttl, value) pairs."""
-        wanted = name.rstrip(".").lower()
-        zones = route53_backends[self.account]["aws"].zones.values()
-        ours = [z for z in zones if z.private_zone and f".{wanted}".endswith(f".{z.name.rstrip('.').lower()}")]
-        if not ours:
-            return None
-        zone = max(ours, key=lambda z: len(z.name))
+    def _zones(self) -> list[resolver.Zone]:
+        """Route 53's private zones and what stands in them."""
         return [
-            (int(r.ttl or 60), str(value))
-            for r in zone.rrsets
-            if r.name.rstrip(".").lower() == wanted and r.type == kind
-            for value in (r.records or [])
+            resolver.Zone(
+                zone.name.rstrip("."),
+                tuple(
+                    resolver.Record(r.name.rstrip("."), r.type, int(r.ttl or 60), str(value))
+                    for r in list(zone.rrsets)
+                    for value in (r.records or [])
+                    if r.type not in ("NS", "SOA")
+                ),
+            )
+            for zone in list(route53_backends[self.account]["aws"].zones.values())
+            if zone.private_zone
         ]
 
     # -- control -------------------------------------------------------------------------------------------------------
