@@ -213,11 +213,22 @@ def remove_host(client: Any, container: Any) -> None:
 
     A directory given as `docker_dir` is not removed: it belongs to whoever made it.
     """
-    identifier, name = container.id, container.name
+    identifiers = [container.id, *_nested(container)]
     with contextlib.suppress(docker.errors.NotFound):
         container.remove(force=True, v=True)
-    _remove_volume(client, f"{name}-docker")
-    remove_cgroups(identifier)
+    _remove_volume(client, f"{container.name}-docker")
+    for identifier in identifiers:
+        remove_cgroups(identifier)
+
+
+def _nested(container: Any) -> list[str]:
+    """Return the ids of the containers of a host's own engine.
+
+    Their cgroups are not below the host's: that engine sees the machine's tree and makes them beside it.
+    """
+    mounts = container.attrs.get("Mounts", [])
+    sources = [Path(mount["Source"]) for mount in mounts if mount.get("Destination") == DOCKER_DATA]
+    return [path.name for source in sources for path in (source / "containers").glob("*") if path.is_dir()]
 
 
 def _remove_volume(client: Any, name: str) -> None:
@@ -226,7 +237,7 @@ def _remove_volume(client: Any, name: str) -> None:
 
 
 def remove_cgroups(identifier: str, root: Path = CGROUP_ROOT) -> int:
-    """Remove the empty cgroups that a host's systemd made below the container's own, and return how many.
+    """Remove the empty cgroups of a container that is gone and those below them, and return how many.
 
     The engine removes only the one it made, and cannot while there are others below it.
     """
