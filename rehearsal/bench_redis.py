@@ -87,11 +87,7 @@ def start_bare(sandbox: Sandbox, host: Host) -> None:
         client.config_set("appendonly", "no")
     lines = [f"{name} {value}" for name, value in settings.items() if value]
     lines += [f"port {BARE_PORT}", f"requirepass {sandbox.password}", 'save ""', "appendonly no"]
-    text = "\n".join(lines) + "\n"
-    script = START_BARE.format().replace(
-        "cat > /run/bench/redis.conf", f"cat > /run/bench/redis.conf <<'END'\n{text}END"
-    )
-    done = sandbox.on_host(host, script, timeout=300)
+    done = sandbox.on_host(host, START_BARE % "\n".join(lines), timeout=300)
     if done.returncode:
         raise Failed(f"a bare redis-server could not be started on {host.id}: {done.stdout}{done.stderr}")
 
