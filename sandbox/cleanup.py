@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import time
@@ -17,6 +18,9 @@ from sandbox import container, imds
 from sandbox.paths import LABEL, ROOT, Home, known
 from sandbox.pool import Pool, loops_of
 from sandbox.shell import run
+
+
+OF_A_POOL = re.compile(r"^/(vol|docker-i)-[0-9a-f]{17}\.img$")
 
 
 def process_of(home: Home) -> int | None:
@@ -48,6 +52,11 @@ def mounts_under(directory: Path) -> list[str]:
     return sorted((p for p in points if Path(p).is_relative_to(directory)), key=len, reverse=True)
 
 
+def orphans() -> list[str]:
+    """Loop devices that hold a file of a pool which is mounted no more: the kernel shows the path inside the pool."""
+    return [device for device, file in loops_of(Path("/")).items() if OF_A_POOL.match(str(file))]
+
+
 def remove(home: Home) -> None:
     """Remove everything that a sandbox made on this machine."""
     end_process(home)
@@ -65,10 +74,14 @@ def remove(home: Home) -> None:
     for image in client.images.list(filters={"label": f"{LABEL}.image={home.name}"}):
         client.images.remove(image.id, force=True)
     imds.remove_rules(home.comment)
-    for point in mounts_under(home.directory):
+    for point in mounts_under(home.hosts):
         run("umount", "-l", point, check=False)
-    for device in loops_of(home.directory):
-        Pool.loop_down(int(device.removeprefix("/dev/loop")))
+    # Before the pool is unmounted: afterwards a device no longer tells whose file it holds, and it holds the pool.
+    for _round in ("the volumes", "the pool itself"):
+        for device in loops_of(home.directory):
+            Pool.loop_down(int(device.removeprefix("/dev/loop")))
+        for point in mounts_under(home.directory):
+            run("umount", "-l", point, check=False)
     shutil.rmtree(home.directory, ignore_errors=True)
     home.lock.unlink(missing_ok=True)
 
@@ -86,5 +99,7 @@ def remove_all() -> list[str]:
     for name in sorted(names):
         remove(Home(name))
     imds.remove_rules(LABEL)
+    for device in orphans():
+        Pool.loop_down(int(device.removeprefix("/dev/loop")))
     shutil.rmtree(ROOT, ignore_errors=True)
     return sorted(names)
