@@ -3,13 +3,11 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 from __future__ import annotations
 
-import json
 import secrets
 import shlex
 import socket
 import subprocess
 import threading
-import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -310,28 +308,3 @@ while chunk := peer.recv(65536):
     while chunk:
         chunk = chunk[os.write(1, chunk):]
 """
-
-
-def plugin(argv: list[str]) -> int:
-    """Stand in for session-manager-plugin: joins standard input and output with the session's stream.
-
-    The first argument is StartSession's answer as JSON, as the AWS CLI hands it over.
-    """
-    import os
-
-    answer = json.loads(argv[0])
-    host, port = answer["StreamUrl"].removeprefix("tcp://").rsplit(":", 1)
-    stream = socket.create_connection((host, int(port)))
-    stream.sendall(answer["TokenValue"].encode() + b"\n")
-
-    def up() -> None:
-        while chunk := os.read(0, 65536):
-            stream.sendall(chunk)
-        stream.shutdown(socket.SHUT_WR)
-
-    threading.Thread(target=up, daemon=True).start()
-    while chunk := stream.recv(65536):
-        while chunk:
-            chunk = chunk[os.write(1, chunk) :]
-    time.sleep(0)
-    return 0
