@@ -141,7 +141,7 @@ def check_jobs() -> list[Job]:
     ]
     existing = [path for path in paths if path == "spotcache" or any((ROOT / path).rglob("*.py"))]
     return [
-        Job("ansible-lint", [tool("ansible-lint"), "--offline", "-q"]),
+        Job("ansible-lint", [tool("ansible-lint"), "--offline", "--nocolor", "-q"]),
         Job("unit and templates", pytest("tests/unit", "tests/templates"), junit=True),
         Job("mypy", [tool("mypy"), *existing]),
         Job("yamllint", [tool("yamllint"), "--strict", "."]),

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Both ways that people run spotcache: from a checkout, and as an installed collection somewhere else."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from rehearsal.sandboxes import INVENTORY, Play, Sandbox
+from rehearsal.work import ROOT, tool
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("archive")
+    subprocess.run(
+        [tool("ansible-galaxy"), "collection", "build", "--output-path", str(folder), str(ROOT)],
+        check=True,
+        capture_output=True,
+        stdin=subprocess.DEVNULL,
+    )
+    return next(folder.glob("spotcache-redis-*.tar.gz"))
+
+
+@pytest.fixture(scope="module")
+def elsewhere(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that holds the installed collection and knows nothing of the checkout."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    # The dependencies come with Ansible's community package; nothing is fetched.
+    command = [
+        tool("ansible-galaxy"),
+        "collection",
+        "install",
+        "--offline",
+        "--no-deps",
+        str(archive),
+        "-p",
+        str(folder),
+    ]
+    subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL, cwd=folder)
+    (folder / "ansible.cfg").write_text(
+        "[defaults]\ninject_facts_as_vars = False\n\n[ssh_connection]\npipelining = True\n"
+    )
+    return folder
+
+
+def settings(folder: Path) -> dict[str, str]:
+    """What makes Ansible look for the collection in that folder only."""
+    return {
+        "ANSIBLE_CONFIG": str(folder / "ansible.cfg"),
+        "ANSIBLE_COLLECTIONS_PATH": str(folder),
+        "ANSIBLE_ROLES_PATH": str(folder),
+    }
+
+
+def run_elsewhere(sandbox: Sandbox, folder: Path, playbook: str, *arguments: str, log: str) -> Play:
+    code, play = sandbox.attempt(
+        f"spotcache.redis.{playbook}", *arguments, log=log, environment=settings(folder), cwd=folder
+    )
+    assert code == 0, play.text[-4000:]
+    assert str(ROOT) not in play.text.replace(str(INVENTORY), "")
+    return play
+
+
+def test_the_archive_holds_what_a_user_needs_and_nothing_else(archive: Path) -> None:
+    names = set(tarfile.open(archive).getnames())
+    wanted = {
+        "README.md",
+        "LICENSE",
+        "CHANGELOG.md",
+        "meta/runtime.yml",
+        "playbooks/provision.yml",
+        "plugins/modules/lease.py",
+    }
+    assert wanted <= names
+    unwanted = (
+        ".git/",
+        ".venv",
+        ".cache",
+        "build/",
+        ".ci/",
+        "collections/ansible_collections",
+        ".mypy_cache",
+        ".ruff_cache",
+    )
+    assert [name for name in names if name.startswith(unwanted) or "__pycache__" in name] == []
+    assert archive.stat().st_size < 2_000_000
+
+
+@pytest.mark.parametrize("playbook", ["provision", "snapshot", "restore", "destroy"])
+def test_every_playbook_is_found_by_its_full_name(elsewhere: Path, playbook: str) -> None:
+    done = subprocess.run(
+        [tool("ansible-playbook"), f"spotcache.redis.{playbook}", "-i", "localhost,", "--syntax-check"],
+        cwd=elsewhere,
+        env={**os.environ, **settings(elsewhere)},
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_the_checkout_provisioned_the_installed_collection_finds_as_it_should_be(
+    provisioned: Sandbox, elsewhere: Path
+) -> None:
+    assert run_elsewhere(provisioned, elsewhere, "provision", log="installed-provision").changed == 0
+    assert run_elsewhere(provisioned, elsewhere, "provision", "--check", "--diff", log="installed-check").changed == 0
+
+
+def test_and_so_does_the_checkout(provisioned: Sandbox) -> None:
+    assert provisioned.play("provision", log="checkout-provision").changed == 0
+
+
+def test_the_installed_collection_saves_and_lists(provisioned: Sandbox, elsewhere: Path) -> None:
+    run_elsewhere(provisioned, elsewhere, "snapshot", log="installed-snapshot")
+    listed = run_elsewhere(provisioned, elsewhere, "restore", "--tags", "list", log="installed-list")
+    assert listed.changed == 0

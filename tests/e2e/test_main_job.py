@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The demo's own path, as a test: nothing is rehearsed here that `./spotcache demo` does not show."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from rehearsal import demo
+from rehearsal.work import BUILD
+
+FOLDER = BUILD / "test" / "e2e" / "main-job"
+KEYS = 1_000_000
+
+
+@pytest.fixture(scope="module")
+def report() -> demo.Report:
+    return demo.run("t-main", KEYS, FOLDER)
+
+
+def test_every_step_was_reached(report: demo.Report) -> None:
+    assert report.finished, report.problems
+
+
+def test_a_million_keys_come_back_equal_in_every_database(report: demo.Report) -> None:
+    assert report.keys_before == KEYS
+    assert report.keys_after == KEYS
+    assert len(report.databases) > 1
+    assert all(row["equal"] for row in report.databases)
+    assert all(row["expiring"] > 0 for row in report.databases)
+    assert report.values_equal
+
+
+def test_the_successor_runs_in_the_other_zone(report: demo.Report) -> None:
+    assert report.zone_after
+    assert report.zone_after != report.zone_before
+
+
+def test_provisioning_again_changes_nothing(report: demo.Report) -> None:
+    assert report.second_provision_changed == 0
+    assert report.check_mode_changed == 0
+
+
+def test_nothing_is_left_and_nothing_was_wrong(report: demo.Report) -> None:
+    assert report.problems == []
+    assert report.verdict == "equal"
+
+
+def test_the_written_report_says_the_same(report: demo.Report) -> None:
+    written = json.loads((FOLDER / "report.json").read_text())
+    assert written["verdict"] == report.verdict
+    assert [step["name"] for step in written["steps"]] == [step.name for step in report.steps]

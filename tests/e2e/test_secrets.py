@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The Redis password is nowhere that another user, a log or a process list could show it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rehearsal.sandboxes import Host, Sandbox
+from rehearsal.work import ROOT, tool
+
+# Looks on the host, as root, for files that other users may read and that hold the password.
+FIND_READABLE = """
+grep -rlsF --devices=skip --binary-files=text -f /dev/stdin \
+  $(for d in /etc /srv /var /opt /usr/local /home /root /tmp /run; do [ -e "$d" ] && echo "$d"; done) 2>/dev/null \
+  | grep -v '^/var/lib/docker/overlay2/' | while read -r file; do
+    [ -n "$(find "$file" -maxdepth 0 -perm /o=r 2>/dev/null)" ] && runuser -u nobody -- test -r "$file" && echo "$file"
+  done
+true
+"""
+
+
+@pytest.fixture(scope="module")
+def password() -> str:
+    # A quote, a dollar and a backslash: what careless templates and shells trip over.
+    return f"{secrets.token_urlsafe(20)}'$\\{secrets.token_hex(3)}"
+
+
+@pytest.fixture(scope="module")
+def process_lists() -> Iterator[list[str]]:
+    """The command lines of every process on this machine, looked at again and again while the playbooks run."""
+    seen: list[str] = []
+    done = threading.Event()
+
+    def look() -> None:
+        while not done.wait(0.05):
+            for process in Path("/proc").glob("[0-9]*/cmdline"):
+                try:
+                    seen.append(process.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+                except OSError:
+                    continue  # it has ended meanwhile
+
+    watcher = threading.Thread(target=look, daemon=True)
+    watcher.start()
+    yield seen
+    done.set()
+    watcher.join()
+
+
+@pytest.fixture(scope="module")
+def run(
+    password: str, process_lists: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Sandbox, Host, str]]:
+    """Everything a person does, as talkative as it can be: provision twice, once with a changed setting, save and restore."""
+    logs = tmp_path_factory.mktemp("logs")
+    with Sandbox("t-secrets", logs).running() as sandbox:
+        Path(sandbox.state["redis_password_file"]).write_text(password)
+        said = ""
+        for playbook, *arguments in (
+            ("provision", "--diff", "-vvv"),
+            ("provision", "--diff", "-vvv", "-e", '{"redis_directives": {"maxclients": 200}}'),
+            ("snapshot", "-vvv"),
+            ("restore", "--diff", "-vvv", "-e", "restore_force=true"),
+        ):
+            said += sandbox.play(playbook, *arguments, log=f"{len(said)}-{playbook}").text
+        yield sandbox, sandbox.host(), said
+
+
+def pieces(password: str) -> list[str]:
+    """The password as it is, and as the formats on the way would write it."""
+    return [password, password.replace("\\", "\\\\"), password.split("'")[0]]
+
+
+def test_redis_really_uses_it(run: tuple[Sandbox, Host, str], password: str) -> None:
+    import redis
+
+    sandbox, host, _ = run
+    with redis.Redis(host=host.ip, password=password) as client:
+        assert client.ping()
+    with redis.Redis(host=host.ip) as client, pytest.raises(redis.exceptions.AuthenticationError):
+        client.ping()
+
+
+def test_no_log_and_no_diff_shows_it(run: tuple[Sandbox, Host, str], password: str) -> None:
+    sandbox, _, said = run
+    assert len(said) > 10_000
+    for piece in pieces(password):
+        assert piece not in said
+        for log in sandbox.logs.rglob("*"):
+            assert piece not in log.read_text(errors="replace"), log
+
+
+def test_no_process_list_showed_it(run: tuple[Sandbox, Host, str], password: str, process_lists: list[str]) -> None:
+    assert any("redis-server" in line for line in process_lists)
+    for piece in pieces(password):
+        assert not [line for line in process_lists if piece in line]
+
+
+def test_the_hosts_journal_and_docker_do_not_show_it(run: tuple[Sandbox, Host, str], password: str) -> None:
+    sandbox, host, _ = run
+    for command in (
+        "docker inspect $(docker ps -aq) $(docker images -q)",
+        "docker history --no-trunc $(docker images -q | head -1)",
+        "docker logs spotcache-redis 2>&1",
+        "journalctl --no-pager",
+        "ps -eo args",
+        "systemctl show '*' --property=Environment --property=ExecStart --no-pager",
+        "cat /proc/*/environ | tr '\\0' '\\n'",
+    ):
+        done = sandbox.on_host(host, command)
+        assert done.stdout.strip(), command
+        for piece in pieces(password):
+            assert piece not in done.stdout + done.stderr, command
+
+
+def test_no_file_on_the_host_that_others_may_read_holds_it(run: tuple[Sandbox, Host, str], password: str) -> None:
+    sandbox, host, _ = run
+    plant = "install -m 0644 /dev/stdin /var/tmp/planted"
+    look = FIND_READABLE.replace("-f /dev/stdin", f"-e '{password.split(chr(39))[0]}'")
+    assert sandbox.on_host(host, f"printf '%s' '{password.split(chr(39))[0]}' | {plant}").returncode == 0
+    assert sandbox.on_host(host, look).stdout.split() == ["/var/tmp/planted"]  # the search itself finds what there is
+    sandbox.on_host(host, "rm /var/tmp/planted")
+    assert sandbox.on_host(host, look).stdout.split() == []
+
+
+def test_no_file_on_the_control_node_that_others_may_read_holds_it(
+    run: tuple[Sandbox, Host, str], password: str
+) -> None:
+    needle = pieces(password)[2].encode()
+    folders = [
+        ROOT / "build",
+        ROOT / ".ansible",
+        ROOT / ".cache",
+        Path.home() / ".ansible",
+        Path("/tmp"),
+        Path("/var/tmp"),
+    ]
+    for folder in folders:
+        for path in folder.rglob("*") if folder.is_dir() else []:
+            try:
+                mode = path.lstat().st_mode
+                if not stat.S_ISREG(mode) or not mode & stat.S_IROTH or path.stat().st_size > 50_000_000:
+                    continue
+                assert needle not in path.read_bytes(), path
+            except (FileNotFoundError, PermissionError):
+                continue  # somebody else's temporary file
+    state = Path(run[0].state["redis_password_file"])
+    assert stat.S_IMODE(state.stat().st_mode) == 0o600
+
+
+def test_the_inventory_shows_it_only_where_it_must(run: tuple[Sandbox, Host, str], password: str) -> None:
+    # `ansible-inventory --list` prints variables as they are written: a lookup, not its result.
+    done = subprocess.run(
+        [tool("ansible-inventory"), "-i", str(ROOT / "inventories/sandbox"), "--list"],
+        env={**os.environ, **run[0].environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert pieces(password)[2] not in done.stdout
+    time.sleep(0)
