@@ -34,6 +34,6 @@ def sandbox() -> Iterator[Sandbox]:
 
 @pytest.fixture(scope="session")
 def provisioned(sandbox: Sandbox) -> Sandbox:
-    """The shared sandbox with its environment provisioned. Tests may save and restore, but leave Redis as they found it."""
+    """The shared sandbox, provisioned. Tests may save and restore, but leave Redis as they found it."""
     sandbox.play("provision", log="provision")
     return sandbox

@@ -67,7 +67,8 @@ def run_elsewhere(sandbox: Sandbox, folder: Path, playbook: str, *arguments: str
 
 
 def test_the_archive_holds_what_a_user_needs_and_nothing_else(archive: Path) -> None:
-    names = set(tarfile.open(archive).getnames())
+    with tarfile.open(archive) as opened:
+        names = set(opened.getnames())
     wanted = {
         "README.md",
         "LICENSE",

@@ -8,11 +8,11 @@ import secrets
 import stat
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import redis
 
 from rehearsal.sandboxes import Host, Sandbox
 from rehearsal.work import ROOT, tool
@@ -59,7 +59,7 @@ def process_lists() -> Iterator[list[str]]:
 def run(
     password: str, process_lists: list[str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Sandbox, Host, str]]:
-    """Everything a person does, as talkative as it can be: provision twice, once with a changed setting, save and restore."""
+    """Everything a person does, as talkative as it can be: provision, change a setting, save, restore."""
     logs = tmp_path_factory.mktemp("logs")
     with Sandbox("t-secrets", logs).running() as sandbox:
         Path(sandbox.state["redis_password_file"]).write_text(password)
@@ -80,9 +80,7 @@ def pieces(password: str) -> list[str]:
 
 
 def test_redis_really_uses_it(run: tuple[Sandbox, Host, str], password: str) -> None:
-    import redis
-
-    sandbox, host, _ = run
+    _, host, _ = run
     with redis.Redis(host=host.ip, password=password) as client:
         assert client.ping()
     with redis.Redis(host=host.ip) as client, pytest.raises(redis.exceptions.AuthenticationError):
@@ -166,4 +164,3 @@ def test_the_inventory_shows_it_only_where_it_must(run: tuple[Sandbox, Host, str
         check=True,
     )
     assert pieces(password)[2] not in done.stdout
-    time.sleep(0)
