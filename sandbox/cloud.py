@@ -57,7 +57,7 @@ class Weather:
 
 
 def text_of(value: Any) -> str:
-    """moto keeps key material as bytes or text, whichever way it came."""
+    """Moto keeps key material as bytes or text, whichever way it came."""
     return value.decode() if isinstance(value, bytes) else str(value or "")
 
 
@@ -96,12 +96,12 @@ class Cloud:
 
     @property
     def ec2(self) -> Any:
-        """moto's EC2 records."""
+        """Moto's EC2 records."""
         return ec2_backends[self.account][self.region]
 
     @property
     def groups(self) -> Any:
-        """moto's Auto Scaling records."""
+        """Moto's Auto Scaling records."""
         return autoscaling_backends[self.account][self.region]
 
     # -- hosts ---------------------------------------------------------------------------------------------------------
@@ -427,7 +427,8 @@ class Cloud:
         role = profile.roles[0] if profile and profile.roles else None
         signals = self.signals.setdefault(instance.id, Signals())
         state = next(
-            (s for g in self.groups.autoscaling_groups.values() for s in g.instance_states if s.instance is instance), None
+            (s for g in self.groups.autoscaling_groups.values() for s in g.instance_states if s.instance is instance),
+            None,
         )
         key = self.ec2.key_pairs.get(instance.key_name) if instance.key_name else None
         options = instance.metadata_options
@@ -526,7 +527,7 @@ class Cloud:
 
 
 def groups_of(groups: list[Any]) -> list[firewall.Group]:
-    """moto's security groups in the firewall's own words."""
+    """Moto's security groups in the firewall's own words."""
     return [
         firewall.Group(id=g.id, ingress=tuple(map(_rule, g.ingress_rules)), egress=tuple(map(_rule, g.egress_rules)))
         for g in groups

@@ -1,8 +1,8 @@
 """What EC2 and Auto Scaling do and moto does not: closed here, so that no role has to know about it.
 
 moto keeps the records of the API; this module makes them behave (launch templates apply whole, groups launch Spot
-instances across zones and types, snapshots are pending for a while) and tells a `Machine` whenever something must happen
-to real hosts and real disks. It knows nothing of Docker.
+instances across zones and types, snapshots are pending for a while) and tells a `Machine` whenever something must
+happen to real hosts and real disks. It knows nothing of Docker.
 """
 
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
@@ -42,19 +42,44 @@ class Machine(Protocol):
 
     snapshot_seconds: float
 
-    def launch(self, instance: Any) -> None: ...
-    def shut_down(self, instance: Any, gone: Callable[[], None]) -> None: ...
-    def stop(self, instance: Any) -> None: ...
-    def start(self, instance: Any) -> None: ...
-    def reboot(self, instance: Any) -> None: ...
-    def attach(self, volume: Any, instance: Any, device: str) -> None: ...
-    def detach(self, volume: Any, instance: Any) -> None: ...
-    def fill(self, volume: Any, snapshot_id: str) -> None: ...
-    def copy(self, volume: Any, snapshot: Any) -> None: ...
-    def forget(self, object_id: str) -> None: ...
-    def bake(self, instance: Any, image: Any) -> None: ...
-    def capacity(self, zone: str, instance_type: str, market: str) -> bool: ...
-    def scored(self, pools: list[tuple[str, str]]) -> list[tuple[str, str]]: ...
+    def launch(self, instance: Any) -> None:
+        """Boot a host for a pending instance."""
+
+    def shut_down(self, instance: Any, gone: Callable[[], None]) -> None:
+        """End a host, then call `gone`."""
+
+    def stop(self, instance: Any) -> None:
+        """StopInstances."""
+
+    def start(self, instance: Any) -> None:
+        """StartInstances."""
+
+    def reboot(self, instance: Any) -> None:
+        """RebootInstances."""
+
+    def attach(self, volume: Any, instance: Any, device: str) -> None:
+        """AttachVolume."""
+
+    def detach(self, volume: Any, instance: Any) -> None:
+        """DetachVolume."""
+
+    def fill(self, volume: Any, snapshot_id: str) -> None:
+        """Give a new volume the bytes of a snapshot."""
+
+    def copy(self, volume: Any, snapshot: Any) -> None:
+        """Keep the bytes that a volume has now."""
+
+    def forget(self, object_id: str) -> None:
+        """A volume, snapshot or image was deleted."""
+
+    def bake(self, instance: Any, image: Any) -> None:
+        """CreateImage."""
+
+    def capacity(self, zone: str, instance_type: str, market: str) -> bool:
+        """Whether a pool of zone, type and market has an instance to give."""
+
+    def scored(self, pools: list[tuple[str, str]]) -> list[tuple[str, str]]:
+        """Pools (zone, type) in the order in which a launch tries them."""
 
 
 def truth(value: Any) -> bool:
@@ -72,7 +97,10 @@ def merged_mappings(template: list[dict[str, Any]], request: list[dict[str, Any]
         for key in ("DeleteOnTermination", "Encrypted"):
             if key in ebs:
                 ebs[key] = truth(ebs[key])
-        merged[mapping["DeviceName"]] = {**mapping, "Ebs": {**merged.get(mapping["DeviceName"], {}).get("Ebs", {}), **ebs}}
+        merged[mapping["DeviceName"]] = {
+            **mapping,
+            "Ebs": {**merged.get(mapping["DeviceName"], {}).get("Ebs", {}), **ebs},
+        }
     return list(merged.values())
 
 
@@ -89,7 +117,9 @@ def wanted_markets(group: Any) -> tuple[str, list[str]]:
     """Which market ('spot' or 'on-demand') a group's next instance is bought on, and its types in order of choice."""
     policy = group.mixed_instances_policy or {}
     data = group.ec2_launch_template.get_version(group.launch_template_version).data
-    overrides = [o["InstanceType"] for o in policy.get("LaunchTemplate", {}).get("Overrides", []) if o.get("InstanceType")]
+    overrides = [
+        o["InstanceType"] for o in policy.get("LaunchTemplate", {}).get("Overrides", []) if o.get("InstanceType")
+    ]
     types = overrides or [data.get("InstanceType", "t3.small")]
     if not policy:
         return ("spot" if data.get("InstanceMarketOptions") else "on-demand"), types
@@ -108,7 +138,7 @@ class Gaps:
         self.snapshots_asked: dict[str, float] = {}
 
     def close(self) -> None:
-        """Install every patch. Call it once, after the backends exist (making one takes snapshots under its own lock)."""
+        """Install every patch. Call it once, after the backends exist: making one takes snapshots under its own lock."""
         self._instances()
         self._volumes()
         self._images()
@@ -138,8 +168,13 @@ class Gaps:
                 kwargs["security_group_ids"] = kwargs.get("security_group_ids") or nic.get("Groups") or []
                 if nic.get("AssociatePublicIpAddress") is not None:
                     kwargs["associate_public_ip"] = truth(nic["AssociatePublicIpAddress"])
-            kwargs["metadata_options"] = {**(data.get("MetadataOptions") or {}), **(kwargs.get("metadata_options") or {})}
-            market = kwargs.get("instance_market_options") or (data.get("InstanceMarketOptions") or {}).get("MarketType")
+            kwargs["metadata_options"] = {
+                **(data.get("MetadataOptions") or {}),
+                **(kwargs.get("metadata_options") or {}),
+            }
+            market = kwargs.get("instance_market_options") or (data.get("InstanceMarketOptions") or {}).get(
+                "MarketType"
+            )
             kwargs["instance_market_options"] = "spot" if market == "spot" else {}
             if user_data is None and data.get("UserData"):
                 user_data = as_user_data(data["UserData"])
@@ -201,12 +236,12 @@ class Gaps:
 
             setattr(EC2Backend, name, patched)
 
-        Instance.__init__ = begin_pending  # type: ignore[method-assign,assignment]
-        EC2Backend.run_instances = run_instances  # type: ignore[method-assign]
-        EC2Backend.terminate_instances = terminate_instances  # type: ignore[method-assign]
-        then("stop_instances", lambda i: machine.stop(i))
-        then("start_instances", lambda i: machine.start(i))
-        then("reboot_instances", lambda i: machine.reboot(i))
+        Instance.__init__ = begin_pending
+        EC2Backend.run_instances = run_instances
+        EC2Backend.terminate_instances = terminate_instances
+        then("stop_instances", machine.stop)
+        then("start_instances", machine.start)
+        then("reboot_instances", machine.reboot)
 
     def _volumes(self) -> None:
         machine = self.machine
@@ -273,12 +308,12 @@ class Gaps:
             machine.forget(snapshot_id)
             return answer
 
-        EC2Backend.create_volume = create_volume  # type: ignore[method-assign]
-        EC2Backend.delete_volume = delete_volume  # type: ignore[method-assign]
-        EC2Backend.attach_volume = attach_volume  # type: ignore[method-assign]
-        EC2Backend.detach_volume = detach_volume  # type: ignore[method-assign]
-        EC2Backend.create_snapshot = create_snapshot  # type: ignore[method-assign]
-        EC2Backend.delete_snapshot = delete_snapshot  # type: ignore[method-assign]
+        EC2Backend.create_volume = create_volume
+        EC2Backend.delete_volume = delete_volume
+        EC2Backend.attach_volume = attach_volume
+        EC2Backend.detach_volume = detach_volume
+        EC2Backend.create_snapshot = create_snapshot
+        EC2Backend.delete_snapshot = delete_snapshot
 
     def _snapshot_limits(self, backend: Any, volume_id: str) -> None:
         now = time.monotonic()
@@ -316,8 +351,8 @@ class Gaps:
             machine.forget(ami_id)
             return answer
 
-        EC2Backend.create_image = create_image  # type: ignore[method-assign]
-        EC2Backend.deregister_image = deregister_image  # type: ignore[method-assign]
+        EC2Backend.create_image = create_image
+        EC2Backend.deregister_image = deregister_image
 
     def _templates(self) -> None:
         original = EC2Backend.create_launch_template
@@ -336,10 +371,8 @@ class Gaps:
                 template_data.pop("UserData", None)
             return original(backend, name, description, template_data, tag_spec)
 
-        EC2Backend.create_launch_template = create_launch_template  # type: ignore[method-assign]
-        LaunchTemplateVersion.user_data = property(  # type: ignore[assignment]
-            lambda version: as_user_data(version.data.get("UserData"))
-        )
+        EC2Backend.create_launch_template = create_launch_template
+        LaunchTemplateVersion.user_data = property(lambda version: as_user_data(version.data.get("UserData")))
 
     def _groups(self) -> None:
         def set_desired_capacity(group: Any, new_capacity: int | None) -> None:
@@ -399,7 +432,10 @@ class Gaps:
 
         def terminate_instance(backend: Any, instance_id: str, should_decrement: bool) -> Any:
             state = next(
-                s for g in backend.autoscaling_groups.values() for s in g.instance_states if s.instance.id == instance_id
+                s
+                for g in backend.autoscaling_groups.values()
+                for s in g.instance_states
+                if s.instance.id == instance_id
             )
             group = state.instance.autoscaling_group
             size = group.desired_capacity
@@ -414,15 +450,15 @@ class Gaps:
             if ids:
                 backend.ec2_backend.terminate_instances(ids)
 
-        FakeAutoScalingGroup.set_desired_capacity = set_desired_capacity  # type: ignore[method-assign]
-        FakeAutoScalingGroup.update = update_group  # type: ignore[method-assign]
-        AutoScalingBackend.notify_terminate_instances = notify_terminate_instances  # type: ignore[method-assign]
-        AutoScalingBackend.create_auto_scaling_group = create_auto_scaling_group  # type: ignore[method-assign]
-        AutoScalingBackend.terminate_instance = terminate_instance  # type: ignore[method-assign]
-        AutoScalingBackend.delete_auto_scaling_group = delete_auto_scaling_group  # type: ignore[method-assign]
-        AutoScalingResponse.disable_metrics_collection = disable_metrics_collection  # type: ignore[attr-defined]
-        AutoScalingResponse.describe_scaling_activities = describe_scaling_activities  # type: ignore[method-assign]
-        AutoScalingResponse.update_auto_scaling_group = update_auto_scaling_group  # type: ignore[method-assign]
+        FakeAutoScalingGroup.set_desired_capacity = set_desired_capacity
+        FakeAutoScalingGroup.update = update_group
+        AutoScalingBackend.notify_terminate_instances = notify_terminate_instances
+        AutoScalingBackend.create_auto_scaling_group = create_auto_scaling_group
+        AutoScalingBackend.terminate_instance = terminate_instance
+        AutoScalingBackend.delete_auto_scaling_group = delete_auto_scaling_group
+        AutoScalingResponse.disable_metrics_collection = disable_metrics_collection
+        AutoScalingResponse.describe_scaling_activities = describe_scaling_activities
+        AutoScalingResponse.update_auto_scaling_group = update_auto_scaling_group
 
 
 def as_user_data(value: Any) -> Base64EncodedString | None:
@@ -515,7 +551,10 @@ def _launch(group: Any, machine: Machine) -> None:
                 InstanceState(instance, "Pending", protected_from_scale_in=group.new_instances_protected_from_scale_in)
             )
             _activity(
-                group, "Successful", f"Launching a new EC2 instance: {instance.id}", "capacity was below what is desired"
+                group,
+                "Successful",
+                f"Launching a new EC2 instance: {instance.id}",
+                "capacity was below what is desired",
             )
         group.not_before = 0.0
         return

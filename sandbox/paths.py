@@ -26,38 +26,47 @@ class Home:
 
     @property
     def directory(self) -> Path:
+        """All files of the sandbox."""
         return ROOT / self.name
 
     @property
     def state(self) -> Path:
+        """What users of the sandbox need to know, as JSON; it exists once the sandbox is ready."""
         return self.directory / "state.json"
 
     @property
     def log(self) -> Path:
+        """What the sandbox's process says."""
         return self.directory / "sandbox.log"
 
     @property
     def lock(self) -> Path:
+        """Held by the sandbox's process for as long as it lives."""
         return ROOT / f"{self.name}.lock"
 
     @property
     def pool_image(self) -> Path:
+        """The file that holds the pool."""
         return self.directory / "pool.img"
 
     @property
     def pool(self) -> Path:
+        """Where the pool is mounted."""
         return self.directory / "pool"
 
     @property
     def hosts(self) -> Path:
+        """One directory for each host."""
         return self.directory / "hosts"
 
     @property
     def ssh_key(self) -> Path:
+        """The operator's private key."""
         return self.directory / "ssh" / "id_ed25519"
 
     @property
     def redis_password(self) -> Path:
+        """File with the password of the sandbox environment's Redis."""
         return self.directory / "redis-password"
 
     @property

@@ -81,7 +81,9 @@ def networks_in_use(client: Any) -> list[str]:
 class Server:
     """One running sandbox."""
 
-    def __init__(self, home: Home, operator_policy: dict[str, Any], port: int = 0, snapshot_seconds: float = 1.0) -> None:
+    def __init__(
+        self, home: Home, operator_policy: dict[str, Any], port: int = 0, snapshot_seconds: float = 1.0
+    ) -> None:
         self.home = home
         self.operator_policy = operator_policy
         self.account = DEFAULT_ACCOUNT_ID
@@ -209,7 +211,7 @@ class Server:
     def command(self, verb: str, body: dict[str, Any]) -> dict[str, Any]:
         """Carry out one verb of the control interface.
 
-        Raises KeyError for an unknown verb or a missing argument, and moto's or ToolFailed errors for unknown instances.
+        Raises KeyError for an unknown verb or a missing argument, moto's errors or ToolFailed for unknown instances.
         """
         cloud = self.cloud
         if verb == "status":
@@ -295,7 +297,7 @@ class Server:
                 self.end_headers()
                 self.wfile.write(content)
 
-            def log_message(self, format: str, *args: Any) -> None:
+            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class names it
                 log.debug(format, *args)
 
         http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)

@@ -8,6 +8,7 @@ import shlex
 import socket
 import subprocess
 import threading
+import uuid
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -54,7 +55,12 @@ class Invocation:
 
     def listed(self) -> dict[str, Any]:
         """The shape of ListCommandInvocations' entries."""
-        plugin = {"Name": "aws:runShellScript", "Status": self.status, "ResponseCode": self.code, "Output": self.out[:2500]}
+        plugin = {
+            "Name": "aws:runShellScript",
+            "Status": self.status,
+            "ResponseCode": self.code,
+            "Output": self.out[:2500],
+        }
         return {
             "CommandId": self.command.id,
             "InstanceId": self.instance_id,
@@ -69,8 +75,10 @@ class Invocation:
 class Command:
     """One SendCommand."""
 
-    def __init__(self, document: str, comment: str, timeout: int, parameters: dict[str, list[str]], ids: list[str]) -> None:
-        self.id = f"{secrets.token_hex(4)}-{secrets.token_hex(2)}-{secrets.token_hex(2)}-{secrets.token_hex(2)}-{secrets.token_hex(6)}"
+    def __init__(
+        self, document: str, comment: str, timeout: int, parameters: dict[str, list[str]], ids: list[str]
+    ) -> None:
+        self.id = str(uuid.uuid4())
         self.document, self.comment, self.timeout, self.parameters = document, comment, timeout, parameters
         self.asked = datetime.now(UTC)
         self.invocations = [Invocation(self, instance_id) for instance_id in ids]
@@ -112,7 +120,9 @@ class Ssm:
         def send_command(backend: Any, **kwargs: Any) -> Any:
             return ssm.send(**kwargs)
 
-        def get_command_invocation(backend: Any, command_id: str, instance_id: str, plugin: str | None) -> dict[str, Any]:
+        def get_command_invocation(
+            backend: Any, command_id: str, instance_id: str, plugin: str | None
+        ) -> dict[str, Any]:
             command = ssm.commands.get(command_id)
             for invocation in command.invocations if command else []:
                 if invocation.instance_id == instance_id:
@@ -149,8 +159,8 @@ class Ssm:
         def terminate_session(response: Any) -> Any:
             return ActionResult({"SessionId": response._get_param("SessionId")})
 
-        SimpleSystemManagerBackend.send_command = send_command  # type: ignore[method-assign,assignment]
-        SimpleSystemManagerBackend.get_command_invocation = get_command_invocation  # type: ignore[method-assign]
+        SimpleSystemManagerBackend.send_command = send_command
+        SimpleSystemManagerBackend.get_command_invocation = get_command_invocation
         for name, function in {
             "send_command": respond_send,
             "list_commands": list_commands,
@@ -184,7 +194,9 @@ class Ssm:
         managed = {i.id: i for i in self.managed()}
         for instance_id in instance_ids:
             if instance_id not in managed:
-                raise JsonRESTError("InvalidInstanceId", f"Instances [[{instance_id}]] not in a valid state for account")
+                raise JsonRESTError(
+                    "InvalidInstanceId", f"Instances [[{instance_id}]] not in a valid state for account"
+                )
         found = set(instance_ids)
         for target in targets:
             key, values = target["Key"], target["Values"]
@@ -219,7 +231,7 @@ class Ssm:
         directory = (parameters.get("workingDirectory") or [""])[0]
         if directory:
             script = f"cd {shlex.quote(directory)}\n{script}"
-        limit = float((parameters.get("executionTimeout") or [invocation.command.timeout])[0])
+        limit = float((parameters.get("executionTimeout") or [str(invocation.command.timeout)])[0])
         invocation.begun, invocation.status = datetime.now(UTC), "InProgress"
         host = self.cloud.host(invocation.instance_id)
         try:
