@@ -1,0 +1,223 @@
+"""The command line: `spotcache-keeper save|restore|list|status [--json]`.
+
+JSON goes to standard output; one line for a person goes to standard error. Exit codes: 0 done, 1 failed, 2 wrong usage
+or configuration, 3 refused, 4 nothing to restore from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from spotcache_keeper.config import DEFAULT_PATH, Config, load_config
+from spotcache_keeper.context import Context, build_context
+from spotcache_keeper.errors import InterruptedRunError, KeeperError
+from spotcache_keeper.lock import only_run
+from spotcache_keeper.overview import listing_table, make_listing, make_status, status_table
+from spotcache_keeper.restore import Request, RestoreResult, restore
+from spotcache_keeper.save import SaveResult, save
+from spotcache_keeper.state import remember, remember_end
+from spotcache_keeper.swap import recover
+from spotcache_keeper.times import to_text
+from spotcache_keeper.volume import mib
+
+REASONS = ("manual", "timer", "final")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The options of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="spotcache-keeper",
+        description="Saves this host's Redis, off the host and verified, and restores it.",
+        epilog="Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 refused since newer data would be "
+        "overwritten, 4 nothing to restore from.",
+    )
+    parser.add_argument("--config", type=Path, default=DEFAULT_PATH, metavar="FILE", help="default: %(default)s")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="save|restore|list|status")
+
+    def command(name: str, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
+        sub.add_argument("--verbose", "-v", action="store_true", help="say every step")
+        return sub
+
+    sub = command("save", "Take a verified save and copy it to S3 and into an EBS snapshot.")
+    sub.add_argument("--reason", choices=REASONS, default="manual", help="written into the save; default: %(default)s")
+    sub.add_argument("--no-snapshot", action="store_true", help="ask for no EBS snapshot")
+    sub = command("restore", "Put a save in the place of what Redis holds.")
+    sub.add_argument(
+        "--from",
+        dest="wanted",
+        metavar="ID|TIME|newest",
+        help="a save's id, an EBS snapshot's id, or a time (the newest save at or before it; UTC unless it has a "
+        "zone); default: the newest verified save",
+    )
+    sub.add_argument("--force", action="store_true", help="replace newer data too; it is saved first")
+    sub.add_argument(
+        "--fallback", action="store_true", help="take the next older good save when the wanted one is damaged"
+    )
+    sub.add_argument("--expect-environment", metavar="ENV", help="refuse to work on another environment's host")
+    command("list", "List every save there is to restore from.")
+    command("status", "Say how Redis, its saves and the keeper itself are.")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None, build: Callable[..., Context] = build_context) -> int:
+    """Run one command.
+
+    Args:
+        arguments: the command line, sys.argv's by default.
+        build: puts the host's parts together.
+
+    Returns:
+        The exit code.
+    """
+    options = make_parser().parse_args(arguments)
+    # What the keeper writes is nobody else's business.
+    os.umask(0o077)
+    context: Context | None = None
+    try:
+        _listen_to_signals()
+        config = load_config(options.config)
+        context = build(config, _say if options.verbose else lambda _step: None)
+        return _run(options, config, context)
+    except KeeperError as error:
+        return _fail(options, context, str(error), error.exit_code)
+    except InterruptedRunError as error:
+        return _fail(options, context, f"stopped by {error}; nothing half done is left behind", 1)
+    except OSError as error:
+        return _fail(options, context, f"the system refuses: {error}", 1)
+
+
+def _run(options: argparse.Namespace, config: Config, context: Context) -> int:
+    """Run the command that was asked for."""
+    if options.command == "list":
+        listing = make_listing(context)
+        if options.json:
+            _print_json("list", context, ok=not listing.unreadable, changed=False, **listing.to_json())
+        else:
+            print(listing_table(listing, context.now()))
+        _say(f"{len(listing.sources)} sources" + "".join(f"; {reason}" for reason in listing.unreadable.values()))
+        return 1 if listing.unreadable else 0
+    if options.command == "status":
+        status = make_status(context)
+        if options.json:
+            _print_json("status", context, ok=True, changed=False, **status)
+        else:
+            print(status_table(status, context.now()))
+        return 0
+    with only_run(context.lock_path, options.command, config.timeouts.lock, context.now()):
+        recover(context)
+        return _save(options, config, context) if options.command == "save" else _restore(options, config, context)
+
+
+def _save(options: argparse.Namespace, config: Config, context: Context) -> int:
+    """`save`."""
+    result = save(context, options.reason, snapshot=not options.no_snapshot)
+    problem = "; ".join(result.problems)
+    at = to_text(context.now())
+    remember(
+        config.state_directory,
+        last_save={**result.to_json(), "at": at, "warnings": context.warnings},
+    )
+    remember_end(config.state_directory, "save", problem or None, at)
+    if options.json:
+        _print_json("save", context, ok=not problem, changed=True, error=problem or None, **result.to_json())
+    _warn(context)
+    _say(save_line(result))
+    return 1 if problem else 0
+
+
+def _restore(options: argparse.Namespace, config: Config, context: Context) -> int:
+    """`restore`."""
+    request = Request(options.wanted, options.force, options.fallback, options.expect_environment)
+    result = restore(context, request)
+    at = to_text(context.now())
+    if result.changed:
+        remember(config.state_directory, last_restore={**result.to_json(), "at": at, "warnings": context.warnings})
+    remember_end(config.state_directory, "restore", None, at)
+    if options.json:
+        _print_json("restore", context, ok=True, changed=result.changed, error=None, **result.to_json())
+    _warn(context)
+    _say(restore_line(result))
+    return 0
+
+
+def save_line(result: SaveResult) -> str:
+    """A save for a person."""
+    manifest = result.manifest
+    places = ", ".join(
+        name
+        for name, where in (("S3", result.stored["s3"]), (result.stored["ebs"] or "", result.stored["ebs"]))
+        if where
+    )
+    line = f"saved {manifest.id}: {manifest.keys:,} keys, {mib(manifest.rdb_bytes)}, verified; on the volume"
+    return line + (f", {places}" if places else "") + "".join(f"; BUT {problem}" for problem in result.problems)
+
+
+def restore_line(result: RestoreResult) -> str:
+    """A restore for a person."""
+    manifest = result.manifest
+    if not result.changed:
+        return f"save {manifest.id} is in place already, and unchanged since: nothing was done"
+    loaded = result.loaded
+    line = (
+        f"restored {manifest.id} of {to_text(manifest.created)} from {result.source.snapshot_id or result.source.where}"
+    )
+    if loaded is not None:
+        line += f": {loaded.keys:,} of {manifest.keys:,} keys loaded" + (
+            f", {loaded.expired:,} had expired" if loaded.expired else ""
+        )
+    if result.saved_before:
+        line += f"; what was there before is save {result.saved_before}"
+    if result.parked:
+        line += f"; what was there before lies in {result.parked}"
+    return line
+
+
+def _fail(options: argparse.Namespace, context: Context | None, message: str, code: int) -> int:
+    """Report a failure, and remember it for `status`."""
+    if context is not None and options.command in ("save", "restore"):
+        try:
+            remember_end(context.config.state_directory, options.command, message, to_text(context.now()))
+        except KeeperError as second:
+            message = f"{message} (and {second})"
+    if options.json:
+        _print_json(options.command, context, ok=False, changed=False, error=message, exit_code=code)
+    if context is not None:
+        _warn(context)
+    _say(f"spotcache-keeper {options.command}: {message}")
+    return code
+
+
+def _print_json(command: str, context: Context | None, **parts: Any) -> None:
+    """The result for a program."""
+    warnings = context.warnings if context is not None else []
+    print(json.dumps({"command": command, **parts, "warnings": warnings}, indent=2), flush=True)
+
+
+def _warn(context: Context) -> None:
+    """The warnings for a person."""
+    for warning in context.warnings:
+        _say(f"note: {warning}")
+
+
+def _say(line: str) -> None:
+    """One line for a person."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def _listen_to_signals() -> None:
+    """Let a run that is told to stop clean up behind itself."""
+
+    def stop(number: int, _frame: object) -> None:
+        raise InterruptedRunError(signal.Signals(number).name)
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, stop)

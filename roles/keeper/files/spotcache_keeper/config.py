@@ -1,0 +1,241 @@
+"""The keeper's configuration: one JSON file, checked as a whole before anything is done."""
+
+from __future__ import annotations
+
+import json
+import re
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from spotcache_keeper.errors import ConfigError
+
+DEFAULT_PATH = Path("/etc/spotcache/keeper.json")
+
+
+@dataclass(frozen=True)
+class Timeouts:
+    """How long each kind of step may take, in seconds.
+
+    Attributes:
+        lock: waiting for another run of the keeper to end.
+        answer: Redis to answer one command.
+        save: a background save, from asking until it is seen finished.
+        check: redis-check-rdb of one file.
+        start: Redis to load its data and answer after a start.
+        stop: Redis to write its last save before Docker kills it.
+        volume: EC2 to make, attach or detach an EBS volume.
+    """
+
+    lock: int = 60
+    answer: int = 10
+    save: int = 1800
+    check: int = 1800
+    start: int = 900
+    stop: int = 120
+    volume: int = 300
+
+
+@dataclass(frozen=True)
+class Config:
+    """What one host's keeper works with.
+
+    Attributes:
+        environment: name of the environment; saves of another one are never restored.
+        region: AWS region.
+        bucket: S3 bucket for the saves.
+        volume_path: mount point of the data volume.
+        redis_directory: Redis' own directory, on the data volume.
+        container: name of Redis' container.
+        image: Redis' image, used where the container does not exist to ask.
+        endpoint_url: address of the AWS services, for a VPC endpoint; the SDK's own choice without one.
+        prefix: put before `<environment>/saves/` in the bucket.
+        state_directory: the keeper's own files.
+        redis_host: address Redis listens on.
+        redis_port: its TCP port.
+        redis_username: ACL user; the default user without one.
+        redis_password_file: a file that holds the password and nothing else; no password without one.
+        dbfilename: name of the RDB file in `redis_directory`.
+        appendonly: whether redis.conf switches the append-only file on.
+        appendfilename: its base name.
+        appenddirname: its directory (Redis 7).
+        ebs_snapshots: whether each save also asks for an EBS snapshot of the data volume.
+        keep_count: that many of the newest verified saves are kept in S3 and as EBS snapshots.
+        keep_days: younger ones are kept as well; days.
+        keep_local_count: verified saves kept on the data volume.
+        timeouts: see `Timeouts`.
+    """
+
+    environment: str
+    region: str
+    bucket: str
+    volume_path: Path
+    redis_directory: Path
+    container: str
+    image: str
+    endpoint_url: str | None = None
+    prefix: str = ""
+    state_directory: Path = Path("/var/lib/spotcache")
+    redis_host: str = "127.0.0.1"
+    redis_port: int = 6379
+    redis_username: str | None = None
+    redis_password_file: Path | None = None
+    dbfilename: str = "dump.rdb"
+    appendonly: bool = False
+    appendfilename: str = "appendonly.aof"
+    appenddirname: str = "appendonlydir"
+    ebs_snapshots: bool = True
+    keep_count: int = 24
+    keep_days: int = 2
+    keep_local_count: int = 2
+    timeouts: Timeouts = field(default_factory=Timeouts)
+
+    @property
+    def saves_directory(self) -> Path:
+        """Where the saves lie on the data volume."""
+        return self.volume_path / "saves"
+
+    @property
+    def s3_prefix(self) -> str:
+        """What every key of this environment's saves begins with."""
+        return f"{self.prefix}{self.environment}/saves/"
+
+    def password(self) -> str | None:
+        """Redis' password, or None when the configuration names no file.
+
+        Raises:
+            ConfigError: the file is missing, empty, or readable by everyone.
+        """
+        path = self.redis_password_file
+        if path is None:
+            return None
+        try:
+            mode = path.stat().st_mode
+            text = path.read_text(encoding="utf-8").rstrip("\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"redis_password_file {path} cannot be read: {error}") from error
+        if mode & stat.S_IRWXO:
+            raise ConfigError(
+                f"redis_password_file {path} is open to every user (mode {mode & 0o777:04o}): chmod 600 it"
+            )
+        if not text:
+            raise ConfigError(f"redis_password_file {path} is empty; write Redis' password into it")
+        return text
+
+
+# What a value must look like, and how to say so. Keys without an entry only need the right type.
+_PATTERNS: dict[str, tuple[str, str]] = {
+    "environment": (r"[a-z][a-z0-9-]{0,31}", "a lower-case name such as stg"),
+    "region": (r"[a-z]{2}(-[a-z]+)+-\d", "an AWS region such as ap-northeast-1"),
+    "bucket": (r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", "the name of an S3 bucket"),
+    "prefix": (r"[A-Za-z0-9!_.*'()/-]{0,200}", "the beginning of an S3 key"),
+    "endpoint_url": (r"https?://[^\s/]+(/\S*)?", "an http or https address"),
+    "container": (r"[A-Za-z0-9][A-Za-z0-9_.-]+", "the name of a container"),
+    "image": (r"[A-Za-z0-9][\w.:/@-]*", "a Docker image"),
+    "redis_host": (r"[A-Za-z0-9_.:-]+", "a host name or address"),
+    "dbfilename": (r"[^/\s]+", "a file name without a directory"),
+    "appendfilename": (r"[^/\s]+", "a file name without a directory"),
+    "appenddirname": (r"[^/\s]+", "a directory's own name"),
+}
+_MINIMA = {"redis_port": 1, "keep_count": 1, "keep_days": 0, "keep_local_count": 1}
+_PATHS = frozenset({"volume_path", "redis_directory", "state_directory", "redis_password_file"})
+_NUMBERS = frozenset(_MINIMA)
+_FLAGS = frozenset({"appendonly", "ebs_snapshots"})
+_OPTIONAL = frozenset({"endpoint_url", "redis_username", "redis_password_file"})
+
+
+def parse_config(data: object, origin: str) -> Config:
+    """The configuration in a decoded JSON document.
+
+    Args:
+        data: the decoded document.
+        origin: where it came from, for the messages.
+
+    Raises:
+        ConfigError: names the key, its value and what it must be.
+    """
+    if not isinstance(data, dict):
+        raise ConfigError(f"{origin}: must hold one JSON object, not {type(data).__name__}")
+    known = {item.name for item in fields(Config)}
+    if unknown := sorted(set(data) - known):
+        raise ConfigError(f"{origin}: unknown key {unknown[0]!r}; known are {', '.join(sorted(known))}")
+    needed = ("environment", "region", "bucket", "volume_path", "redis_directory", "container", "image")
+    if missing := [key for key in needed if data.get(key) in (None, "")]:
+        raise ConfigError(f"{origin}: {missing[0]!r} is missing")
+    values: dict[str, Any] = {
+        key: _value(key, value, origin)
+        for key, value in data.items()
+        if key != "timeouts" and not (value is None and key in _OPTIONAL)
+    }
+    if "timeouts" in data:
+        values["timeouts"] = _timeouts(data["timeouts"], origin)
+    config = Config(**values)
+    if config.volume_path not in config.redis_directory.parents:
+        raise ConfigError(
+            f"{origin}: redis_directory {config.redis_directory} must lie below volume_path {config.volume_path}: "
+            "a save is a hard link, which cannot leave its filesystem"
+        )
+    return config
+
+
+def load_config(path: Path) -> Config:
+    """The configuration in a file.
+
+    Raises:
+        ConfigError: the file is missing, is no JSON, or holds a wrong value.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}; the keeper role writes it (provision)") from error
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"{path} is not JSON: {error}") from error
+    return parse_config(data, str(path))
+
+
+def _value(key: str, value: object, origin: str) -> object:
+    """One checked value, in the type that `Config` wants."""
+
+    def wrong(what: str) -> ConfigError:
+        return ConfigError(f"{origin}: {key} is {value!r}; it must be {what}")
+
+    if key in _FLAGS:
+        if not isinstance(value, bool):
+            raise wrong("true or false")
+        return value
+    if key in _NUMBERS:
+        if isinstance(value, bool) or not isinstance(value, int) or value < _MINIMA[key]:
+            raise wrong(f"a whole number of at least {_MINIMA[key]}")
+        if key == "redis_port" and value > 65535:
+            raise wrong("a TCP port, at most 65535")
+        return value
+    if not isinstance(value, str):
+        raise wrong("a text")
+    if key in _PATHS:
+        if not value.startswith("/"):
+            raise wrong("an absolute path")
+        return Path(value)
+    if key in _PATTERNS:
+        pattern, what = _PATTERNS[key]
+        if not re.fullmatch(pattern, value):
+            raise wrong(what)
+    return value
+
+
+def _timeouts(data: object, origin: str) -> Timeouts:
+    """The checked timeouts."""
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"{origin}: timeouts must be an object of seconds")
+    known = {item.name for item in fields(Timeouts)}
+    for key, value in data.items():
+        if key not in known:
+            raise ConfigError(f"{origin}: unknown timeout {key!r}; known are {', '.join(sorted(known))}")
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ConfigError(
+                f"{origin}: timeouts.{key} is {value!r}; it must be a whole number of seconds, at least 1"
+            )
+    return Timeouts(**data)

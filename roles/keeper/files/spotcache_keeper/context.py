@@ -1,0 +1,115 @@
+"""Everything a save or a restore works with, put together once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from spotcache_keeper.aws import make_client
+from spotcache_keeper.commands import run_command
+from spotcache_keeper.config import Config
+from spotcache_keeper.ebs import EbsStore
+from spotcache_keeper.engine import DockerEngine, Engine
+from spotcache_keeper.errors import KeeperError
+from spotcache_keeper.machine import LinuxMachine, Machine
+from spotcache_keeper.redisio import Redis
+from spotcache_keeper.s3 import S3Store
+from spotcache_keeper.times import utc_now
+from spotcache_keeper.volume import VolumeStore
+
+
+def no_report(_step: str) -> None:
+    """Tell nobody what is being done."""
+
+
+@dataclass
+class Context:
+    """One host's parts.
+
+    Attributes:
+        config: the configuration.
+        engine: Redis' container.
+        machine: the host.
+        volume: saves on the data volume.
+        s3: saves in S3.
+        ebs: saves in EBS snapshots, or None where the configuration does without.
+        now: the present moment.
+        report: told what is about to be done, step by step.
+        warnings: what a person should know although the work went on.
+    """
+
+    config: Config
+    engine: Engine
+    machine: Machine
+    volume: VolumeStore
+    s3: S3Store
+    ebs: EbsStore | None
+    now: Callable[[], datetime] = utc_now
+    report: Callable[[str], None] = no_report
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def lock_path(self) -> Path:
+        """The lock that saves and restores hold."""
+        return self.config.state_directory / "lock"
+
+    @property
+    def restored_path(self) -> Path:
+        """What the last restore onto this volume was."""
+        return self.config.volume_path / "restored.json"
+
+    @property
+    def rdb_path(self) -> Path:
+        """Redis' own RDB."""
+        return self.config.redis_directory / self.config.dbfilename
+
+    def redis(self) -> Redis:
+        """A connection to Redis."""
+        config = self.config
+        return Redis(
+            host=config.redis_host,
+            port=config.redis_port,
+            username=config.redis_username,
+            password=config.password(),
+            timeout=config.timeouts.answer,
+        )
+
+    def check_volume(self) -> None:
+        """Refuse to work on the root disk because the data volume is not there.
+
+        Raises:
+            KeeperError: it is not mounted, or Redis' directory is missing.
+        """
+        config = self.config
+        if not self.machine.is_mounted(config.volume_path):
+            raise KeeperError(f"the data volume is not mounted at {config.volume_path}; run provision, or mount it")
+        if not config.redis_directory.is_dir():
+            raise KeeperError(f"Redis' directory {config.redis_directory} does not exist; run provision first")
+
+
+def build_context(config: Config, report: Callable[[str], None] = no_report) -> Context:
+    """The parts of a real host."""
+    machine = LinuxMachine(run_command)
+    return Context(
+        config=config,
+        engine=DockerEngine(run_command, config.container, config.image),
+        machine=machine,
+        volume=VolumeStore(config.saves_directory, config.environment),
+        s3=S3Store(
+            lambda: make_client("s3", config.region, config.endpoint_url),
+            config.bucket,
+            config.s3_prefix,
+            config.environment,
+        ),
+        ebs=EbsStore(
+            lambda: make_client("ec2", config.region, config.endpoint_url),
+            config.environment,
+            machine,
+            config.timeouts.volume,
+        )
+        if config.ebs_snapshots
+        else None,
+        report=report,
+    )

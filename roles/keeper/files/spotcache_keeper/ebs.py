@@ -1,0 +1,334 @@
+"""EBS snapshots of the data volume, each holding the save it was made for.
+
+A snapshot is ours by its tags: `spotcache:environment`, `spotcache:save` (the save's id) and `spotcache:verified`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from spotcache_keeper.aws import AwsError, aws_errors
+from spotcache_keeper.errors import DamagedError, KeeperError
+from spotcache_keeper.machine import Machine
+from spotcache_keeper.manifest import Manifest
+from spotcache_keeper.source import Source, State
+from spotcache_keeper.times import created_of, is_id
+
+TAG_ENVIRONMENT = "spotcache:environment"
+TAG_SAVE = "spotcache:save"
+TAG_VERIFIED = "spotcache:verified"
+TAG_KEYS = "spotcache:keys"
+TAG_BYTES = "spotcache:bytes"
+TAG_REASON = "spotcache:reason"
+TAG_TEMPORARY = "spotcache:temporary"
+TAG_HOST = "spotcache:host"
+
+# One snapshot per 15 s and five pending ones per volume is all EBS takes ("Create Amazon EBS snapshots").
+_TOO_MANY = {
+    "SnapshotCreationPerVolumeRateExceeded": "the last one was asked for less than 15 s ago",
+    "ConcurrentSnapshotLimitExceeded": "five are still pending",
+}
+_GONE = frozenset({"InvalidSnapshot.NotFound", "InvalidSnapshotID.Malformed", "InvalidVolume.NotFound"})
+_DEVICES = tuple(f"/dev/sd{letter}" for letter in "fghijklmnop")
+
+
+class SnapshotLimitError(KeeperError):
+    """EBS takes no further snapshot at the moment."""
+
+
+@dataclass(frozen=True)
+class Tags:
+    """Tags of an AWS object, as a mapping."""
+
+    values: Mapping[str, str]
+
+    @classmethod
+    def of(cls, described: Mapping[str, Any]) -> Tags:
+        """The tags in one entry of a Describe call's answer."""
+        return cls({tag["Key"]: tag["Value"] for tag in described.get("Tags", [])})
+
+    def text(self, key: str) -> str:
+        """A tag's value, empty where it is missing."""
+        return self.values.get(key, "")
+
+    def number(self, key: str) -> int | None:
+        """A tag's value as a number, None where it is none."""
+        value = self.text(key)
+        return int(value) if value.isdigit() else None
+
+
+def source_of(described: Mapping[str, Any], environment: str) -> Source | None:
+    """A snapshot as DescribeSnapshots tells it, or None when it holds no save of the keeper's."""
+    tags = Tags.of(described)
+    save_id = tags.text(TAG_SAVE)
+    if not is_id(save_id):
+        return None
+    states: dict[str, State] = {"completed": "complete", "pending": "pending"}
+    state = states.get(str(described.get("State")), "error")
+    note = {"pending": f"{described.get('Progress') or '0%'} done", "error": f"EBS says {described.get('State')}"}.get(
+        state, ""
+    )
+    owner = tags.text(TAG_ENVIRONMENT)
+    if owner != environment:
+        state, note = "foreign", f"belongs to environment {owner or '(none)'}"
+    return Source(
+        save_id,
+        created_of(save_id),
+        "ebs",
+        state=state,
+        verified=tags.text(TAG_VERIFIED) == "true" and state != "foreign",
+        environment=owner,
+        keys=tags.number(TAG_KEYS),
+        bytes=tags.number(TAG_BYTES),
+        reason=tags.text(TAG_REASON),
+        snapshot_id=str(described["SnapshotId"]),
+        note=note,
+    )
+
+
+class EbsStore:
+    """EBS snapshots of one environment.
+
+    Args:
+        client: makes the SDK's EC2 client when it is first needed.
+        environment: whose snapshots.
+        machine: the host, to attach and mount at.
+        timeout: seconds for EC2 to make, attach or detach a volume.
+        sleep: waits that many seconds.
+    """
+
+    def __init__(
+        self,
+        client: Callable[[], Any],
+        environment: str,
+        machine: Machine,
+        timeout: float,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._make_client = client
+        self._made: Any = None
+        self._environment = environment
+        self._machine = machine
+        self._timeout = timeout
+        self._sleep = sleep
+
+    def sources(self) -> list[Source]:
+        """Every snapshot of the environment that holds a save."""
+        found = []
+        with aws_errors("listing EBS snapshots"):
+            pages = (
+                self._client()
+                .get_paginator("describe_snapshots")
+                .paginate(
+                    OwnerIds=["self"],
+                    Filters=[
+                        {"Name": f"tag:{TAG_ENVIRONMENT}", "Values": [self._environment]},
+                        {"Name": "tag-key", "Values": [TAG_SAVE]},
+                    ],
+                )
+            )
+            for page in pages:
+                found += [source_of(described, self._environment) for described in page["Snapshots"]]
+        return [source for source in found if source is not None]
+
+    def find(self, snapshot_id: str) -> Source | None:
+        """One snapshot, of whichever environment; None when there is no such snapshot.
+
+        Raises:
+            KeeperError: it exists but was not made by the keeper.
+        """
+        try:
+            with aws_errors(f"looking up {snapshot_id}"):
+                answer = self._client().describe_snapshots(SnapshotIds=[snapshot_id])["Snapshots"]
+        except AwsError as error:
+            if error.code in _GONE:
+                return None
+            raise
+        if not answer:
+            return None
+        source = source_of(answer[0], self._environment)
+        if source is None:
+            raise KeeperError(f"{snapshot_id} holds no save: it has no tag {TAG_SAVE}, so the keeper did not make it")
+        return source
+
+    def create(self, path: Path, manifest: Manifest) -> str:
+        """Ask for a snapshot of the volume mounted at `path`, which holds the save; it is not waited for.
+
+        Returns:
+            The snapshot's id.
+
+        Raises:
+            SnapshotLimitError: EBS takes none at the moment.
+        """
+        volume_id = self._machine.volume_id(path)
+        try:
+            with aws_errors(f"snapshotting {volume_id}"):
+                answer = self._client().create_snapshot(
+                    VolumeId=volume_id,
+                    Description=f"spotcache {self._environment}: save {manifest.id}",
+                    TagSpecifications=[
+                        _tagged(
+                            "snapshot",
+                            {
+                                "Name": f"spotcache-{self._environment}",
+                                TAG_ENVIRONMENT: self._environment,
+                                TAG_SAVE: manifest.id,
+                                TAG_VERIFIED: "true",
+                                TAG_KEYS: str(manifest.keys),
+                                TAG_BYTES: str(manifest.rdb_bytes),
+                                TAG_REASON: manifest.reason,
+                            },
+                        )
+                    ],
+                )
+        except AwsError as error:
+            if error.code in _TOO_MANY:
+                raise SnapshotLimitError(
+                    f"no EBS snapshot this time: {_TOO_MANY[error.code]} ({error.code})"
+                ) from error
+            raise
+        return str(answer["SnapshotId"])
+
+    def remove(self, snapshot_id: str) -> None:
+        """Delete a snapshot; one that is gone already is fine."""
+        try:
+            with aws_errors(f"deleting {snapshot_id}"):
+                self._client().delete_snapshot(SnapshotId=snapshot_id)
+        except AwsError as error:
+            if error.code not in _GONE:
+                raise
+
+    @contextmanager
+    def opened(self, snapshot_id: str) -> Iterator[Path]:
+        """The filesystem in a snapshot, by way of a temporary volume that is gone afterwards.
+
+        Raises:
+            DamagedError: the snapshot is gone, or holds no filesystem.
+        """
+        identity = self._machine.identity()
+        if not identity.zone:
+            raise KeeperError(
+                "this host's zone is unknown (its metadata service does not answer), so no volume can be made in it"
+            )
+        volume_id = self._create_volume(snapshot_id, identity.instance_id, identity.zone)
+        try:
+            self._wait(volume_id, "available")
+            self._attach(volume_id, identity.instance_id)
+            device = self._machine.wait_for_volume(volume_id, self._timeout)
+            with self._machine.mounted(device) as path:
+                yield path
+        finally:
+            self._discard(volume_id)
+
+    def remove_left_overs(self) -> list[str]:
+        """Delete temporary volumes that a killed run of this host left behind.
+
+        Returns:
+            Their ids.
+        """
+        with aws_errors("looking for left-over volumes"):
+            volumes = self._client().describe_volumes(
+                Filters=[
+                    {"Name": f"tag:{TAG_ENVIRONMENT}", "Values": [self._environment]},
+                    {"Name": f"tag:{TAG_TEMPORARY}", "Values": ["restore"]},
+                    {"Name": f"tag:{TAG_HOST}", "Values": [self._machine.identity().instance_id]},
+                ]
+            )["Volumes"]
+        if volumes:
+            self._machine.unmount_left_overs()
+        for volume in volumes:
+            self._discard(str(volume["VolumeId"]))
+        return [str(volume["VolumeId"]) for volume in volumes]
+
+    def _client(self) -> Any:
+        """The SDK's client."""
+        if self._made is None:
+            self._made = self._make_client()
+        return self._made
+
+    def _create_volume(self, snapshot_id: str, instance_id: str, zone: str) -> str:
+        """Make the temporary volume."""
+        try:
+            with aws_errors(f"making a volume of {snapshot_id}"):
+                answer = self._client().create_volume(
+                    SnapshotId=snapshot_id,
+                    AvailabilityZone=zone,
+                    VolumeType="gp3",
+                    TagSpecifications=[
+                        _tagged(
+                            "volume",
+                            {
+                                "Name": f"spotcache-{self._environment}-restore",
+                                TAG_ENVIRONMENT: self._environment,
+                                TAG_TEMPORARY: "restore",
+                                TAG_HOST: instance_id,
+                            },
+                        )
+                    ],
+                )
+        except AwsError as error:
+            if error.code in _GONE:
+                raise DamagedError(f"{snapshot_id} is gone") from error
+            raise
+        return str(answer["VolumeId"])
+
+    def _attach(self, volume_id: str, instance_id: str) -> None:
+        """Attach under the first free device name; the name means nothing to an NVMe host."""
+        with aws_errors(f"listing the volumes of {instance_id}"):
+            volumes = self._client().describe_volumes(
+                Filters=[{"Name": "attachment.instance-id", "Values": [instance_id]}]
+            )["Volumes"]
+        used = {attachment["Device"] for volume in volumes for attachment in volume.get("Attachments", [])}
+        free = [name for name in _DEVICES if name not in used]
+        if not free:
+            raise KeeperError(f"{instance_id} has no free device name between {_DEVICES[0]} and {_DEVICES[-1]}")
+        with aws_errors(f"attaching {volume_id}"):
+            self._client().attach_volume(VolumeId=volume_id, InstanceId=instance_id, Device=free[0])
+        self._wait(volume_id, "in-use")
+
+    def _discard(self, volume_id: str) -> None:
+        """Detach and delete a temporary volume."""
+        state = self._state(volume_id)
+        if state is None:
+            return
+        if state == "in-use":
+            with aws_errors(f"detaching {volume_id}"):
+                self._client().detach_volume(VolumeId=volume_id)
+        if state != "deleting":
+            self._wait(volume_id, "available")
+            with aws_errors(f"deleting {volume_id}"):
+                self._client().delete_volume(VolumeId=volume_id)
+
+    def _state(self, volume_id: str) -> str | None:
+        """A volume's state in EC2's words, None when it is gone."""
+        try:
+            with aws_errors(f"looking at {volume_id}"):
+                volumes = self._client().describe_volumes(VolumeIds=[volume_id])["Volumes"]
+        except AwsError as error:
+            if error.code in _GONE:
+                return None
+            raise
+        return str(volumes[0]["State"]) if volumes else None
+
+    def _wait(self, volume_id: str, wanted: str) -> None:
+        """Wait until a volume is in a state."""
+        deadline = time.monotonic() + self._timeout
+        while (state := self._state(volume_id)) != wanted:
+            if state in (None, "error"):
+                raise KeeperError(
+                    f"{volume_id} came to nothing: EC2 says {state or 'it does not exist'} "
+                    "(an encryption key that the host may not use?)"
+                )
+            if time.monotonic() >= deadline:
+                raise KeeperError(f"{volume_id} is still {state} after {self._timeout:.0f} s instead of {wanted}")
+            self._sleep(1.0)
+
+
+def _tagged(kind: str, tags: Mapping[str, str]) -> dict[str, Any]:
+    """Tags for an object that is being made."""
+    return {"ResourceType": kind, "Tags": [{"Key": key, "Value": value} for key, value in tags.items()]}

@@ -1,0 +1,173 @@
+"""Redis' container, by way of the docker command.
+
+`Engine` is all that saving and restoring need of it; `DockerEngine` is the one used on a host.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from spotcache_keeper.commands import Commands, Completed
+from spotcache_keeper.errors import KeeperError
+
+SCRATCH_NAME = "spotcache-keeper-scratch"
+SCRATCH_SOCKET = "keeper.sock"
+# The docker command's own work beside what it is asked to do; seconds.
+_DOCKER_TIMEOUT = 60.0
+
+
+@dataclass(frozen=True)
+class ContainerState:
+    """What Docker says about Redis' container.
+
+    Attributes:
+        status: Docker's word, such as `running`, `exited`, `restarting`, `created`.
+        image: id of the image it was made from.
+        exit_code: of its last end.
+    """
+
+    status: str
+    image: str
+    exit_code: int
+
+    @property
+    def running(self) -> bool:
+        """Whether it runs and stays so."""
+        return self.status == "running"
+
+
+class Engine(Protocol):
+    """What the keeper needs of the program that runs Redis."""
+
+    def state(self) -> ContainerState | None:
+        """The container's state, or None when it does not exist."""
+
+    def start(self) -> None:
+        """Start it; nothing happens when it runs.
+
+        Raises:
+            KeeperError: it cannot be started.
+        """
+
+    def stop(self, timeout: int) -> None:
+        """Ask it to end and wait `timeout` seconds before it is killed; nothing happens when it does not run."""
+
+    def last_words(self) -> str:
+        """The end of its log, on one line, for a message."""
+
+    def check_rdb(self, path: Path, *, timeout: float) -> Completed:
+        """The server's own redis-check-rdb on one file."""
+
+    def scratch(self, directory: Path, options: Sequence[str]) -> AbstractContextManager[Path]:
+        """A second server without a network on `directory`; gives the path of its socket, and is gone afterwards."""
+
+    def remove_scratch(self) -> None:
+        """Remove what a killed run left of `scratch`."""
+
+
+class DockerEngine:
+    """`Engine` by the docker command.
+
+    Files are checked in a container of their own rather than by `docker exec` in Redis': there, a single huge value
+    would count against Redis' memory limit, and the kernel would kill the larger process, which is Redis.
+    """
+
+    def __init__(self, run: Commands, container: str, image: str) -> None:
+        self._run = run
+        self._container = container
+        self._image = image
+
+    def state(self) -> ContainerState | None:
+        """See `Engine`."""
+        done = self._run(
+            ["docker", "container", "inspect", "--format", "{{json .State}}\t{{.Image}}", self._container],
+            timeout=_DOCKER_TIMEOUT,
+        )
+        if done.returncode != 0:
+            if "no such container" in done.stderr.lower():
+                return None
+            raise KeeperError(f"docker cannot say how {self._container} is: {done.complaint}")
+        text, _, image = done.stdout.strip().partition("\t")
+        try:
+            state = json.loads(text)
+            return ContainerState(str(state["Status"]), image, int(state["ExitCode"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise KeeperError(f"docker says something unexpected about {self._container}: {text[:80]!r}") from error
+
+    def start(self) -> None:
+        """See `Engine`."""
+        done = self._run(["docker", "start", self._container], timeout=_DOCKER_TIMEOUT)
+        if done.returncode != 0:
+            raise KeeperError(f"docker cannot start {self._container}: {done.complaint}")
+
+    def stop(self, timeout: int) -> None:
+        """See `Engine`."""
+        done = self._run(
+            ["docker", "stop", "-t", str(timeout), self._container],
+            timeout=timeout + _DOCKER_TIMEOUT,
+        )
+        if done.returncode != 0:
+            raise KeeperError(f"docker cannot stop {self._container}: {done.complaint}")
+
+    def last_words(self) -> str:
+        """See `Engine`."""
+        done = self._run(["docker", "logs", "--tail", "5", self._container], timeout=_DOCKER_TIMEOUT)
+        lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+        return " | ".join(lines[-3:])[-400:]
+
+    def check_rdb(self, path: Path, *, timeout: float) -> Completed:
+        """See `Engine`."""
+        owner = path.stat()
+        return self._run(
+            [
+                *("docker", "run", "--rm", "--network", "none", "--read-only", "--cap-drop", "ALL"),
+                *("--user", f"{owner.st_uid}:{owner.st_gid}"),
+                *("--mount", f"type=bind,source={path},target=/check.rdb,readonly"),
+                *("--entrypoint", "redis-check-rdb", self._present_image(), "/check.rdb"),
+            ],
+            timeout=timeout,
+        )
+
+    @contextmanager
+    def scratch(self, directory: Path, options: Sequence[str]) -> Iterator[Path]:
+        """See `Engine`."""
+        self.remove_scratch()
+        owner = directory.stat()
+        try:
+            done = self._run(
+                [
+                    *("docker", "run", "--detach", "--name", SCRATCH_NAME, "--network", "none", "--read-only"),
+                    *("--cap-drop", "ALL", "--user", f"{owner.st_uid}:{owner.st_gid}"),
+                    *("--mount", f"type=bind,source={directory},target=/data"),
+                    *("--entrypoint", "redis-server", self._present_image()),
+                    *("--dir", "/data", "--port", "0", "--unixsocket", f"/data/{SCRATCH_SOCKET}", *options),
+                ],
+                timeout=_DOCKER_TIMEOUT,
+            )
+            if done.returncode != 0:
+                raise KeeperError(f"docker cannot start a scratch server: {done.complaint}")
+            yield directory / SCRATCH_SOCKET
+        finally:
+            self.remove_scratch()
+
+    def remove_scratch(self) -> None:
+        """See `Engine`."""
+        done = self._run(["docker", "rm", "--force", SCRATCH_NAME], timeout=_DOCKER_TIMEOUT)
+        if done.returncode != 0 and "no such container" not in done.stderr.lower():
+            raise KeeperError(f"docker cannot remove the scratch server {SCRATCH_NAME}: {done.complaint}")
+
+    def _present_image(self) -> str:
+        """The image, which must be on this host: `docker run` would else go looking for it in a registry.
+
+        What Redis' container was made from comes before the name, which may have moved on to a newer image.
+        """
+        state = self.state()
+        image = state.image if state is not None else self._image
+        if self._run(["docker", "image", "inspect", "--format", "{{.Id}}", image], timeout=_DOCKER_TIMEOUT).returncode:
+            raise KeeperError(f"Redis' image {image} is not on this host; run provision first")
+        return image

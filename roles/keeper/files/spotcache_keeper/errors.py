@@ -1,0 +1,41 @@
+"""What can go wrong, by what a caller does about it: each class has its own exit code.
+
+The text of an error is the whole message a person gets: what happened, to which value, and what to do.
+"""
+
+from __future__ import annotations
+
+
+class KeeperError(Exception):
+    """The work failed (exit code 1)."""
+
+    exit_code = 1
+
+
+class ConfigError(KeeperError):
+    """The command line or the configuration is wrong (exit code 2)."""
+
+    exit_code = 2
+
+
+class RefusedError(KeeperError):
+    """Going on would overwrite newer data (exit code 3)."""
+
+    exit_code = 3
+
+
+class NoSourceError(KeeperError):
+    """There is nothing to restore from (exit code 4)."""
+
+    exit_code = 4
+
+
+class DamagedError(KeeperError):
+    """One copy of a save cannot be used; another copy or an older save may."""
+
+
+class InterruptedRunError(BaseException):
+    """The run was told to stop by a signal.
+
+    Not an `Exception`, so that code which turns failures into warnings cannot swallow it.
+    """

@@ -1,0 +1,313 @@
+"""Talking to Redis, and reading what it says about itself."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from spotcache_keeper.errors import ConfigError, KeeperError
+
+
+class NotAnsweringError(KeeperError):
+    """Redis cannot be reached, or does not answer in time."""
+
+
+@dataclass(frozen=True)
+class DatabaseCount:
+    """Keys of one database, and how many of them have a time to live."""
+
+    keys: int
+    expires: int
+
+
+Databases = Mapping[int, DatabaseCount]
+
+
+@dataclass(frozen=True)
+class ServerState:
+    """One answer to INFO: everything in it belongs to the same moment.
+
+    Attributes:
+        version: of the server.
+        loading: it still reads its data.
+        databases: counts of the databases that are not empty.
+        changes: writes since the last successful RDB; after an AOF was loaded, its commands count as well.
+        last_save: Unix time of the last RDB; a start counts as one.
+        saves: RDB saves begun since the start (Redis 7), or None.
+        saving: a background save runs.
+        save_ok: the last background save went well.
+        aof_enabled: the append-only file is on.
+        aof_rewriting: a rewrite of it runs or waits.
+        aof_rewrite_ok: the last rewrite went well.
+        loaded: keys read from an RDB at the start (Redis 7), or None.
+        loaded_expired: keys left out of it since they had expired (Redis 7), or None.
+        gone: keys that expired or were evicted since the start.
+        data_bytes: memory the data takes.
+        started_seconds: time since the start.
+    """
+
+    version: str
+    loading: bool
+    databases: Databases
+    changes: int
+    last_save: int
+    saves: int | None
+    saving: bool
+    save_ok: bool
+    aof_enabled: bool
+    aof_rewriting: bool
+    aof_rewrite_ok: bool
+    loaded: int | None
+    loaded_expired: int | None
+    gone: int
+    data_bytes: int
+    started_seconds: int
+
+    @property
+    def keys(self) -> int:
+        """Keys in all databases."""
+        return sum(count.keys for count in self.databases.values())
+
+    @property
+    def saved_since_start(self) -> bool:
+        """Whether an RDB was written since the start, so that `changes` counts from that RDB."""
+        if self.saves is not None:
+            return self.saves > 0
+        # LASTSAVE is the start itself until the first save; INFO's own uptime is rounded, hence the second.
+        return time.time() - self.last_save + 1 < self.started_seconds
+
+
+def parse_info(info: Mapping[str, Any]) -> ServerState:
+    """The parts of INFO that the keeper uses, from redis-py's dictionary of it."""
+
+    def number(key: str) -> int:
+        return int(info.get(key, 0))
+
+    def optional(key: str) -> int | None:
+        return int(info[key]) if key in info else None
+
+    return ServerState(
+        version=str(info.get("redis_version", "unknown")),
+        loading=number("loading") != 0 or number("async_loading") != 0,
+        databases={
+            int(key[2:]): DatabaseCount(int(value["keys"]), int(value["expires"]))
+            for key, value in info.items()
+            if key.startswith("db") and key[2:].isdigit() and isinstance(value, Mapping)
+        },
+        changes=number("rdb_changes_since_last_save"),
+        last_save=number("rdb_last_save_time"),
+        saves=optional("rdb_saves"),
+        saving=number("rdb_bgsave_in_progress") != 0,
+        save_ok=info.get("rdb_last_bgsave_status", "ok") == "ok",
+        aof_enabled=number("aof_enabled") != 0,
+        aof_rewriting=number("aof_rewrite_in_progress") != 0 or number("aof_rewrite_scheduled") != 0,
+        aof_rewrite_ok=info.get("aof_last_bgrewrite_status", "ok") == "ok",
+        loaded=optional("rdb_last_load_keys_loaded"),
+        loaded_expired=optional("rdb_last_load_keys_expired"),
+        gone=number("expired_keys") + number("evicted_keys"),
+        data_bytes=number("used_memory_dataset"),
+        started_seconds=number("uptime_in_seconds"),
+    )
+
+
+class Redis:
+    """One connection, made at the first command.
+
+    Args:
+        host: address of the server.
+        port: its TCP port.
+        username: ACL user, or None for the default user.
+        password: or None.
+        socket: path of a Unix socket, in place of host and port.
+        timeout: seconds for connecting and for each answer.
+    """
+
+    def __init__(
+        self,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 6379,
+        username: str | None = None,
+        password: str | None = None,
+        socket: Path | None = None,
+        timeout: float = 10.0,
+    ) -> None:
+        self._name = str(socket) if socket else f"{host}:{port}"
+        options: dict[str, Any] = {"unix_socket_path": str(socket)} if socket else {"host": host, "port": port}
+        self._client: Any = redis.Redis(
+            username=username,
+            password=password,
+            socket_timeout=timeout,
+            socket_connect_timeout=timeout,
+            decode_responses=True,
+            # The keeper decides how long to try; newer releases of the library would else do so on their own.
+            retry=Retry(NoBackoff(), 0),
+            **options,
+        )
+
+    def __enter__(self) -> Redis:  # noqa: PYI034 - typing.Self came with Python 3.11
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._client.close()
+
+    def state(self) -> ServerState:
+        """What INFO says."""
+        return parse_info(self._call("INFO"))
+
+    def background_save(self) -> bool:
+        """Ask for a BGSAVE; False when another child process is at work and it must be asked for again.
+
+        Raises:
+            KeeperError: Redis refuses for another reason, such as a fork that failed.
+        """
+        try:
+            self._call("BGSAVE")
+        except KeeperError as error:
+            if "in progress" in str(error) or "child process" in str(error):
+                return False
+            raise
+        return True
+
+    def setting(self, name: str) -> str | None:
+        """A directive as the server has it, or None where CONFIG is not allowed."""
+        try:
+            answer = self._call("CONFIG GET", name)
+        except NotAnsweringError:
+            raise
+        except KeeperError:
+            return None
+        pairs = dict(zip(answer[::2], answer[1::2], strict=True)) if isinstance(answer, list) else dict(answer)
+        value = pairs.get(name)
+        return None if value is None else str(value)
+
+    def set_setting(self, name: str, value: str) -> None:
+        """Change a directive of the running server."""
+        self._call("CONFIG SET", name, value)
+
+    def shut_down(self) -> None:
+        """End the server without a save; its append-only file is written to the end."""
+        try:
+            self._client.execute_command("SHUTDOWN", "NOSAVE")
+        except redis.ConnectionError:
+            return
+        except redis.RedisError as error:
+            raise KeeperError(f"Redis at {self._name} does not shut down: {error}") from error
+
+    def wait_until_ready(
+        self, timeout: float, *, alive: Callable[[], None] = lambda: None, sleep: Callable[[float], None] = time.sleep
+    ) -> ServerState:
+        """Wait until Redis has loaded its data and answers.
+
+        Args:
+            timeout: seconds.
+            alive: called between the tries; raises when waiting has become pointless.
+            sleep: waits that many seconds.
+
+        Raises:
+            NotAnsweringError: the time is over.
+        """
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                state = self.state()
+                if not state.loading:
+                    return state
+                reason = "it is still loading its data"
+            except NotAnsweringError as error:
+                reason = str(error)
+            if time.monotonic() >= deadline:
+                raise NotAnsweringError(f"Redis was not ready within {timeout:.0f} s: {reason}")
+            alive()
+            sleep(0.1)
+
+    def _call(self, *command: str) -> Any:
+        """One command; the library's errors become ours."""
+        try:
+            return self._client.execute_command(*command)
+        except redis.AuthenticationError as error:
+            raise ConfigError(
+                f"Redis at {self._name} refuses the keeper's password ({error}): redis_password_file does not hold the "
+                "password Redis was started with; run provision"
+            ) from error
+        except redis.BusyLoadingError as error:
+            raise NotAnsweringError(f"Redis at {self._name} is still loading its data") from error
+        except (redis.ConnectionError, redis.TimeoutError) as error:
+            raise NotAnsweringError(f"Redis at {self._name} does not answer: {error}") from error
+        except redis.RedisError as error:
+            if str(error).startswith(("NOAUTH", "WRONGPASS", "NOPERM")):
+                raise ConfigError(f"Redis at {self._name} does not let the keeper in: {error}") from error
+            raise KeeperError(f"Redis at {self._name} refuses {command[0]}: {error}") from error
+
+
+def save_in_background(
+    server: Redis,
+    timeout: float,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> ServerState:
+    """A background save that began after this call, seen finished.
+
+    A save or AOF rewrite that runs already is waited for first: what it writes is older than the request.
+
+    Args:
+        server: the server.
+        timeout: seconds for all of it.
+        clock: a monotonic clock, in seconds.
+        sleep: waits that many seconds.
+
+    Returns:
+        The server's state after the save.
+
+    Raises:
+        KeeperError: it was refused, failed, or did not end in time.
+    """
+    deadline = clock() + timeout
+
+    def poll(what: str) -> ServerState:
+        if clock() >= deadline:
+            raise KeeperError(f"{what} did not end within {timeout:.0f} s")
+        state = server.state()
+        if state.loading:
+            sleep(0.2)
+        return state
+
+    before = poll("Redis' loading")
+    while before.saving or before.aof_rewriting or before.loading:
+        sleep(0.1)
+        before = poll("a save or rewrite that already ran")
+    if before.saves is None:
+        # LASTSAVE counts whole seconds: a save within the same second as the last one would look like none.
+        while time.time() < before.last_save + 1:
+            sleep(0.1)
+    while not server.background_save():
+        sleep(0.2)
+        poll("another child process of Redis")
+    pause = 0.02
+    while True:
+        state = poll("BGSAVE")
+        if not state.saving:
+            if before.saves is not None and state.saves is not None:
+                begun = state.saves != before.saves
+            else:
+                begun = state.last_save > before.last_save or not state.save_ok
+            if begun and state.save_ok:
+                return state
+            if begun:
+                raise KeeperError(
+                    "BGSAVE failed (Redis says rdb_last_bgsave_status:err): its log has the reason, mostly a full disk "
+                    "or no memory for the fork (vm.overcommit_memory)"
+                )
+        sleep(pause)
+        pause = min(pause * 1.5, 0.25)

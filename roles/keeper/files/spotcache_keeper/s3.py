@@ -1,0 +1,203 @@
+"""Saves in S3: `<prefix><environment>/saves/<id>/dump.rdb` and, written last and deleted first, `manifest.json`.
+
+Without a manifest a save does not exist.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from spotcache_keeper.aws import AwsError, aws_errors
+from spotcache_keeper.errors import DamagedError, KeeperError
+from spotcache_keeper.files import sync
+from spotcache_keeper.manifest import MANIFEST_NAME, RDB_NAME, Manifest, parse_manifest
+from spotcache_keeper.source import Source
+from spotcache_keeper.times import created_of, is_id
+from spotcache_keeper.volume import describe
+
+_MIB = 1024 * 1024
+# Parts of this size from this size on: S3 takes at most 10,000 parts, so an RDB may have 312 GiB.
+_MULTIPART_BYTES = 32 * _MIB
+_GONE = frozenset({"NoSuchKey", "404", "NotFound"})
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a listing says about one save.
+
+    Attributes:
+        rdb_bytes: of its RDB, None where that is missing.
+        has_manifest: whether the save exists.
+        modified: when the younger of its two objects was written.
+    """
+
+    rdb_bytes: int | None
+    has_manifest: bool
+    modified: datetime
+
+
+class S3Store:
+    """The saves of one environment in a bucket.
+
+    Args:
+        client: makes the SDK's S3 client when it is first needed.
+        bucket: its name.
+        prefix: `<prefix><environment>/saves/`.
+        environment: whose saves they should be.
+        multipart_bytes: files from this size on are sent in parts of this size.
+    """
+
+    def __init__(
+        self,
+        client: Callable[[], Any],
+        bucket: str,
+        prefix: str,
+        environment: str,
+        multipart_bytes: int = _MULTIPART_BYTES,
+    ) -> None:
+        self._make_client = client
+        self._made: Any = None
+        self._bucket = bucket
+        self._prefix = prefix
+        self._environment = environment
+        self._multipart_bytes = multipart_bytes
+
+    def url(self, save_id: str) -> str:
+        """Where a save lies."""
+        return f"s3://{self._bucket}/{self._prefix}{save_id}/"
+
+    def stored(self) -> dict[str, Stored]:
+        """What there is, by id, from a listing alone."""
+        found: dict[str, Stored] = {}
+        for entry in self._objects():
+            save_id, _, name = entry["Key"][len(self._prefix) :].partition("/")
+            if not is_id(save_id):
+                continue
+            known = found.get(save_id, Stored(None, False, entry["LastModified"]))
+            known = replace(known, modified=max(known.modified, entry["LastModified"]))
+            if name == RDB_NAME:
+                known = replace(known, rdb_bytes=int(entry["Size"]))
+            elif name == MANIFEST_NAME:
+                known = replace(known, has_manifest=True)
+            found[save_id] = known
+        return found
+
+    def sources(self) -> list[Source]:
+        """Every save, with its manifest."""
+        stored = self.stored()
+        whole = [save_id for save_id, save in stored.items() if save.has_manifest]
+        self._client()  # One for all threads: clients may be shared, but not made, by several at once.
+        with ThreadPoolExecutor(max_workers=8) as pool:
+            described = list(pool.map(lambda save_id: self._source(save_id, stored[save_id].rdb_bytes), whole))
+        return described + [
+            Source(
+                save_id,
+                created_of(save_id),
+                "s3",
+                state="incomplete",
+                verified=False,
+                bytes=save.rdb_bytes,
+                note="no manifest: its upload never ended",
+            )
+            for save_id, save in stored.items()
+            if not save.has_manifest
+        ]
+
+    def upload(self, directory: Path, manifest: Manifest) -> str:
+        """Copy a whole save; S3 compares a checksum of every part, and the size is read back.
+
+        Returns:
+            Where it lies now.
+        """
+        from boto3.s3.transfer import TransferConfig
+
+        key = f"{self._prefix}{manifest.id}/{RDB_NAME}"
+        doing = f"writing s3://{self._bucket}/{key}"
+        with aws_errors(doing), (directory / RDB_NAME).open("rb") as file:
+            self._client().upload_fileobj(
+                file,
+                self._bucket,
+                key,
+                ExtraArgs={
+                    "ServerSideEncryption": "AES256",
+                    "ChecksumAlgorithm": "CRC32",
+                    "Metadata": {"sha256": manifest.rdb_sha256},
+                },
+                Config=TransferConfig(
+                    multipart_threshold=self._multipart_bytes,
+                    multipart_chunksize=self._multipart_bytes,
+                    max_concurrency=4,
+                ),
+            )
+        with aws_errors(f"reading back s3://{self._bucket}/{key}"):
+            size = int(self._client().head_object(Bucket=self._bucket, Key=key)["ContentLength"])
+        if size != manifest.rdb_bytes:
+            raise KeeperError(f"{doing}: S3 holds {size} bytes instead of {manifest.rdb_bytes}")
+        key = f"{self._prefix}{manifest.id}/{MANIFEST_NAME}"
+        with aws_errors(f"writing s3://{self._bucket}/{key}"):
+            self._client().put_object(
+                Bucket=self._bucket,
+                Key=key,
+                Body=manifest.to_json().encode(),
+                ContentType="application/json",
+                ServerSideEncryption="AES256",
+            )
+        return self.url(manifest.id)
+
+    def download(self, save_id: str, directory: Path) -> None:
+        """Copy a save's two files into an existing directory; nothing is verified.
+
+        Raises:
+            DamagedError: it is gone, or S3 finds its bytes changed.
+        """
+        for name in (MANIFEST_NAME, RDB_NAME):
+            key = f"{self._prefix}{save_id}/{name}"
+            path = directory / name
+            try:
+                with aws_errors(f"reading s3://{self._bucket}/{key}"), path.open("wb") as file:
+                    self._client().download_fileobj(self._bucket, key, file)
+            except AwsError as error:
+                if error.code in _GONE:
+                    raise DamagedError(f"s3://{self._bucket}/{key} is gone") from error
+                raise
+            path.chmod(0o600)
+            sync(path)
+
+    def remove(self, save_id: str) -> None:
+        """Delete a save, the manifest first."""
+        for name in (MANIFEST_NAME, RDB_NAME):
+            key = f"{self._prefix}{save_id}/{name}"
+            with aws_errors(f"deleting s3://{self._bucket}/{key}"):
+                self._client().delete_object(Bucket=self._bucket, Key=key)
+
+    def _client(self) -> Any:
+        """The SDK's client."""
+        if self._made is None:
+            self._made = self._make_client()
+        return self._made
+
+    def _objects(self) -> Iterator[dict[str, Any]]:
+        """Every object below the prefix."""
+        with aws_errors(f"listing s3://{self._bucket}/{self._prefix}"):
+            pages = self._client().get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._prefix)
+            for page in pages:
+                yield from page.get("Contents", [])
+
+    def _source(self, save_id: str, size: int | None) -> Source:
+        """One save that has a manifest."""
+        key = f"{self._prefix}{save_id}/{MANIFEST_NAME}"
+        try:
+            with aws_errors(f"reading s3://{self._bucket}/{key}"):
+                text = self._client().get_object(Bucket=self._bucket, Key=key)["Body"].read()
+            return describe(parse_manifest(text), save_id, "s3", self._environment, size)
+        except (DamagedError, AwsError) as error:
+            if isinstance(error, AwsError) and error.code not in _GONE:
+                raise
+            return Source(
+                save_id, created_of(save_id), "s3", state="damaged", verified=False, bytes=size, note=str(error)
+            )

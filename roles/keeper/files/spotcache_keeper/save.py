@@ -1,0 +1,278 @@
+"""Taking a save: asked for, seen finished, checked, and only then copied off the host."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from spotcache_keeper.context import Context
+from spotcache_keeper.ebs import EbsStore, SnapshotLimitError
+from spotcache_keeper.errors import KeeperError, RefusedError
+from spotcache_keeper.files import readable_errors
+from spotcache_keeper.manifest import RDB_NAME, Manifest, databases_json
+from spotcache_keeper.redisio import ServerState, save_in_background
+from spotcache_keeper.retention import Kept, Policy, given_up
+from spotcache_keeper.times import created_of, new_id, next_moment, to_text
+from spotcache_keeper.volume import check_free_space, examine
+
+# What a save may take beside the RDB itself: manifest, directories, the filesystem's own blocks.
+_MARGIN_BYTES = 16 * 1024 * 1024
+_ORPHAN_SECONDS = 24 * 3600
+
+
+@dataclass
+class SaveResult:
+    """What a save came to.
+
+    Attributes:
+        manifest: of the save.
+        stored: where it lies, by place; None for a place it did not reach.
+        problems: what failed after the save itself was verified.
+        pruned: what retention deleted, by place.
+        seconds: how long each part took.
+    """
+
+    manifest: Manifest
+    stored: dict[str, str | None]
+    problems: list[str] = field(default_factory=list)
+    pruned: dict[str, list[str]] = field(default_factory=lambda: {"volume": [], "s3": [], "ebs": []})
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The result as `save --json` prints it, without what every command adds."""
+        manifest = self.manifest
+        return {
+            "id": manifest.id,
+            "created": to_text(manifest.created),
+            "reason": manifest.reason,
+            "environment": manifest.environment,
+            "verified": manifest.verified,
+            "redis_version": manifest.redis_version,
+            "keys": manifest.keys,
+            "databases": databases_json(manifest.databases),
+            "rdb": {"bytes": manifest.rdb_bytes, "sha256": manifest.rdb_sha256},
+            "stored": self.stored,
+            "pruned": self.pruned,
+            "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
+        }
+
+
+def save(ctx: Context, reason: str, *, snapshot: bool = True, prune: bool = True) -> SaveResult:
+    """Take a verified save and copy it off the host. The caller holds the lock.
+
+    Args:
+        ctx: the host's parts.
+        reason: written into the manifest.
+        snapshot: also ask for an EBS snapshot.
+        prune: also apply retention.
+
+    Returns:
+        The verified save. Copies that failed are in `problems`: the save itself is good then, on this volume only.
+
+    Raises:
+        RefusedError: this volume's data would pass for the newest although the environment's data is elsewhere.
+        KeeperError: there is no verified save.
+    """
+    ctx.check_volume()
+    ctx.volume.prepare()
+    seconds: dict[str, float] = {}
+    manifest, directory = _save_on_volume(ctx, reason, seconds)
+    result = SaveResult(manifest, {"volume": str(directory), "s3": None, "ebs": None}, seconds=seconds)
+    ctx.report(f"copying {manifest.id} to {ctx.s3.url(manifest.id)}")
+    with _timed(seconds, "s3"):
+        try:
+            result.stored["s3"] = ctx.s3.upload(directory, manifest)
+        except (KeeperError, OSError) as error:
+            result.problems.append(f"not copied to S3: {error}")
+    if snapshot and ctx.ebs is not None:
+        ctx.report("asking for an EBS snapshot")
+        with _timed(seconds, "ebs"):
+            try:
+                result.stored["ebs"] = ctx.ebs.create(ctx.config.volume_path, manifest)
+            except SnapshotLimitError as error:
+                ctx.warnings.append(str(error))
+            except KeeperError as error:
+                result.problems.append(f"no EBS snapshot: {error}")
+    if prune:
+        ctx.report("pruning older saves")
+        with _timed(seconds, "prune"):
+            result.pruned = _prune(ctx)
+    return result
+
+
+def _save_on_volume(ctx: Context, reason: str, seconds: dict[str, float]) -> tuple[Manifest, Path]:
+    """The verified save on the data volume."""
+    config = ctx.config
+    with ctx.redis() as server:
+        state = server.wait_until_ready(config.timeouts.start)
+        _refuse_to_overtake(ctx, reason, state)
+        _check_room(ctx, state)
+        before = _mark(ctx.rdb_path)
+        local = ctx.volume.ids()
+        created = next_moment(ctx.now(), created_of(local[-1]) if local else None)
+        ctx.report(f"asking Redis for a save of {state.keys} keys")
+        with _timed(seconds, "bgsave"):
+            state = save_in_background(server, config.timeouts.save)
+    if _mark(ctx.rdb_path) == before:
+        raise KeeperError(
+            f"Redis says it saved, but {ctx.rdb_path} did not change: `dir` or `dbfilename` in redis.conf is not what "
+            "redis_directory and dbfilename in keeper.json say; run provision"
+        )
+    partial = ctx.volume.new_partial(new_id(created))
+    try:
+        return _complete(ctx, partial, created, reason, state.version, seconds)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _complete(
+    ctx: Context, partial: Path, created: datetime, reason: str, version: str, seconds: dict[str, float]
+) -> tuple[Manifest, Path]:
+    """A whole save of Redis' present RDB, put together in `partial`."""
+    rdb = partial / RDB_NAME
+    with readable_errors("linking Redis' RDB into the saves"):
+        # Redis replaces its file by rename, so this link stays the same bytes whatever Redis saves next.
+        os.link(ctx.rdb_path, rdb)
+    ctx.report("checking the RDB")
+    with _timed(seconds, "check"):
+        digest, databases = examine(rdb, ctx.engine, ctx.config.timeouts.check)
+    identity = ctx.machine.identity()
+    if not identity.zone:
+        ctx.warnings.append("the metadata service does not answer: the manifest has the host's name and no zone")
+    manifest = Manifest(
+        id=partial.stem,
+        environment=ctx.config.environment,
+        created=created,
+        reason=reason,
+        redis_version=version,
+        rdb_bytes=rdb.stat().st_size,
+        rdb_sha256=digest,
+        databases=databases,
+        host=identity.instance_id,
+        zone=identity.zone,
+        verified=True,
+    )
+    return manifest, ctx.volume.complete(partial, manifest)
+
+
+def _refuse_to_overtake(ctx: Context, reason: str, state: ServerState) -> None:
+    """Keep an automatic save of a host that was never restored from becoming the environment's newest.
+
+    A replacement host begins with an empty Redis. Were that saved by the timer before somebody restores, "the newest
+    verified save" would be an empty one. A save that a person asks for says that this is the data to go on with.
+    """
+    if reason == "manual" or (reason != "timer" and state.keys > 0):
+        return
+    if ctx.volume.ids() or ctx.restored_path.exists():
+        return
+    elsewhere = [save_id for save_id, save in ctx.s3.stored().items() if save.has_manifest]
+    if not elsewhere and ctx.ebs is not None:
+        elsewhere = [source.id for source in ctx.ebs.sources() if source.verified]
+    if elsewhere:
+        raise RefusedError(
+            f"this volume is new and nothing was restored onto it, but {ctx.config.environment} has saves (newest "
+            f"{max(elsewhere)}): restore first, or run `spotcache-keeper save` by hand to go on with the {state.keys} "
+            "keys that Redis holds now"
+        )
+
+
+def _check_room(ctx: Context, state: ServerState) -> None:
+    """Refuse to begin a save that could fill the disk; older saves that S3 has as well give way first.
+
+    Redis writes the new RDB beside the old one, which an older save may still hold; it may have grown meanwhile.
+    """
+    last = ctx.rdb_path.stat().st_size if ctx.rdb_path.exists() else 0
+    needed = max(2 * last, state.data_bytes) + _MARGIN_BYTES
+    try:
+        check_free_space(ctx.config.volume_path, needed, "a save")
+    except KeeperError:
+        older = ctx.volume.ids()[:-1]
+        if not older:
+            raise
+        stored = ctx.s3.stored()
+        for save_id in older:
+            if save_id in stored and stored[save_id].has_manifest:
+                ctx.volume.remove(save_id)
+                ctx.warnings.append(f"save {save_id} was removed from the volume to make room; S3 has it")
+        check_free_space(ctx.config.volume_path, needed, "a save")
+
+
+def _prune(ctx: Context) -> dict[str, list[str]]:
+    """Apply retention everywhere; what fails is a warning, and tried again after the next save."""
+    config, now = ctx.config, ctx.now()
+    policy = Policy(config.keep_count, config.keep_days)
+    pruned: dict[str, list[str]] = {"volume": [], "s3": [], "ebs": []}
+
+    def attempt(place: str) -> None:
+        if place == "volume":
+            items = [
+                Kept(source.id, source.created, source.usable)
+                for source in ctx.volume.sources()
+                if source.state != "foreign"
+            ]
+            for item in given_up(items, now=now, policy=Policy(config.keep_local_count, 0)):
+                ctx.volume.remove(item.key)
+                pruned[place].append(item.key)
+        elif place == "s3":
+            stored = ctx.s3.stored()
+            saves = [
+                Kept(save_id, created_of(save_id), save.rdb_bytes is not None)
+                for save_id, save in stored.items()
+                if save.has_manifest
+            ]
+            orphans = [
+                save_id
+                for save_id, save in stored.items()
+                if not save.has_manifest and (now - save.modified).total_seconds() > _ORPHAN_SECONDS
+            ]
+            for save_id in [item.key for item in given_up(saves, now=now, policy=policy)] + orphans:
+                ctx.s3.remove(save_id)
+                pruned[place].append(save_id)
+        elif ctx.ebs is not None:
+            _prune_ebs(ctx.ebs, ctx, policy, pruned[place])
+
+    for place in pruned:
+        try:
+            attempt(place)
+        except KeeperError as error:
+            ctx.warnings.append(f"older saves were not pruned ({place}): {error}")
+    return pruned
+
+
+def _prune_ebs(ebs: EbsStore, ctx: Context, policy: Policy, pruned: list[str]) -> None:
+    """Apply retention to EBS snapshots."""
+    items = [
+        Kept(source.snapshot_id, source.created, source.usable)
+        for source in ebs.sources()
+        if source.snapshot_id is not None and source.state != "foreign"
+    ]
+    for item in given_up(items, now=ctx.now(), policy=policy):
+        ebs.remove(item.key)
+        pruned.append(item.key)
+
+
+def _mark(path: Path) -> tuple[int, int] | None:
+    """What changes when a file is replaced: its inode and its time of change."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_mtime_ns
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    """Note how long the body takes."""
+    begun = time.monotonic()
+    try:
+        yield
+    finally:
+        seconds[name] = time.monotonic() - begun

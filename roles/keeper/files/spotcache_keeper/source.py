@@ -1,0 +1,197 @@
+"""What a restore can read, and which of it is taken: pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from spotcache_keeper.errors import ConfigError, KeeperError, NoSourceError
+from spotcache_keeper.manifest import Manifest
+from spotcache_keeper.times import is_id, is_moment, parse_moment, to_text
+
+Where = Literal["volume", "s3", "ebs"]
+State = Literal["complete", "pending", "incomplete", "damaged", "foreign", "error"]
+
+BEFORE_RESTORE = "before-restore"
+# The nearer a copy of the same save is, the sooner it is taken.
+_NEARNESS: dict[Where, int] = {"volume": 0, "s3": 1, "ebs": 2}
+
+
+@dataclass(frozen=True)
+class Source:
+    """One copy of a save.
+
+    Attributes:
+        id: of the save.
+        created: when it was made.
+        where: the kept volume, S3, or inside an EBS snapshot.
+        state: `complete`; `pending` (an EBS snapshot that is still being made); `incomplete` (no manifest);
+            `damaged`; `foreign` (of another environment); `error` (an EBS snapshot that failed).
+        verified: it was found good when it was made.
+        environment: it belongs to; empty where unknown.
+        keys: in all databases, or None where unknown.
+        bytes: of the RDB, or None where unknown.
+        reason: why it was made; empty where unknown.
+        snapshot_id: of the EBS snapshot, or None.
+        note: for a person.
+        manifest: where it is at hand.
+    """
+
+    id: str
+    created: datetime
+    where: Where
+    state: State = "complete"
+    verified: bool = True
+    environment: str = ""
+    keys: int | None = None
+    bytes: int | None = None
+    reason: str = ""
+    snapshot_id: str | None = None
+    note: str = ""
+    manifest: Manifest | None = None
+
+    @property
+    def usable(self) -> bool:
+        """Whether a restore may try it."""
+        return self.verified and self.state == "complete"
+
+    def to_json(self) -> dict[str, Any]:
+        """One row of `list --json`."""
+        return {
+            "id": self.id,
+            "created": to_text(self.created),
+            "where": self.where,
+            "state": self.state,
+            "verified": self.verified,
+            "environment": self.environment,
+            "keys": self.keys,
+            "bytes": self.bytes,
+            "reason": self.reason,
+            "snapshot_id": self.snapshot_id,
+            "note": self.note,
+        }
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What `--from` asks for: at most one of these, and the newest verified save when all are None."""
+
+    save_id: str | None = None
+    snapshot_id: str | None = None
+    moment: datetime | None = None
+
+
+def parse_wanted(text: str | None) -> Wanted:
+    """The meaning of `--from`.
+
+    Raises:
+        ConfigError: it is none of `newest`, a save's id, an EBS snapshot's id, or a date and time.
+    """
+    if text is None or text in ("", "newest"):
+        return Wanted()
+    if is_id(text):
+        return Wanted(save_id=text)
+    if text.startswith("snap-"):
+        return Wanted(snapshot_id=text)
+    if is_moment(text):
+        return Wanted(moment=parse_moment(text))
+    raise ConfigError(
+        f"--from {text!r} is none of: newest, a save's id (20261122T001503Z-3f9a1c), an EBS snapshot's id (snap-...), "
+        "a date and time (2026-11-22T09:15Z)"
+    )
+
+
+def newest_first(sources: Iterable[Source]) -> list[Source]:
+    """By age, and the nearer copy of the same save first."""
+    return sorted(sorted(sources, key=lambda s: _NEARNESS[s.where]), key=lambda s: (s.created, s.id), reverse=True)
+
+
+def choose(sources: Sequence[Source], wanted: Wanted) -> list[Source]:
+    """The copies to try, best first: all of the wanted save, then all of every older verified one.
+
+    Saves made just before a forced restore are what somebody chose to leave: they are taken only when asked for, or
+    when there is nothing else.
+
+    Raises:
+        NoSourceError: there is no such save.
+        KeeperError: there is one, but it cannot be used (yet).
+        ConfigError: it belongs to another environment.
+    """
+    ordered = newest_first(sources)
+    if wanted.snapshot_id is not None:
+        asked = [source for source in ordered if source.snapshot_id == wanted.snapshot_id]
+        if not asked:
+            raise NoSourceError(f"there is no EBS snapshot {wanted.snapshot_id}{_offer(ordered)}")
+        first = _must_be_usable(asked)
+        copies = [source for source in ordered if source.id == first.id and source.usable and source != first]
+        return [first, *copies, *_older(ordered, first)]
+    if wanted.save_id is not None:
+        asked = [source for source in ordered if source.id == wanted.save_id]
+        if not asked:
+            raise NoSourceError(
+                f"there is no save {wanted.save_id} on the volume, in S3 or in an EBS snapshot{_offer(ordered)}"
+            )
+        _must_be_usable(asked)
+        return [source for source in asked if source.usable] + _older(ordered, asked[0])
+    usable = [source for source in ordered if source.usable]
+    if wanted.moment is not None:
+        taken = [source for source in usable if source.created <= wanted.moment]
+        if not taken:
+            oldest = f"; the oldest is {usable[-1].id}" if usable else ""
+            raise NoSourceError(f"there is no verified save at or before {to_text(wanted.moment)}{oldest}")
+        return _default_order(taken)
+    if not usable:
+        if ordered:
+            _must_be_usable(ordered)
+        raise NoSourceError("there is no save of this environment on the volume, in S3 or in an EBS snapshot")
+    return _default_order(usable)
+
+
+def same_save(candidates: Sequence[Source]) -> list[Source]:
+    """The first candidate and the other copies of the same save."""
+    return [source for source in candidates if source.id == candidates[0].id]
+
+
+def _default_order(usable: list[Source]) -> list[Source]:
+    """Saves made before a forced restore last."""
+    return sorted(usable, key=lambda source: source.reason == BEFORE_RESTORE)
+
+
+def _older(ordered: Sequence[Source], than: Source) -> list[Source]:
+    """What may stand in for a save that turns out damaged."""
+    return _default_order(
+        [source for source in ordered if source.usable and (source.created, source.id) < (than.created, than.id)]
+    )
+
+
+def _must_be_usable(asked: Sequence[Source]) -> Source:
+    """The first usable copy.
+
+    Raises:
+        KeeperError: none is; says why not.
+        ConfigError: it belongs to another environment.
+    """
+    usable = [source for source in asked if source.usable]
+    if usable:
+        return usable[0]
+    first = asked[0]
+    name = f"{first.snapshot_id} (save {first.id})" if first.snapshot_id else f"save {first.id}"
+    if first.state == "foreign":
+        raise ConfigError(
+            f"{name} belongs to environment {first.environment!r}, not to this host's: it is never restored here"
+        )
+    if any(source.state == "pending" for source in asked):
+        raise KeeperError(f"{name} is an EBS snapshot that is still pending: try again once it is completed")
+    why = first.note or {
+        "incomplete": "it has no manifest, so its upload never ended",
+        "error": "EBS says it failed",
+    }.get(first.state, "it was never verified")
+    raise KeeperError(f"{name} cannot be used: {why}")
+
+
+def _offer(ordered: Sequence[Source]) -> str:
+    """The end of a sentence about a save that does not exist."""
+    usable = [source for source in ordered if source.usable]
+    return f"; the newest is {usable[0].id} (spotcache-keeper list shows all)" if usable else "; there is none at all"

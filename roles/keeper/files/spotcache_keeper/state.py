@@ -1,0 +1,45 @@
+"""What the keeper remembers from run to run, for `status`: the last save, restore and error."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from spotcache_keeper.files import read_json, readable_errors, write_atomically
+
+_NAME = "status.json"
+
+
+def recall(directory: Path) -> dict[str, Any]:
+    """What was remembered; empty at first, or when the file cannot be read."""
+    return read_json(directory / _NAME) or {}
+
+
+def remember(directory: Path, **parts: Any) -> None:
+    """Replace some parts of what is remembered.
+
+    Raises:
+        KeeperError: the file cannot be written.
+    """
+    with readable_errors(f"writing {directory / _NAME}"):
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_atomically(directory / _NAME, json.dumps({**recall(directory), **parts}, indent=2) + "\n")
+
+
+def remember_end(directory: Path, command: str, error: str | None, at: str) -> None:
+    """Note how a command ended: an error stays until the same command goes well.
+
+    Args:
+        directory: of the keeper's own files.
+        command: `save` or `restore`.
+        error: what failed, or None.
+        at: when, as text.
+
+    Raises:
+        KeeperError: the file cannot be written.
+    """
+    if error is not None:
+        remember(directory, last_error={"at": at, "command": command, "message": error})
+    elif (recall(directory).get("last_error") or {}).get("command") == command:
+        remember(directory, last_error=None)

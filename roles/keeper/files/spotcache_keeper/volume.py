@@ -1,0 +1,232 @@
+"""Saves on the data volume: `saves/<id>/` with an RDB and its manifest.
+
+A directory with a save's name is a whole save; everything unfinished is called `<id>.partial` and is removed by the
+next run.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from spotcache_keeper.engine import Engine
+from spotcache_keeper.errors import DamagedError, KeeperError
+from spotcache_keeper.files import readable_errors, sha256_of, sync, write_atomically
+from spotcache_keeper.manifest import MANIFEST_NAME, RDB_NAME, Manifest, parse_manifest
+from spotcache_keeper.rdb import databases_of
+from spotcache_keeper.redisio import Databases
+from spotcache_keeper.source import Source, State, Where
+from spotcache_keeper.times import created_of, is_id
+
+_PARTIAL = ".partial"
+
+
+class VolumeStore:
+    """The saves below one directory.
+
+    Args:
+        directory: `saves` on the data volume.
+        environment: whose saves they should be.
+    """
+
+    def __init__(self, directory: Path, environment: str) -> None:
+        self.directory = directory
+        self._environment = environment
+
+    def prepare(self) -> None:
+        """Make the directory, and remove what killed runs left unfinished."""
+        with readable_errors("preparing the saves' directory"):
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.directory.chmod(0o700)
+            for path in self.directory.glob(f"*{_PARTIAL}"):
+                shutil.rmtree(path)
+
+    def path(self, save_id: str) -> Path:
+        """Where a whole save lies."""
+        return self.directory / save_id
+
+    def new_partial(self, save_id: str) -> Path:
+        """An empty directory for a save that is being put together."""
+        path = self.directory / f"{save_id}{_PARTIAL}"
+        with readable_errors(f"making {path}"):
+            if path.exists():
+                shutil.rmtree(path)
+            path.mkdir(mode=0o700)
+        return path
+
+    def ids(self) -> list[str]:
+        """Ids of the whole saves, oldest first."""
+        if not self.directory.is_dir():
+            return []
+        return sorted(path.name for path in self.directory.iterdir() if is_id(path.name) and path.is_dir())
+
+    def sources(self) -> list[Source]:
+        """Every save, by its manifest and its RDB's size; the RDB itself is not read."""
+        return [self._source(save_id) for save_id in self.ids()]
+
+    def manifest(self, save_id: str) -> Manifest | None:
+        """A save's manifest, or None when the save is missing or its manifest unreadable."""
+        return self._source(save_id).manifest
+
+    def complete(self, partial: Path, manifest: Manifest) -> Path:
+        """Make a whole save of a partial one, on the disk when this returns.
+
+        A damaged save of the same id gives way.
+        """
+        target = self.path(manifest.id)
+        with readable_errors(f"completing {target}"):
+            write_atomically(partial / MANIFEST_NAME, manifest.to_json())
+            sync(partial / RDB_NAME)
+            sync(partial)
+            if target.exists():
+                self.remove(manifest.id)
+            partial.rename(target)
+            sync(self.directory)
+        return target
+
+    def remove(self, save_id: str) -> None:
+        """Delete a save; half a deletion leaves nothing that looks like one."""
+        path = self.path(save_id)
+        doomed = self.directory / f"{save_id}.removed{_PARTIAL}"
+        with readable_errors(f"removing {path}"):
+            if path.exists():
+                path.rename(doomed)
+                shutil.rmtree(doomed)
+
+    def _source(self, save_id: str) -> Source:
+        """One save as a source."""
+        path = self.path(save_id)
+        created = created_of(save_id)
+        try:
+            manifest = read_manifest(path)
+        except DamagedError as error:
+            return Source(save_id, created, "volume", state="damaged", verified=False, note=str(error))
+        return describe(manifest, save_id, "volume", self._environment, _size(path / RDB_NAME))
+
+
+def describe(manifest: Manifest, save_id: str, where: Where, environment: str, size: int | None) -> Source:
+    """A source by its manifest.
+
+    Args:
+        manifest: of the save.
+        save_id: the id its place gives it.
+        where: `volume` or `s3`.
+        environment: the host's.
+        size: of the RDB in bytes, None where it is missing.
+    """
+    state: State = "complete"
+    note = ""
+    if manifest.id != save_id:
+        state, note = "damaged", f"its manifest is that of save {manifest.id}"
+    elif manifest.environment != environment:
+        state, note = "foreign", f"belongs to environment {manifest.environment}"
+    elif size is None:
+        state, note = "damaged", "its RDB is missing"
+    elif size != manifest.rdb_bytes:
+        state, note = "damaged", f"its RDB has {size} bytes instead of {manifest.rdb_bytes}"
+    return Source(
+        save_id,
+        manifest.created,
+        where,
+        state=state,
+        verified=manifest.verified and state == "complete",
+        environment=manifest.environment,
+        keys=manifest.keys,
+        bytes=manifest.rdb_bytes,
+        reason=manifest.reason,
+        note=note,
+        manifest=manifest,
+    )
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """The manifest in a save's directory.
+
+    Raises:
+        DamagedError: it is missing or wrong.
+    """
+    try:
+        text = (directory / MANIFEST_NAME).read_bytes()
+    except OSError as error:
+        raise DamagedError(f"its manifest cannot be read: {error.strerror}") from error
+    return parse_manifest(text)
+
+
+def examine(rdb: Path, engine: Engine, timeout: float) -> tuple[str, Databases]:
+    """SHA-256 and keys per database of an RDB that the server's own redis-check-rdb accepts.
+
+    Both run at once: on a small host each takes about as long as reading the file.
+
+    Raises:
+        DamagedError: it does not accept it.
+    """
+    with ThreadPoolExecutor(max_workers=1) as pool, readable_errors(f"reading {rdb}"):
+        digest = pool.submit(sha256_of, rdb)
+        databases = databases_of(rdb, engine.check_rdb(rdb, timeout=timeout))
+        return digest.result(), databases
+
+
+def verify(directory: Path, save_id: str, environment: str, engine: Engine, timeout: float) -> Manifest:
+    """Prove that a save is what its manifest says: size, SHA-256, redis-check-rdb, keys per database, environment.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        DamagedError: names the first difference.
+    """
+    manifest = read_manifest(directory)
+    rdb = directory / RDB_NAME
+    source = describe(manifest, save_id, "volume", environment, _size(rdb))
+    if not source.usable:
+        raise DamagedError(source.note or "it was never verified")
+    digest, databases = examine_against(rdb, manifest, engine, timeout)
+    if digest != manifest.rdb_sha256:
+        raise DamagedError(f"its RDB's SHA-256 is {digest[:12]}... instead of {manifest.rdb_sha256[:12]}...")
+    if dict(databases) != dict(manifest.databases):
+        raise DamagedError("its RDB's keys per database differ from the manifest")
+    return manifest
+
+
+def examine_against(rdb: Path, manifest: Manifest, engine: Engine, timeout: float) -> tuple[str, Databases]:
+    """As `examine`, but a wrong SHA-256 is reported before what redis-check-rdb says about the wrong bytes."""
+    with ThreadPoolExecutor(max_workers=1) as pool, readable_errors(f"reading {rdb}"):
+        digest = pool.submit(sha256_of, rdb)
+        check = engine.check_rdb(rdb, timeout=timeout)
+        if (found := digest.result()) != manifest.rdb_sha256:
+            return found, {}
+        return found, databases_of(rdb, check)
+
+
+def check_free_space(directory: Path, needed: int, what: str) -> None:
+    """Refuse to begin what would fill the disk.
+
+    Args:
+        directory: on the filesystem in question.
+        needed: bytes.
+        what: what they are for.
+
+    Raises:
+        KeeperError: there is less.
+    """
+    free = shutil.disk_usage(directory).free
+    if free < needed:
+        raise KeeperError(
+            f"not enough room on {directory}: {mib(needed)} needed for {what}, {mib(free)} free; "
+            "enlarge the data volume or lower keep_local_count"
+        )
+
+
+def mib(count: int) -> str:
+    """Bytes for a sentence."""
+    return f"{count / 1024 / 1024:.1f} MiB"
+
+
+def _size(path: Path) -> int | None:
+    """Bytes of a file, None where it is missing."""
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return None
