@@ -170,7 +170,7 @@ def test_a_small_machine_is_refused(door: ModuleType, monkeypatch: pytest.Monkey
 
 
 def test_an_unprivileged_container_is_refused(door: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door, "lacking_capabilities", lambda text: ["CAP_SYS_ADMIN"])
+    monkeypatch.setattr(door, "lacking_capabilities", lambda text, which: ["CAP_SYS_ADMIN"])
     with pytest.raises(door.Stop, match="Root lacks CAP_SYS_ADMIN here"):
         door.refuse_without_hosts(door.Machine({"PATH": os.environ["PATH"]}, 0))
 
@@ -190,7 +190,9 @@ def test_another_system_is_refused(door: ModuleType, monkeypatch: pytest.MonkeyP
     ],
 )
 def test_capabilities_are_read_from_the_kernel(door: ModuleType, effective: str, lacking: list[str]) -> None:
-    assert door.lacking_capabilities(f"Name:\tx\nCapEff:\t{effective}\n") == lacking
+    status = f"Name:\tx\nCapEff:\t{effective}\nCapBnd:\t000001ffffffffff\n"
+    assert door.lacking_capabilities(status, "CapEff") == lacking
+    assert door.lacking_capabilities(status, "CapBnd") == []
 
 
 def test_refusing_changes_nothing(
