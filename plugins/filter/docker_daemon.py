@@ -33,8 +33,8 @@ EXAMPLES = r"""
 RETURN = r"""
 _value:
   description:
-    - C(text) is the new file, C(changed) the keys that change, C(restart) those of them that need a restart of the engine,
-      and C(problem) a sentence when the existing file cannot be understood (empty otherwise).
+    - C(text) is the new file, C(changed) the keys that change, C(restart) those of them that need a restart of the
+      engine, and C(problem) a sentence when the existing file cannot be understood (empty otherwise).
   type: dict
 """
 

@@ -20,6 +20,33 @@ options:
     type: list
     elements: path
     default: []
+  expected:
+    description:
+      - Files and directories to compare with what they should be. Those that are not so are returned in RV(differing).
+      - Not meant for files with secrets, since the arguments of a module may be logged.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      path:
+        description: Path.
+        type: path
+        required: true
+      text:
+        description: Text of a file. Without it a directory is expected.
+        type: str
+      mode:
+        description: Permissions in four octal digits.
+        type: str
+        required: true
+      uid:
+        description: Owner.
+        type: int
+        default: 0
+      gid:
+        description: Group.
+        type: int
+        default: 0
   contents:
     description:
       - Files to return the text of, up to one mebibyte each. Meant for what is no secret.
@@ -92,6 +119,11 @@ paths:
       type: str
   sample:
     /etc/docker/daemon.json: {exists: true, type: file, mode: "0644", uid: 0, gid: 0, sha256: 44136fa3}
+differing:
+  description: Those of O(expected) that are missing or not as expected.
+  returned: always
+  type: list
+  elements: str
 contents:
   description: Text of each file that could be read.
   returned: always
@@ -134,46 +166,12 @@ engine:
       type: dict
 """
 
-import hashlib
-import os
-import stat
 import subprocess
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.spotcache.redis.plugins.module_utils.docker_engine import Engine, EngineError
-
-LIMIT = 2**20
-
-
-def read(path: str) -> bytes | None:
-    """A file's bytes, or None when it cannot be read or is too long."""
-    try:
-        with open(path, "rb") as handle:
-            data = handle.read(LIMIT + 1)
-    except OSError:
-        return None
-    return data if len(data) <= LIMIT else None
-
-
-def describe(path: str) -> dict[str, Any]:
-    """What stands at a path."""
-    try:
-        status = os.lstat(path)
-    except OSError:
-        return {"exists": False}
-    kinds = {stat.S_IFREG: "file", stat.S_IFDIR: "directory", stat.S_IFLNK: "link"}
-    found: dict[str, Any] = {
-        "exists": True,
-        "type": kinds.get(stat.S_IFMT(status.st_mode), "other"),
-        "mode": f"{stat.S_IMODE(status.st_mode):04o}",
-        "uid": status.st_uid,
-        "gid": status.st_gid,
-    }
-    data = read(path) if found["type"] == "file" else None
-    if data is not None:
-        found["sha256"] = hashlib.sha256(data).hexdigest()
-    return found
+from ansible_collections.spotcache.redis.plugins.module_utils.host_state import EXPECTED, describe, differs, read
 
 
 def texts(paths: list[str]) -> dict[str, str]:
@@ -239,6 +237,12 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "paths": {"type": "list", "elements": "path", "default": []},
+            "expected": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": EXPECTED,
+            },
             "contents": {"type": "list", "elements": "path", "default": []},
             "packages": {"type": "list", "elements": "str", "default": []},
             "engine": {"type": "bool", "default": False},
@@ -259,6 +263,7 @@ def main() -> None:
     module.exit_json(
         changed=False,
         paths={path: describe(path) for path in wanted["paths"]},
+        differing=[expected["path"] for expected in wanted["expected"] if differs(expected)],
         contents=texts(wanted["contents"]),
         packages=versions(wanted["packages"]),
         engine=ask(Engine(), wanted["images"], wanted["containers"]) if wanted["engine"] else nothing,

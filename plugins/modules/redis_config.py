@@ -13,8 +13,9 @@ author: The spotcache team
 description:
   - Lets the C(redis-server) of an image read the configuration, and writes it only when every directive is accepted. A
     configuration that the server refuses never replaces one that works.
-  - The check starts no server. The text goes in through standard input, followed by a directive that no server knows;
-    when that one is the first to be refused, everything before it was accepted.
+  - The check starts no server, and happens only when something is to be written. The text goes in through standard
+    input, followed by a directive that no server knows; when that one is the first to be refused, everything before it
+    was accepted.
   - The open part and the secrets are two files. The open one is shown in diffs, the secrets never are.
 options:
   directory:
@@ -61,7 +62,8 @@ EXAMPLES = r"""
 
 RETURN = r"""
 checked:
-  description: Whether a server has read the configuration. Only in check mode, without the image, it has not.
+  description:
+    - Whether a server has read the configuration. It has not when nothing differs, or in check mode without the image.
   returned: success
   type: bool
 written:
@@ -202,7 +204,8 @@ def main() -> None:
         Target(os.path.join(params["directory"], "redis.conf"), params["config"], 0o640, 0, gid),
         Target(os.path.join(params["directory"], "secrets.conf"), params["secrets"], 0o400, uid, gid),
     )
-    checked = not module.check_mode or has_image(params["image"])
+    differing = [target for target in targets if target.differs()]
+    checked = bool(differing) and (not module.check_mode or has_image(params["image"]))
     if checked:
         text = without_includes(params["config"]) + params["secrets"]
         done = subprocess.run(
@@ -214,7 +217,6 @@ def main() -> None:
         why = verdict((done.stdout + done.stderr).decode("utf-8", "replace"), done.returncode)
         if why:
             module.fail_json(msg=why)
-    differing = [target for target in targets if target.differs()]
     before = targets[0].present()
     changed = bool(differing)
     try:

@@ -1,0 +1,62 @@
+"""Files and directories as they are and as they should be."""
+
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Mapping
+from typing import Any
+
+LIMIT = 2**20
+
+
+def read(path: str) -> bytes | None:
+    """A file's bytes, or None when it cannot be read or is too long."""
+    try:
+        with open(path, "rb") as handle:
+            data = handle.read(LIMIT + 1)
+    except OSError:
+        return None
+    return data if len(data) <= LIMIT else None
+
+
+def describe(path: str) -> dict[str, Any]:
+    """What stands at a path."""
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return {"exists": False}
+    kinds = {stat.S_IFREG: "file", stat.S_IFDIR: "directory", stat.S_IFLNK: "link"}
+    found: dict[str, Any] = {
+        "exists": True,
+        "type": kinds.get(stat.S_IFMT(status.st_mode), "other"),
+        "mode": f"{stat.S_IMODE(status.st_mode):04o}",
+        "uid": status.st_uid,
+        "gid": status.st_gid,
+    }
+    data = read(path) if found["type"] == "file" else None
+    if data is not None:
+        found["sha256"] = hashlib.sha256(data).hexdigest()
+    return found
+
+
+def differs(expected: Mapping[str, Any]) -> bool:
+    """Whether a path is missing or not what it should be."""
+    found = describe(expected["path"])
+    if not found["exists"] or any(found[key] != expected[key] for key in ("mode", "uid", "gid")):
+        return True
+    if expected["text"] is None:
+        return bool(found["type"] != "directory")
+    return found.get("sha256") != hashlib.sha256(expected["text"].encode("utf-8", "surrogateescape")).hexdigest()
+
+
+# The options of one expected path, for the modules that take a list of them.
+EXPECTED: dict[str, Any] = {
+    "path": {"type": "path", "required": True},
+    "text": {"type": "str"},
+    "mode": {"type": "str", "required": True},
+    "uid": {"type": "int", "default": 0},
+    "gid": {"type": "int", "default": 0},
+}
