@@ -1,0 +1,64 @@
+"""What the scenarios' tests share: the host, and another run of the scenario's play with other variables."""
+
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@dataclass
+class Run:
+    """What a run of the play did."""
+
+    code: int
+    output: str
+    failures: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
+
+    @property
+    def why(self) -> str:
+        """The messages of what failed."""
+        return "\n".join(self.failures)
+
+
+def read_run(code: int, output: str) -> Run:
+    """A run from the output of the json callback."""
+    start = output.find("{\n")
+    if start < 0:
+        return Run(code, output)
+    answer, _ = json.JSONDecoder().raw_decode(output[start:])
+    run = Run(code, output)
+    for play in answer["plays"]:
+        for task in play["tasks"]:
+            for result in task["hosts"].values():
+                if result.get("failed"):
+                    run.failures.append(str(result.get("msg")))
+                if result.get("changed"):
+                    run.changed.append(task["task"]["name"].rpartition(" : ")[2])
+                if result.get("action") == "ansible.builtin.debug":
+                    run.said.append(str(result.get("msg")))
+    return run
+
+
+@pytest.fixture
+def converge() -> Callable[..., Run]:
+    """Run the scenario's play again, with other variables."""
+
+    def again(*options: str, plain: bool = False, **variables: Any) -> Run:
+        environment = {**os.environ, "ANSIBLE_STDOUT_CALLBACK": "default" if plain else "ansible.posix.json"}
+        scenario = Path(os.environ["MOLECULE_SCENARIO_DIRECTORY"])
+        argv = ["ansible-playbook", "-i", os.environ["MOLECULE_INVENTORY_FILE"], *options]
+        argv += ["-e", json.dumps(variables), str(scenario / "converge.yml")]
+        done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False, timeout=300)
+        return read_run(done.returncode, done.stdout + done.stderr)
+
+    return again
