@@ -127,6 +127,11 @@ def pytest(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "pytest", "-q", *arguments]
 
 
+def unit_folders() -> list[str]:
+    """Where tests are that need no sandbox."""
+    return [folder for folder in ("tests/unit", "tests/templates") if (ROOT / folder).is_dir()]
+
+
 def check_jobs() -> list[Job]:
     """Linters, generated documents and everything that needs no Docker; the slowest first."""
     python = sys.executable
@@ -144,7 +149,7 @@ def check_jobs() -> list[Job]:
         Job("ansible-lint", [tool("ansible-lint"), "--offline", "--nocolor", "-q"]),
         Job(
             "unit and templates",
-            pytest(*(folder for folder in ("tests/unit", "tests/templates") if (ROOT / folder).is_dir())),
+            pytest(*unit_folders(), "-m", "not docker and not e2e"),
             junit=True,
         ),
         Job("mypy", [tool("mypy"), *existing]),
@@ -165,7 +170,10 @@ def molecule_jobs() -> list[Job]:
 
 def e2e_jobs() -> list[Job]:
     """The tests that go through the sandbox."""
-    return [Job("e2e", pytest("tests/e2e", "-v"), junit=True)]
+    return [
+        Job("with Docker", pytest(*unit_folders(), "-m", "docker"), junit=True),
+        Job("e2e", pytest("tests/e2e", "-v"), junit=True),
+    ]
 
 
 def run_check() -> list[Outcome]:

@@ -39,7 +39,8 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
     with mock_aws():
         ec2 = boto3.client("ec2", region_name="us-east-1")
         subnets = [subnet["SubnetId"] for subnet in ec2.describe_subnets()["Subnets"][:2]]
-        image = ec2.describe_images()["Images"][0]["ImageId"]
+        # An id of its own: whether moto brings images depends on what else the process has imported.
+        image = "ami-0123456789abcdef0"
         ec2.create_launch_template(LaunchTemplateName=NAME, LaunchTemplateData={"ImageId": image})
         yield {
             "ec2": ec2,
