@@ -293,32 +293,36 @@ class EbsStore:
 
     def _discard(self, volume_id: str) -> None:
         """Detach and delete a temporary volume."""
-        state = self._state(volume_id)
-        if state is None:
+        volume = self._described(volume_id)
+        if volume is None:
             return
-        if state == "in-use":
+        for attachment in volume.get("Attachments", []):
             with aws_errors(f"detaching {volume_id}"):
-                self._client().detach_volume(VolumeId=volume_id)
-        if state != "deleting":
+                self._client().detach_volume(VolumeId=volume_id, InstanceId=attachment["InstanceId"])
+        if volume["State"] != "deleting":
             self._wait(volume_id, "available")
             with aws_errors(f"deleting {volume_id}"):
                 self._client().delete_volume(VolumeId=volume_id)
 
-    def _state(self, volume_id: str) -> str | None:
-        """A volume's state in EC2's words, None when it is gone."""
+    def _described(self, volume_id: str) -> dict[str, Any] | None:
+        """A volume in EC2's words, None when it is gone."""
         try:
             with aws_errors(f"looking at {volume_id}"):
-                volumes = self._client().describe_volumes(VolumeIds=[volume_id])["Volumes"]
+                volumes: list[dict[str, Any]] = self._client().describe_volumes(VolumeIds=[volume_id])["Volumes"]
         except AwsError as error:
             if error.code in _GONE:
                 return None
             raise
-        return str(volumes[0]["State"]) if volumes else None
+        return volumes[0] if volumes else None
 
     def _wait(self, volume_id: str, wanted: str) -> None:
         """Wait until a volume is in a state."""
         deadline = time.monotonic() + self._timeout
-        while (state := self._state(volume_id)) != wanted:
+        while True:
+            volume = self._described(volume_id)
+            state = volume["State"] if volume is not None else None
+            if state == wanted:
+                return
             if state in (None, "error"):
                 raise KeeperError(
                     f"{volume_id} came to nothing: EC2 says {state or 'it does not exist'} "

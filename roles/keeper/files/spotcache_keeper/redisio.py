@@ -235,19 +235,21 @@ class Redis:
         """One command; the library's errors become ours."""
         try:
             return self._client.execute_command(*command)
-        except redis.AuthenticationError as error:
-            raise ConfigError(
-                f"Redis at {self._name} refuses the keeper's password ({error}): redis_password_file does not hold the "
-                "password Redis was started with; run provision"
-            ) from error
         except redis.BusyLoadingError as error:
             raise NotAnsweringError(f"Redis at {self._name} is still loading its data") from error
-        except (redis.ConnectionError, redis.TimeoutError) as error:
-            raise NotAnsweringError(f"Redis at {self._name} does not answer: {error}") from error
         except redis.RedisError as error:
-            if str(error).startswith(("NOAUTH", "WRONGPASS", "NOPERM")):
-                raise ConfigError(f"Redis at {self._name} does not let the keeper in: {error}") from error
-            raise KeeperError(f"Redis at {self._name} refuses {command[0]}: {error}") from error
+            # By the text: which class a refused password has differs between releases of the library.
+            text = str(error)
+            if isinstance(error, redis.AuthenticationError) or text.startswith(("NOAUTH", "WRONGPASS")):
+                raise ConfigError(
+                    f"Redis at {self._name} refuses the keeper's password ({text}): redis_password_file does not hold "
+                    "the password Redis was started with; run provision"
+                ) from error
+            if text.startswith("NOPERM"):
+                raise ConfigError(f"Redis at {self._name} does not let the keeper do {command[0]}: {text}") from error
+            if isinstance(error, redis.ConnectionError | redis.TimeoutError):
+                raise NotAnsweringError(f"Redis at {self._name} does not answer: {text}") from error
+            raise KeeperError(f"Redis at {self._name} refuses {command[0]}: {text}") from error
 
 
 def save_in_background(

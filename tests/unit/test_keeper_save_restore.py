@@ -1,0 +1,868 @@
+"""Saves and restores against a real redis-server, with moto in place of AWS."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from moto import mock_aws
+from moto.core import DEFAULT_ACCOUNT_ID
+from moto.ec2.models import ec2_backends
+from spotcache_keeper import swap
+from spotcache_keeper.errors import ConfigError, KeeperError, NoSourceError, RefusedError
+from spotcache_keeper.files import sha256_of
+from spotcache_keeper.manifest import parse_manifest
+from spotcache_keeper.overview import listing_table, make_listing, make_status, status_table
+from spotcache_keeper.restore import Request, restore
+from spotcache_keeper.save import save
+from spotcache_keeper.swap import work_directory
+
+from tests.unit.keeper_support import REGION, ZONE, TestHost, flip_bit, replace_bytes
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[TestHost]:
+    """A host with a running, empty Redis and no AWS."""
+    made = TestHost(tmp_path / "host")
+    made.start()
+    yield made
+    made.engine.kill()
+
+
+@pytest.fixture
+def appending(tmp_path: Path) -> Iterator[TestHost]:
+    """The same with the append-only file on."""
+    made = TestHost(tmp_path / "appending", appendonly=True)
+    made.start()
+    yield made
+    made.engine.kill()
+
+
+@pytest.fixture(scope="module")
+def clients() -> Iterator[dict[str, Any]]:
+    """The SDK's clients, made once since that takes longer than most tests; moto answers them."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(name, "testing")
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        # moto's own images take longer to load than all the rest of a test.
+        patch.setenv("MOTO_EC2_LOAD_DEFAULT_AMIS", "false")
+        for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_SESSION_TOKEN"):
+            patch.delenv(name, raising=False)
+        yield {service: boto3.client(service, region_name=REGION) for service in ("s3", "ec2")}
+
+
+@pytest.fixture
+def aws(clients: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The clients with a fresh account that has a bucket."""
+    with mock_aws():
+        clients["s3"].create_bucket(Bucket="saves", CreateBucketConfiguration={"LocationConstraint": REGION})
+        yield clients
+
+
+@pytest.fixture
+def in_aws(host: TestHost, aws: dict[str, Any]) -> TestHost:
+    """A host with S3 and EC2."""
+    ec2 = aws["ec2"]
+    image = ec2.register_image(Name="host", RootDeviceName="/dev/xvda")["ImageId"]
+    instance = ec2.run_instances(
+        ImageId=image, MinCount=1, MaxCount=1, InstanceType="t3.small", Placement={"AvailabilityZone": ZONE}
+    )["Instances"][0]["InstanceId"]
+    host.machine.instance_id = instance
+    host.moto_volume = ec2.create_volume(AvailabilityZone=ZONE, Size=8, VolumeType="gp3")["VolumeId"]
+    ec2.attach_volume(VolumeId=host.moto_volume, InstanceId=instance, Device="/dev/sdf")
+    host.use_aws(aws["s3"], ec2)
+    return host
+
+
+def lose_volume(host: TestHost) -> None:
+    """The host and its volume are gone; a new host with an empty Redis on a new volume takes over."""
+    host.engine.kill()
+    shutil.rmtree(host.volume_path)
+    host.redis_directory.mkdir(parents=True)
+    host.start()
+
+
+# --- saving
+
+
+def test_a_save_is_what_redis_holds(host: TestHost) -> None:
+    host.fill("one")
+    result = host.save()
+    manifest = result.manifest
+    assert {number: (count.keys, count.expires) for number, count in manifest.databases.items()} == {
+        0: (300, 35),
+        3: (300, 35),
+        15: (300, 35),
+    }
+    assert manifest.keys == 900
+    assert manifest.rdb_sha256 == sha256_of(host.rdb(manifest.id))
+    assert manifest.redis_version == "7.0.15"
+    assert (manifest.environment, manifest.reason, manifest.verified) == ("stg", "manual", True)
+    assert parse_manifest((host.saves / manifest.id / "manifest.json").read_text()) == manifest
+    assert (host.saves.stat().st_mode & 0o777, (host.saves / manifest.id).stat().st_mode & 0o777) == (0o700, 0o700)
+
+
+def test_a_save_costs_no_second_copy_and_outlives_the_next(host: TestHost) -> None:
+    host.fill("one")
+    first = host.save().manifest
+    assert host.rdb(first.id).samefile(host.redis_directory / "dump.rdb")
+    host.fill("two")
+    second = host.save().manifest
+    assert second.id > first.id
+    assert sha256_of(host.rdb(first.id)) == first.rdb_sha256
+    assert (first.keys, second.keys) == (900, 1800)
+
+
+def test_saves_within_one_second_keep_their_order(host: TestHost) -> None:
+    moment = host.context().now()
+    ids = [save(host.context(now=lambda: moment), "manual").manifest.id for _ in range(3)]
+    assert ids == sorted(ids)
+    assert len({save_id[:16] for save_id in ids}) == 3
+
+
+def test_an_empty_redis_can_be_saved_and_restored(host: TestHost) -> None:
+    empty = host.save().manifest
+    assert (empty.keys, dict(empty.databases)) == (0, {})
+    assert host.restore(empty.id)[0].changed is False
+
+
+def test_a_save_waits_for_a_rewrite_of_the_append_only_file(appending: TestHost) -> None:
+    appending.fill("one")
+    with appending.client() as client:
+        client.config_set("rdb-key-save-delay", 500)
+        client.bgrewriteaof()
+        result = appending.save()
+        assert client.info("persistence")["aof_rewrite_in_progress"] == 0
+    assert result.manifest.keys == 900
+    assert result.seconds["bgsave"] > 0.9  # The rewrite took 0.45 s, and the save another 0.45 s.
+
+
+def test_a_failed_bgsave_leaves_no_save(host: TestHost) -> None:
+    host.fill("one")
+    good = host.save().manifest.id
+    # Redis cannot put its finished file under a name that a directory has.
+    (host.redis_directory / "dump.rdb").unlink()
+    (host.redis_directory / "dump.rdb").mkdir()
+    with pytest.raises(KeeperError, match="BGSAVE failed"):
+        host.save()
+    assert [path.name for path in host.saves.iterdir()] == [good]
+
+
+def test_another_directory_than_redis_own_is_noticed(host: TestHost) -> None:
+    (host.directory / "elsewhere").mkdir()
+    with host.client() as client:
+        client.config_set("dir", str(host.directory / "elsewhere"))
+    with pytest.raises(KeeperError, match=r"did not change: `dir` or `dbfilename` in redis\.conf"):
+        host.save()
+    assert list(host.saves.iterdir()) == []
+
+
+def test_a_damaged_rdb_is_never_a_save(host: TestHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    host.fill("one")
+    real = host.engine.check_rdb
+
+    def after_damage(path: Path, *, timeout: float) -> Any:
+        flip_bit(path, path.stat().st_size // 2)
+        return real(path, timeout=timeout)
+
+    monkeypatch.setattr(host.engine, "check_rdb", after_damage)
+    with pytest.raises(KeeperError, match="redis-check-rdb refuses the RDB"):
+        host.save()
+    assert list(host.saves.iterdir()) == []
+
+
+def test_a_full_disk_stops_a_save_before_it_begins(host: TestHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    host.fill("one")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: shutil._ntuple_diskusage(100, 99, 1))
+    with pytest.raises(KeeperError, match=r"not enough room on .*volume: 1\d\.\d MiB needed for a save, 0\.0 MiB free"):
+        host.save()
+    with host.client() as client:
+        assert client.info("persistence")["rdb_saves"] == 0
+
+
+def test_older_saves_that_s3_has_give_way_to_a_new_one(in_aws: TestHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    old, kept = in_aws.save().manifest.id, in_aws.save().manifest.id
+    real = shutil.disk_usage
+
+    def short(path: Any) -> Any:
+        usage = real(path)
+        return usage._replace(free=0) if (in_aws.saves / old).exists() else usage
+
+    monkeypatch.setattr(shutil, "disk_usage", short)
+    in_aws.save()
+    assert not (in_aws.saves / old).exists()
+    assert (in_aws.saves / kept).exists()
+    assert old in in_aws.s3.stored()
+
+
+def test_a_wrong_password_is_named(host: TestHost) -> None:
+    (host.directory / "password").write_text("another")
+    with pytest.raises(ConfigError, match="refuses the keeper's password"):
+        host.save()
+
+
+def test_a_stopped_redis_is_named(host: TestHost) -> None:
+    host.engine.kill()
+    host.config = replace(host.config, timeouts=replace(host.config.timeouts, start=1))
+    with pytest.raises(KeeperError, match="Redis was not ready within 1 s"):
+        host.save()
+
+
+def test_an_unmounted_volume_is_never_written_to(host: TestHost) -> None:
+    host.machine.mounted_volume = False
+    for work in (host.save, host.restore):
+        with pytest.raises(KeeperError, match="the data volume is not mounted at"):
+            work()
+    assert not host.saves.exists()
+
+
+# --- S3 and EBS
+
+
+def test_a_save_reaches_s3_and_ebs(in_aws: TestHost, aws: dict[str, Any]) -> None:
+    in_aws.fill("one")
+    result = in_aws.save("timer")
+    save_id = result.manifest.id
+    head = aws["s3"].head_object(Bucket="saves", Key=f"stg/saves/{save_id}/dump.rdb")
+    assert head["ServerSideEncryption"] == "AES256"
+    assert head["ContentLength"] == result.manifest.rdb_bytes
+    assert result.stored["s3"] == f"s3://saves/stg/saves/{save_id}/"
+    snapshot = aws["ec2"].describe_snapshots(SnapshotIds=[result.stored["ebs"]])["Snapshots"][0]
+    assert {tag["Key"]: tag["Value"] for tag in snapshot["Tags"]} == {
+        "Name": "spotcache-stg",
+        "spotcache:environment": "stg",
+        "spotcache:save": save_id,
+        "spotcache:verified": "true",
+        "spotcache:keys": "900",
+        "spotcache:bytes": str(result.manifest.rdb_bytes),
+        "spotcache:reason": "timer",
+    }
+    assert "snap-" not in str(in_aws.save("manual", snapshot=False).stored)
+
+
+def test_a_large_rdb_goes_up_in_parts_and_comes_back_whole(in_aws: TestHost, aws: dict[str, Any]) -> None:
+    with in_aws.client() as client:
+        client.config_set("rdbcompression", "no")
+        for number in range(12):
+            client.set(f"large:{number}", "x" * 1024 * 1024)
+    in_aws.use_aws(aws["s3"], aws["ec2"], multipart_bytes=5 * 1024 * 1024)
+    before = in_aws.content()
+    save_id = in_aws.save().manifest.id
+    assert aws["s3"].head_object(Bucket="saves", Key=f"stg/saves/{save_id}/dump.rdb")["ETag"].endswith('-3"')
+    lose_volume(in_aws)
+    result, _ = in_aws.restore()
+    assert (result.manifest.id, result.source.where) == (save_id, "s3")
+    assert in_aws.content() == before
+
+
+def test_without_the_manifest_a_save_in_s3_does_not_exist(in_aws: TestHost, aws: dict[str, Any]) -> None:
+    in_aws.fill("one")
+    older = in_aws.save().manifest.id
+    newer = in_aws.save(snapshot=False).manifest.id
+    aws["s3"].delete_object(Bucket="saves", Key=f"stg/saves/{newer}/manifest.json")
+    lose_volume(in_aws)
+    with pytest.raises(KeeperError, match=f"save {newer} cannot be used: no manifest"):
+        in_aws.restore(newer)
+    assert in_aws.restore()[0].manifest.id == older
+
+
+class Refusing:
+    """A client that is denied one operation."""
+
+    def __init__(self, client: Any, operation: str, code: str) -> None:
+        self._client = client
+        self._operation = operation
+        self._code = code
+
+    def __getattr__(self, name: str) -> Any:
+        from botocore.exceptions import ClientError
+
+        if name == self._operation:
+            called = "".join(part.capitalize() for part in name.split("_"))
+
+            def refuse(*_arguments: Any, **_named: Any) -> Any:
+                raise ClientError({"Error": {"Code": self._code, "Message": "no"}}, called)
+
+            return refuse
+        return getattr(self._client, name)
+
+
+def test_a_denied_upload_keeps_the_save_and_names_the_permission(in_aws: TestHost, aws: dict[str, Any]) -> None:
+    in_aws.fill("one")
+    in_aws.use_aws(Refusing(aws["s3"], "put_object", "AccessDenied"), aws["ec2"])
+    result = save(in_aws.context(), "manual")
+    assert len(result.problems) == 1
+    assert "AWS denies s3:PutObject; add it to the policy" in result.problems[0]
+    assert result.stored["s3"] is None
+    assert result.stored["ebs"] is not None
+    assert result.manifest.id not in {key for key, stored in in_aws.s3.stored().items() if stored.has_manifest}
+    lose_volume(in_aws)
+    assert in_aws.restore()[0].source.where == "ebs"
+
+
+def test_a_denied_snapshot_names_the_permission(in_aws: TestHost, aws: dict[str, Any]) -> None:
+    in_aws.use_aws(aws["s3"], Refusing(aws["ec2"], "create_snapshot", "UnauthorizedOperation"))
+    result = save(in_aws.context(), "manual")
+    assert "ec2:CreateSnapshot" in result.problems[0]
+
+
+@pytest.mark.parametrize("code", ["SnapshotCreationPerVolumeRateExceeded", "ConcurrentSnapshotLimitExceeded"])
+def test_too_many_snapshots_are_no_failure(in_aws: TestHost, aws: dict[str, Any], code: str) -> None:
+    in_aws.use_aws(aws["s3"], Refusing(aws["ec2"], "create_snapshot", code))
+    context = in_aws.context()
+    result = save(context, "manual")
+    assert (result.problems, result.stored["ebs"]) == ([], None)
+    assert any(code in warning for warning in context.warnings)
+
+
+def test_retention_is_applied_everywhere(in_aws: TestHost, aws: dict[str, Any]) -> None:
+    in_aws.config = replace(in_aws.config, keep_count=3, keep_days=0, keep_local_count=2)
+    # Another environment's save and snapshot, and a snapshot of somebody else's.
+    aws["s3"].put_object(Bucket="saves", Key="prod/saves/20200101T000000Z-aaaaaa/manifest.json", Body=b"{}")
+    foreign = aws["ec2"].create_snapshot(VolumeId=in_aws.moto_volume)["SnapshotId"]
+    begun = in_aws.context().now()
+    results = []
+    for hour in range(6):
+        context = in_aws.context(now=lambda hour=hour: begun + timedelta(hours=hour))
+        results.append(save(context, "timer"))
+        assert context.warnings == []
+    ids = [result.manifest.id for result in results]
+    assert in_aws.context().volume.ids() == ids[-2:]
+    assert sorted(in_aws.s3.stored()) == ids[-3:]
+    assert in_aws.ebs is not None
+    assert sorted(source.id for source in in_aws.ebs.sources()) == ids[-3:]
+    assert aws["ec2"].describe_snapshots(SnapshotIds=[foreign])["Snapshots"]
+    assert aws["s3"].head_object(Bucket="saves", Key="prod/saves/20200101T000000Z-aaaaaa/manifest.json")
+    assert results[-1].pruned["s3"] == [ids[2]]
+
+
+def test_a_new_volume_does_not_overtake_the_saves_of_the_old_one(in_aws: TestHost) -> None:
+    in_aws.fill("one")
+    newest = in_aws.save().manifest.id
+    lose_volume(in_aws)
+    with pytest.raises(RefusedError, match=f"has saves \\(newest {newest}\\): restore first"):
+        in_aws.save("timer")
+    with pytest.raises(RefusedError):
+        in_aws.save("final")
+    assert in_aws.restore()[0].manifest.id == newest
+    assert in_aws.save("timer").manifest.keys == 900
+
+
+def test_a_person_may_go_on_with_what_a_new_volume_holds(in_aws: TestHost) -> None:
+    in_aws.fill("one")
+    in_aws.save()
+    lose_volume(in_aws)
+    with in_aws.client() as client:
+        client.set("begun", "anew")
+    assert in_aws.save("manual").manifest.keys == 1
+    assert in_aws.save("timer").manifest.keys == 1
+
+
+# --- restoring
+
+
+@pytest.mark.parametrize("where", ["volume", "s3", "ebs"])
+def test_a_restore_brings_every_key_and_value_back(in_aws: TestHost, aws: dict[str, Any], where: str) -> None:
+    in_aws.fill("one")
+    before = in_aws.content()
+    saved = in_aws.save().manifest
+    if where == "volume":
+        with in_aws.client() as client:
+            client.flushall()
+    else:
+        lose_volume(in_aws)
+    if where == "ebs":
+        aws["s3"].delete_object(Bucket="saves", Key=f"stg/saves/{saved.id}/manifest.json")
+    result, _ = in_aws.restore()
+    assert (result.manifest.id, result.source.where, result.changed) == (saved.id, where, True)
+    assert result.loaded is not None
+    assert (result.loaded.keys, result.loaded.expired, result.loaded.compared) == (900, 0, True)
+    assert in_aws.content() == before
+    assert in_aws.rdb(saved.id).samefile(in_aws.redis_directory / "dump.rdb")
+    assert not work_directory(in_aws.context()).exists()
+    volumes = aws["ec2"].describe_volumes(Filters=[{"Name": "tag-key", "Values": ["spotcache:temporary"]}])["Volumes"]
+    assert volumes == []
+
+
+def test_what_is_in_place_is_left_alone(in_aws: TestHost) -> None:
+    in_aws.fill("one")
+    saved = in_aws.save().manifest.id
+    assert in_aws.restore()[0].changed is False
+    lose_volume(in_aws)
+    assert in_aws.restore()[0].changed is True
+    stops = in_aws.engine.stops
+    result, warnings = in_aws.restore()
+    assert (result.changed, result.manifest.id, warnings) == (False, saved, [])
+    assert in_aws.engine.stops == stops
+    # The same after Redis started anew with it.
+    in_aws.engine.stop(10)
+    in_aws.start()
+    assert in_aws.restore(saved)[0].changed is False
+
+
+def test_keys_that_expire_meanwhile_are_accounted_for(host: TestHost) -> None:
+    with host.client(2) as client:
+        client.mset({f"stays:{number}": "x" for number in range(10)})
+        for number in range(5):
+            client.set(f"goes:{number}", "x", px=1500)
+        saved = host.save().manifest
+        assert saved.keys == 15
+        client.flushall()
+        client.connection_pool.disconnect()
+    time.sleep(1.6)
+    result, _ = host.restore()
+    assert result.loaded is not None
+    assert (result.loaded.keys, result.loaded.expired) == (10, 5)
+
+
+def test_a_chosen_id_and_a_chosen_time(host: TestHost) -> None:
+    begun = host.context().now()
+    ids = []
+    for hour in range(3):
+        host.fill(f"mark{hour}", keys=2)
+        ids.append(
+            save(host.context(now=lambda hour=hour: begun + timedelta(hours=hour)), "manual", prune=False).manifest.id
+        )
+    moment = (begun + timedelta(hours=1, minutes=30)).isoformat()
+    result, _ = host.restore(moment, force=True)
+    assert result.manifest.id == ids[1]
+    assert len(host.content()) == 60
+    assert host.restore(ids[0], force=True)[0].manifest.id == ids[0]
+    with pytest.raises(NoSourceError, match=f"no verified save at or before .*; the oldest is {ids[0]}"):
+        host.restore("2001-01-01T00:00Z")
+    with pytest.raises(ConfigError, match="is none of: newest, a save's id"):
+        host.restore("yesterday")
+
+
+def test_newer_data_is_never_overwritten_unasked(host: TestHost) -> None:
+    host.fill("one")
+    first = host.save().manifest.id
+    host.fill("two", keys=3)
+    before = host.content()
+    with pytest.raises(RefusedError, match=r"945 keys with \d+ changes since its last save"):
+        host.restore()
+    second = host.save().manifest.id
+    with pytest.raises(RefusedError, match=f"945 keys, save {second}, newer than save {first}"):
+        host.restore(first)
+    assert host.engine.stops == 0
+    assert host.content() == before
+
+
+def test_force_saves_the_present_data_first(host: TestHost) -> None:
+    host.fill("one")
+    first = host.save().manifest.id
+    one = host.content()
+    host.fill("two", keys=3)
+    two = host.content()
+    result, _ = host.restore(first, force=True)
+    assert host.content() == one
+    assert result.saved_before is not None
+    manifest = host.context().volume.manifest(result.saved_before)
+    assert manifest is not None
+    assert (manifest.reason, manifest.keys) == ("before-restore", 945)
+    # What was left on purpose is not taken for the newest, but can be asked for.
+    assert host.restore()[0].changed is False
+    host.restore(result.saved_before, force=True)
+    assert host.content() == two
+
+
+def test_force_needs_no_second_save_of_what_is_saved(host: TestHost) -> None:
+    host.fill("one")
+    first = host.save().manifest.id
+    host.fill("two", keys=3)
+    second = host.save().manifest.id
+    result, _ = host.restore(first, force=True)
+    assert result.saved_before == second
+
+
+def test_force_keeps_the_files_of_a_redis_that_cannot_be_saved(host: TestHost) -> None:
+    host.fill("one")
+    first = host.save().manifest.id
+    one = host.content()
+    host.engine.stop(10)
+    replace_bytes(host.redis_directory / "dump.rdb", b"REDIS0010 and then nothing Redis can read")
+    host.config = replace(host.config, timeouts=replace(host.config.timeouts, start=5))
+    with pytest.raises(RefusedError, match=r"Redis does not answer \(exited\), and its files of"):
+        host.restore(first)
+    result, _ = host.restore(first, force=True)
+    assert host.content() == one
+    assert result.parked is not None
+    assert (Path(result.parked) / "dump.rdb").read_bytes().startswith(b"REDIS0010 and then")
+
+
+def test_an_rdb_that_a_redis_with_append_only_file_never_read_is_kept(tmp_path: Path, host: TestHost) -> None:
+    host.fill("one")
+    saved = host.save().manifest.id
+    host.fill("two", keys=3)
+    with host.client() as client:
+        client.save()
+    host.engine.kill()
+    # The append-only file was switched on by hand: Redis begins empty beside an RDB that no save knows.
+    host.appendonly = True
+    host.__post_init__()
+    host.start()
+    result, _ = host.restore(saved)
+    assert result.parked is not None
+    assert (Path(result.parked) / "dump.rdb").stat().st_size > host.rdb(saved).stat().st_size
+
+
+# --- with the append-only file
+
+
+def test_a_restore_builds_the_append_only_file(appending: TestHost) -> None:
+    appending.fill("one")
+    with appending.client() as client:
+        client.set("short", "lived", px=1500)
+    before = {key: value for key, value in appending.content().items() if key != "0/short"}
+    saved = appending.save().manifest
+    assert saved.keys == 901
+    with appending.client() as client:
+        client.flushall()
+    time.sleep(1.6)
+    result, _ = appending.restore()
+    assert result.loaded is not None
+    assert (result.loaded.keys, result.loaded.expired) == (900, 1)
+    assert appending.content() == before
+    with appending.client() as client:
+        assert client.info("persistence")["aof_enabled"] == 1
+    assert appending.restore()[0].changed is False
+    # It survives a start, and what was written after it is noticed even then.
+    appending.engine.stop(10)
+    appending.start()
+    assert appending.content() == before
+    assert appending.restore()[0].changed is False
+    with appending.client() as client:
+        client.set("written", "later")
+        client.config_set("auto-aof-rewrite-percentage", 0)
+    appending.engine.stop(10)
+    appending.start()
+    with pytest.raises(RefusedError):
+        appending.restore()
+    with appending.client() as client:
+        client.bgrewriteaof()
+        while client.info("persistence")["aof_rewrite_in_progress"]:
+            time.sleep(0.02)
+    appending.engine.stop(10)
+    appending.start()
+    with appending.client() as client:
+        assert client.info("persistence")["rdb_changes_since_last_save"] == 0
+    with pytest.raises(RefusedError, match="changes in its append-only file"):
+        appending.restore()
+
+
+def test_an_append_only_file_that_only_the_running_server_has_on_is_built_too(host: TestHost) -> None:
+    host.fill("one")
+    before = host.content()
+    host.save()
+    with host.client() as client:
+        client.flushall()
+        client.config_set("appendonly", "yes")
+        # A Redis that still writes its first append-only file does not end when it is told to.
+        while client.info("persistence")["aof_rewrite_in_progress"]:
+            time.sleep(0.02)
+    host.restore()
+    assert host.content() == before
+    assert (host.redis_directory / "appendonlydir").is_dir()
+
+
+def test_a_stale_append_only_file_does_not_come_along(host: TestHost) -> None:
+    host.fill("one")
+    host.save()
+    (host.redis_directory / "appendonlydir").mkdir()
+    (host.redis_directory / "users.acl").write_text("kept")
+    (host.redis_directory / "temp-123.rdb").write_text("half a save")
+    with host.client() as client:
+        client.flushall()
+    host.restore()
+    assert sorted(path.name for path in host.redis_directory.iterdir()) == ["dump.rdb", "users.acl"]
+
+
+# --- bad sources
+
+
+@pytest.mark.parametrize("damage", ["truncated", "altered", "empty", "manifest", "missing"])
+def test_a_damaged_copy_is_noticed_and_the_older_one_offered_or_taken(host: TestHost, damage: str) -> None:
+    host.fill("one")
+    one = host.content()
+    older = host.save().manifest.id
+    host.fill("two")
+    newer = host.save().manifest.id
+    rdb = host.rdb(newer)
+    if damage == "truncated":
+        replace_bytes(rdb, rdb.read_bytes()[:-20])
+    elif damage == "altered":
+        flip_bit(rdb, rdb.stat().st_size // 3)
+    elif damage == "empty":
+        replace_bytes(rdb, b"")
+    elif damage == "manifest":
+        path = host.saves / newer / "manifest.json"
+        path.write_text(path.read_text().replace('"keys": 1800', '"keys": 1801'))
+    else:
+        rdb.unlink()
+    with host.client() as client:
+        client.flushall()
+    if damage == "altered":
+        with pytest.raises(
+            KeeperError, match=f"SHA-256 is .* instead of .*; nothing was changed. The next older good one is {older}"
+        ):
+            host.restore()
+    with pytest.raises(KeeperError, match=f"save {newer}"):
+        host.restore(newer)
+    assert host.engine.stops == 0
+    result, warnings = host.restore(fallback=True)
+    assert result.manifest.id == older
+    assert host.content() == one
+    if damage == "altered":
+        assert [entry["id"] for entry in result.skipped] == [newer]
+        assert any(newer in warning for warning in warnings)
+
+
+def test_every_altered_byte_is_noticed(host: TestHost) -> None:
+    host.fill("one", keys=2)
+    saved = host.save().manifest.id
+    rdb = host.rdb(saved)
+    good = rdb.read_bytes()
+    with host.client() as client:
+        client.flushall()
+    for position in range(0, len(good), max(1, len(good) // 12)):
+        flip_bit(rdb, position)
+        with pytest.raises(KeeperError, match="SHA-256"):
+            host.restore(saved)
+        replace_bytes(rdb, good)
+    assert host.restore(saved)[0].changed is True
+
+
+def test_the_same_save_elsewhere_stands_in_for_a_damaged_copy(in_aws: TestHost) -> None:
+    in_aws.fill("one")
+    before = in_aws.content()
+    saved = in_aws.save().manifest
+    flip_bit(in_aws.rdb(saved.id), 100)
+    with in_aws.client() as client:
+        client.flushall()
+    result, _ = in_aws.restore()
+    assert (result.manifest.id, result.source.where) == (saved.id, "s3")
+    assert in_aws.content() == before
+    assert sha256_of(in_aws.rdb(saved.id)) == saved.rdb_sha256
+
+
+def test_altered_bytes_in_s3_are_noticed(in_aws: TestHost, aws: dict[str, Any]) -> None:
+    in_aws.fill("one")
+    saved = in_aws.save(snapshot=False).manifest.id
+    key = f"stg/saves/{saved}/dump.rdb"
+    data = bytearray(aws["s3"].get_object(Bucket="saves", Key=key)["Body"].read())
+    data[500] ^= 1
+    aws["s3"].put_object(Bucket="saves", Key=key, Body=bytes(data))
+    lose_volume(in_aws)
+    with pytest.raises(KeeperError, match=r"SHA-256 is .*There is no older one"):
+        in_aws.restore()
+    assert not (in_aws.saves / saved).exists()
+    assert in_aws.content() == {}
+
+
+def test_unknown_pending_failed_and_vanished_snapshots(in_aws: TestHost, aws: dict[str, Any]) -> None:
+    in_aws.fill("one")
+    result = in_aws.save()
+    snapshot = str(result.stored["ebs"])
+    aws["s3"].delete_object(Bucket="saves", Key=f"stg/saves/{result.manifest.id}/manifest.json")
+    lose_volume(in_aws)
+    with pytest.raises(NoSourceError, match=f"no EBS snapshot snap-0123; the newest is {result.manifest.id}"):
+        in_aws.restore("snap-0123")
+    with pytest.raises(NoSourceError, match="there is no save 20200101T000000Z-abcdef"):
+        in_aws.restore("20200101T000000Z-abcdef")
+    record = ec2_backends[DEFAULT_ACCOUNT_ID][REGION].snapshots[snapshot]
+    record.status = "pending"
+    for wanted in (snapshot, result.manifest.id):
+        with pytest.raises(KeeperError, match="still pending: try again") as caught:
+            in_aws.restore(wanted)
+        assert caught.value.exit_code == 1
+    record.status = "error"
+    with pytest.raises(KeeperError, match="EBS says error"):
+        in_aws.restore(snapshot)
+    record.status = "completed"
+    assert in_aws.ebs is not None
+    sources = in_aws.ebs.sources()
+    aws["ec2"].delete_snapshot(SnapshotId=snapshot)
+    in_aws.ebs.sources = lambda: sources  # type: ignore[method-assign]
+    with pytest.raises(KeeperError, match=f"{snapshot} is gone"):
+        in_aws.restore()
+
+
+def test_a_newer_pending_snapshot_is_mentioned(in_aws: TestHost, aws: dict[str, Any]) -> None:
+    in_aws.fill("one")
+    older = in_aws.save().manifest.id
+    result = in_aws.save()
+    aws["s3"].delete_object(Bucket="saves", Key=f"stg/saves/{result.manifest.id}/manifest.json")
+    ec2_backends[DEFAULT_ACCOUNT_ID][REGION].snapshots[result.stored["ebs"]].status = "pending"
+    lose_volume(in_aws)
+    restored, warnings = in_aws.restore()
+    assert restored.manifest.id == older
+    assert any(f"{result.stored['ebs']} holds a newer save" in warning for warning in warnings)
+
+
+def test_another_environments_saves_are_never_restored(in_aws: TestHost, aws: dict[str, Any]) -> None:
+    in_aws.fill("one")
+    result = in_aws.save()
+    snapshot, saved = str(result.stored["ebs"]), result.manifest.id
+    aws["ec2"].create_tags(Resources=[snapshot], Tags=[{"Key": "spotcache:environment", "Value": "prod"}])
+    manifest = in_aws.saves / saved / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"stg"', '"prod"'))
+    aws["s3"].put_object(Bucket="saves", Key=f"stg/saves/{saved}/manifest.json", Body=manifest.read_bytes())
+    for wanted in (snapshot, saved):
+        with pytest.raises(ConfigError, match="belongs to environment 'prod'"):
+            in_aws.restore(wanted)
+    with pytest.raises(ConfigError, match="belongs to environment 'prod'"):
+        in_aws.restore()
+    with pytest.raises(ConfigError, match="belongs to environment 'stg', not to 'prod'"):
+        in_aws.restore(expect_environment="prod")
+    untagged = aws["ec2"].create_snapshot(VolumeId=in_aws.moto_volume)["SnapshotId"]
+    with pytest.raises(KeeperError, match="holds no save: it has no tag spotcache:save"):
+        in_aws.restore(untagged)
+
+
+def test_nothing_at_all_has_an_exit_code_of_its_own(in_aws: TestHost) -> None:
+    with pytest.raises(NoSourceError, match="there is no save of this environment") as caught:
+        in_aws.restore()
+    assert caught.value.exit_code == 4
+
+
+def test_a_place_that_cannot_be_read_stops_a_guess(in_aws: TestHost, aws: dict[str, Any]) -> None:
+    in_aws.fill("one")
+    saved = in_aws.save().manifest.id
+    with in_aws.client() as client:
+        client.flushall()
+    in_aws.use_aws(Refusing(aws["s3"], "get_paginator", "AccessDenied"), aws["ec2"])
+    with pytest.raises(KeeperError, match="nobody can tell which save is the newest"):
+        in_aws.restore()
+    assert in_aws.restore(saved)[0].changed is True
+    with in_aws.client() as client:
+        client.flushall()
+    assert in_aws.restore(fallback=True)[0].manifest.id == saved
+
+
+def test_left_over_volumes_of_a_killed_restore_are_deleted(in_aws: TestHost, aws: dict[str, Any]) -> None:
+    in_aws.fill("one")
+    result = in_aws.save()
+    assert in_aws.ebs is not None
+    left = in_aws.ebs._create_volume(str(result.stored["ebs"]), in_aws.machine.instance_id, ZONE)
+    in_aws.ebs._attach(left, in_aws.machine.instance_id)
+    other = in_aws.ebs._create_volume(str(result.stored["ebs"]), "i-0aaaaaaaaaaaaaaaa", ZONE)
+    _, warnings = in_aws.restore()
+    assert [
+        volume["VolumeId"]
+        for volume in aws["ec2"].describe_volumes(Filters=[{"Name": "tag-key", "Values": ["spotcache:temporary"]}])[
+            "Volumes"
+        ]
+    ] == [other]
+    assert any(left in warning for warning in warnings)
+    assert in_aws.machine.left_overs_unmounted == 1
+
+
+def test_a_snapshot_without_the_save_leaves_no_volume(in_aws: TestHost, aws: dict[str, Any]) -> None:
+    in_aws.fill("one")
+    result = in_aws.save()
+    shutil.rmtree(in_aws.machine.snapshots / str(result.stored["ebs"]) / "saves" / result.manifest.id)
+    aws["s3"].delete_object(Bucket="saves", Key=f"stg/saves/{result.manifest.id}/manifest.json")
+    lose_volume(in_aws)
+    with pytest.raises(KeeperError, match="does not contain it"):
+        in_aws.restore(str(result.stored["ebs"]))
+    volumes = aws["ec2"].describe_volumes(Filters=[{"Name": "tag-key", "Values": ["spotcache:temporary"]}])["Volumes"]
+    assert volumes == []
+
+
+# --- a restore that goes wrong half way
+
+
+def test_a_redis_that_does_not_start_gets_its_old_data_back(host: TestHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    host.fill("one")
+    saved = host.save().manifest.id
+    host.fill("two", keys=3)
+    before = host.content()
+    real = host.engine.start
+    calls = []
+
+    def first_fails() -> None:
+        calls.append(1)
+        if len(calls) == 1:
+            raise KeeperError("docker cannot start spotcache-redis: no")
+        real()
+
+    monkeypatch.setattr(host.engine, "start", first_fails)
+    with pytest.raises(KeeperError, match=r"docker cannot start .*; the old data is in place again"):
+        host.restore(saved, force=True)
+    assert host.content() == before
+    assert not work_directory(host.context()).exists()
+
+
+def test_a_difference_after_the_start_brings_the_old_data_back(host: TestHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    host.fill("one")
+    older = host.save().manifest.id
+    host.fill("two", keys=3)
+    newer = host.save().manifest.id
+    before = host.content()
+    real = swap.compare
+    monkeypatch.setattr(
+        swap, "compare", lambda manifest, state: real(manifest, replace(state, loaded=(state.loaded or 0) - 1))
+    )
+    with pytest.raises(KeeperError, match="Redis loaded 899 keys and left out 0 expired ones; the save has 900"):
+        host.restore(older, force=True)
+    assert host.content() == before
+    assert (host.redis_directory / "dump.rdb").samefile(host.rdb(newer))
+
+
+# --- what a person sees
+
+
+def test_list_and_status(in_aws: TestHost) -> None:
+    in_aws.fill("one")
+    result = in_aws.save()
+    context = in_aws.context()
+    listing = make_listing(context)
+    rows = listing.to_json()["sources"]
+    assert [row["where"] for row in rows] == ["volume", "s3", "ebs"]
+    assert {(row["id"], row["keys"], row["verified"], row["state"]) for row in rows} == {
+        (result.manifest.id, 900, True, "complete")
+    }
+    table = listing_table(listing, context.now())
+    assert table.splitlines()[0].split()[:3] == ["ID", "CREATED", "(UTC)"]
+    assert len({line.index("complete") for line in table.splitlines()[1:]}) == 1
+    status = make_status(context)
+    assert status["redis"]["state"] == "ready"
+    assert status["redis"]["keys"] == 900
+    assert status["sources"]["ebs"] == {
+        "count": 1,
+        "verified": 1,
+        "pending": 0,
+        "newest": result.manifest.id,
+        "unreadable": None,
+    }
+    text = status_table(status, context.now())
+    assert f"Newest save  {result.manifest.id} (volume)" in text
+
+
+def test_status_says_what_it_cannot_find_out(in_aws: TestHost, aws: dict[str, Any]) -> None:
+    in_aws.engine.kill()
+    in_aws.use_aws(Refusing(aws["s3"], "get_paginator", "AccessDenied"), aws["ec2"])
+    status = make_status(in_aws.context())
+    assert status["redis"]["state"] == "exited"
+    assert "s3:" in status["sources"]["s3"]["unreadable"] or "AWS denies" in status["sources"]["s3"]["unreadable"]
+    assert status["newest"] is None
+    assert "none" in status_table(status, in_aws.context().now())
+
+
+def test_an_empty_listing_says_so(host: TestHost) -> None:
+    context = host.context()
+    assert listing_table(make_listing(context), context.now()) == "There is no save of stg yet."
+
+
+def test_the_request_is_checked_before_anything_else(host: TestHost) -> None:
+    with pytest.raises(ConfigError):
+        restore(host.context(), Request("tomorrow"))
+    assert not host.saves.exists()
