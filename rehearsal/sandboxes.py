@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -26,7 +26,18 @@ RECAP = re.compile(
     r"unreachable=(?P<unreachable>\d+)\s+failed=(?P<failed>\d+)",
     re.MULTILINE,
 )
+ON_HOST = re.compile(r"^[a-z]+: \[i-[0-9a-f]+[ \]]")
 COLOR = re.compile(r"\x1b\[[0-9;]*m")
+
+
+@dataclass
+class Part:
+    """One play of a playbook, as it went by."""
+
+    name: str
+    started: float
+    seconds: float = 0.0
+    on_host: bool = False
 
 
 @dataclass(frozen=True)
@@ -35,6 +46,7 @@ class Play:
 
     text: str
     seconds: float
+    plays: Sequence[Part] = ()
 
     @property
     def recap(self) -> dict[str, dict[str, int]]:
@@ -61,15 +73,28 @@ class Host:
     ip: str
 
 
-def progress(show: Callable[[str], None]) -> Callable[[str], None]:
-    """Of Ansible's output only what tells a person how far it is: the plays, and what a role has to say."""
+@dataclass
+class Progress:
+    """Reads Ansible's output as it comes: tells a person which play runs, and notes how long each one took."""
 
-    def line(text: str) -> None:
+    show: Callable[[str], None]
+    plays: list[Part] = field(default_factory=list)
+
+    def line(self, text: str) -> None:
+        """Take one line."""
         plain = COLOR.sub("", text)
-        if plain.startswith("PLAY [") and not plain.startswith("PLAY []"):
-            show("    " + plain.removeprefix("PLAY [").partition("]")[0])
+        if plain.startswith("PLAY "):
+            self.end()
+        if plain.startswith("PLAY ["):
+            self.plays.append(Part(plain.removeprefix("PLAY [").partition("]")[0], time.monotonic()))
+            self.show(f"    {self.plays[-1].name}")
+        elif self.plays and ON_HOST.match(plain):
+            self.plays[-1].on_host = True
 
-    return line
+    def end(self) -> None:
+        """The play that ran has ended."""
+        if self.plays and not self.plays[-1].seconds:
+            self.plays[-1].seconds = time.monotonic() - self.plays[-1].started
 
 
 @dataclass
@@ -132,15 +157,16 @@ class Sandbox:
     ) -> tuple[int, Play]:
         """Run a playbook (a name such as provision, a path, or a collection's playbook) and hand back how it ended."""
         target = f"playbooks/{playbook}.yml" if re.fullmatch(r"[a-z_]+", playbook) else playbook
-        started = time.monotonic()
+        started, progress = time.monotonic(), Progress(self.show)
         code, text = stream(
             [tool(command), target, "-i", str(INVENTORY), *arguments],
             self.logs / f"{log or Path(playbook).stem}.log",
-            show=progress(self.show),
+            show=progress.line,
             environment={**self.environment, **(environment or {})},
             cwd=cwd,
         )
-        return code, Play(text, time.monotonic() - started)
+        progress.end()
+        return code, Play(text, time.monotonic() - started, progress.plays)
 
     def play(self, playbook: str, *arguments: str, log: str | None = None) -> Play:
         """Run a playbook that must work."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rehearsal import demo, keys, reference, suites
-from rehearsal.sandboxes import Play
+from rehearsal.sandboxes import Play, Progress
 from rehearsal.work import Failed, Journal, Step, stream, table
 
 RECAP = """
@@ -32,6 +32,26 @@ def test_changes_are_counted_over_all_hosts() -> None:
     assert (
         Play("PLAY RECAP ***\n\x1b[0;32mlocalhost\x1b[0m : ok=3 changed=0 unreachable=0 failed=0\n", 1.0).changed == 0
     )
+
+
+def test_plays_are_told_and_timed_and_those_on_a_host_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    clock = iter([10.0, 14.5, 14.5, 20.0])
+    monkeypatch.setattr("rehearsal.sandboxes.time.monotonic", lambda: next(clock))
+    progress = Progress(said.append)
+    for line in (
+        "PLAY [The network] ****",
+        "ok: [localhost]",
+        "PLAY [Redis on the host] ****",
+        "\x1b[0;33mchanged: [i-0abc123 -> localhost]\x1b[0m",
+        "PLAY RECAP ****",
+    ):
+        progress.line(line)
+    assert said == ["    The network", "    Redis on the host"]
+    assert [(one.name, one.seconds, one.on_host) for one in progress.plays] == [
+        ("The network", 4.5, False),
+        ("Redis on the host", 5.5, True),
+    ]
 
 
 def test_a_run_without_a_recap_is_not_a_run_without_changes() -> None:
