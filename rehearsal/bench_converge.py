@@ -2,8 +2,8 @@
 """How long the host part of provision takes, against a raw shell script over SSH that does the same.
 
 Each round loses the host, so that the group brings a fresh one: by turns Ansible and the shell script make a Redis of
-it. The shell script gets the files that Ansible wrote on another host, and does the rest as a person would type it. Then
-provision runs again on a host where nothing changes. Writes build/bench/converge.json.
+it. The shell script gets the files that Ansible wrote on another host, and does the rest as a person would type it.
+Then provision runs again where nothing changes. Writes build/bench/converge.json.
 """
 
 from __future__ import annotations
