@@ -1,7 +1,4 @@
-"""A host for the keeper's tests: a real redis-server in place of the container, moto in place of S3 and EC2.
-
-Run as a program it does one restore and kills itself at a chosen moment; see `main`.
-"""
+"""A host for the keeper's tests: a real redis-server in place of the container, moto in place of S3 and EC2."""
 
 from __future__ import annotations
 
@@ -11,8 +8,8 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -27,7 +24,7 @@ from spotcache_keeper.config import Config, Timeouts
 from spotcache_keeper.context import Context
 from spotcache_keeper.ebs import EbsStore
 from spotcache_keeper.engine import SCRATCH_SOCKET, ContainerState
-from spotcache_keeper.errors import DamagedError, KeeperError
+from spotcache_keeper.errors import DamagedError
 from spotcache_keeper.machine import Identity
 from spotcache_keeper.restore import Request, RestoreResult, restore
 from spotcache_keeper.s3 import S3Store
@@ -406,19 +403,22 @@ def kill_after(count: int) -> None:
     shutil.rmtree = wrapped(shutil.rmtree)  # type: ignore[assignment]
 
 
-def main() -> None:
-    """`keeper_support.py DIRECTORY PORT APPENDONLY SAVE_ID COUNT`: restore, and be killed at moment COUNT.
-
-    Ends with code 0 when the restore was over before.
-    """
-    directory, port, appendonly, save_id, count = sys.argv[1:]
-    host = TestHost(Path(directory), port=int(port), appendonly=appendonly == "yes")
-    kill_after(int(count))
-    try:
-        host.restore(save_id)
-    except KeeperError as error:
-        sys.exit(str(error))
-
-
-if __name__ == "__main__":
-    main()
+def restore_until_killed(host: TestHost, save_id: str, count: int) -> bool:
+    """Restore in a process of its own that is killed at moment `count`; False when it was over before that."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            kill_after(count)
+            host.restore(save_id, force=True)
+            code = 0
+        except BaseException:  # noqa: BLE001 - nothing of the parent may run in this copy of it
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        assert os.WTERMSIG(status) == signal.SIGKILL
+        return True
+    assert os.WEXITSTATUS(status) == 0
+    return False

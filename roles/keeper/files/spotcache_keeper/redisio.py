@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +18,14 @@ from spotcache_keeper.errors import ConfigError, KeeperError
 
 class NotAnsweringError(KeeperError):
     """Redis cannot be reached, or does not answer in time."""
+
+
+def pauses(first: float = 0.01, longest: float = 0.25) -> Iterator[float]:
+    """How long to wait between looking and looking again, without end: short at first, then longer; seconds."""
+    pause = first
+    while True:
+        yield pause
+        pause = min(pause * 1.5, longest)
 
 
 @dataclass(frozen=True)
@@ -218,7 +226,7 @@ class Redis:
             NotAnsweringError: the time is over.
         """
         deadline = time.monotonic() + timeout
-        while True:
+        for pause in pauses():
             try:
                 state = self.state()
                 if not state.loading:
@@ -229,7 +237,8 @@ class Redis:
             if time.monotonic() >= deadline:
                 raise NotAnsweringError(f"Redis was not ready within {timeout:.0f} s: {reason}")
             alive()
-            sleep(0.1)
+            sleep(pause)
+        raise AssertionError("pauses never end")
 
     def _call(self, *command: str) -> Any:
         """One command; the library's errors become ours."""
@@ -296,8 +305,7 @@ def save_in_background(
     while not server.background_save():
         sleep(0.2)
         poll("another child process of Redis")
-    pause = 0.02
-    while True:
+    for pause in pauses():
         state = poll("BGSAVE")
         if not state.saving:
             if before.saves is not None and state.saves is not None:
@@ -312,4 +320,4 @@ def save_in_background(
                     "or no memory for the fork (vm.overcommit_memory)"
                 )
         sleep(pause)
-        pause = min(pause * 1.5, 0.25)
+    raise AssertionError("pauses never end")

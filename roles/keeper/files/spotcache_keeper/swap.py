@@ -19,12 +19,11 @@ from spotcache_keeper.errors import InterruptedRunError, KeeperError
 from spotcache_keeper.files import exchange, read_json, readable_errors, sync, write_atomically
 from spotcache_keeper.manifest import Manifest
 from spotcache_keeper.present import append_only_sizes
-from spotcache_keeper.redisio import Databases, NotAnsweringError, Redis, ServerState
+from spotcache_keeper.redisio import Databases, NotAnsweringError, Redis, ServerState, pauses
 from spotcache_keeper.times import to_text
 from spotcache_keeper.volume import check_free_space
 
 Phase = Literal["stopping", "starting", "undoing"]
-_AOF_POLL_SECONDS = 0.1
 _MARGIN_BYTES = 16 * 1024 * 1024
 _RUNS = frozenset({"running", "restarting", "paused"})
 
@@ -303,10 +302,13 @@ def _build_append_only(ctx: Context, manifest: Manifest, new: Path) -> tuple[Loa
         most = state.keys
         server.set_setting("appendonly", "yes")
         deadline = time.monotonic() + config.timeouts.save
-        while (state := server.state()).aof_rewriting:
+        for pause in pauses():
+            state = server.state()
+            if not state.aof_rewriting:
+                break
             if time.monotonic() >= deadline:
                 raise KeeperError(f"the append-only file was not written within {config.timeouts.save} s")
-            time.sleep(_AOF_POLL_SECONDS)
+            time.sleep(pause)
         if not (state.aof_enabled and state.aof_rewrite_ok):
             raise KeeperError("the second server could not write the append-only file (a full disk?)")
         server.shut_down()
@@ -318,14 +320,14 @@ def _build_append_only(ctx: Context, manifest: Manifest, new: Path) -> tuple[Loa
 def _wait_until_gone(server: Redis, timeout: float) -> None:
     """Wait until a server that was told to end has ended."""
     deadline = time.monotonic() + timeout
-    while True:
+    for pause in pauses():
         try:
             server.state()
         except NotAnsweringError:
             return
         if time.monotonic() >= deadline:
             raise KeeperError(f"the second server did not end within {timeout:.0f} s")
-        time.sleep(_AOF_POLL_SECONDS)
+        time.sleep(pause)
 
 
 def _start(ctx: Context) -> ServerState:
