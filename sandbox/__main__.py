@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sandbox.paths import Home, known
+from sandbox.verbs import add_verbs
 
 UP_PATIENCE_S = 600  # the first `up` builds the host image
 
@@ -128,6 +129,7 @@ def parser() -> argparse.ArgumentParser:
     fault.add_argument("instance")
     fault.add_argument("fault", choices=["", "down", "slow", "401", "garbage"])
     verb("snapshot-seconds", "how long further EBS snapshots are pending").add_argument("seconds", type=float)
+    add_verbs(verb)
     return top
 
 

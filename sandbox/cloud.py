@@ -28,6 +28,7 @@ from moto.sts.models import sts_backends
 from sandbox import container, firewall, imds, pool
 from sandbox.moto_gaps import tend
 from sandbox.paths import LABEL, Home
+from sandbox.scaling import Hooks
 from sandbox.shell import ToolFailed, run, succeeds
 
 log = logging.getLogger("sandbox")
@@ -54,6 +55,7 @@ class Weather:
     zones_down: set[str] = field(default_factory=set)
     no_spot: set[tuple[str, str]] = field(default_factory=set)
     interrupted: dict[tuple[str, str], float] = field(default_factory=dict)
+    refused: dict[str, set[str]] = field(default_factory=dict)  # groups that get nothing, and in which zones
 
 
 def text_of(value: Any) -> str:
@@ -75,6 +77,7 @@ class Cloud:
     """Everything real of one sandbox."""
 
     snapshot_seconds = 1.0
+    snapshot_result = "succeeded"  # of the next snapshot; those after it succeed again
 
     def __init__(self, home: Home, account: str, region: str, api_port: int) -> None:
         self.home = home
@@ -90,6 +93,9 @@ class Cloud:
         self.hung: set[str] = set()
         self.networks: dict[str, str] = {}
         self.on_vpc: list[Callable[[str, str, str], None]] = []
+        self.on_event: list[Callable[[str, str, dict[str, Any], list[str]], None]] = []
+        self.on_tick: list[Callable[[], None]] = []
+        self.hooks = Hooks(self.tell)
         self.workers = ThreadPoolExecutor(16, thread_name_prefix="host")
         self.lock = threading.RLock()
         self.stopping = threading.Event()
@@ -398,7 +404,27 @@ class Cloud:
         timer.daemon = True
         timer.start()
         log.info("%s: notice, to be ended at %s", instance_id, due)
+        detail = {"instance-id": instance_id, "instance-action": action}
+        self.tell("aws.ec2", "EC2 Spot Instance Interruption Warning", detail, [self._odd_arn(instance_id)])
         return due
+
+    def tell(self, source: str, kind: str, detail: dict[str, Any], resources: list[str]) -> None:
+        """An event of an AWS service, for EventBridge."""
+        for act in self.on_event:
+            act(source, kind, detail, resources)
+
+    def _odd_arn(self, instance_id: str) -> str:
+        # The ARN of Spot's events has the zone in the region's place and no account.
+        return f"arn:aws:ec2:{self.ec2.get_instance(instance_id).placement.zone}:instance/{instance_id}"
+
+    def at_risk(self, instance: Any) -> str:
+        """Whether EC2 has announced the end of an instance: empty, `rebalance` or `notice`."""
+        signals = self.signals.get(instance.id, Signals())
+        return "notice" if signals.action_time else "rebalance" if signals.rebalance_time else ""
+
+    def refuses(self, group_name: str, zone: str) -> bool:
+        """Whether a group gets no instance in a zone, as a fault that was injected on purpose."""
+        return zone in self.weather.refused.get(group_name, set())
 
     def _interrupt(self, instance_id: str) -> None:
         instance = self.ec2.get_instance(instance_id)
@@ -413,6 +439,8 @@ class Cloud:
         self.ec2.get_instance(instance_id)
         now = datetime.now(UTC).replace(microsecond=0)
         self.signals.setdefault(instance_id, Signals()).rebalance_time = now
+        detail = {"instance-id": instance_id}
+        self.tell("aws.ec2", "EC2 Instance Rebalance Recommendation", detail, [self._odd_arn(instance_id)])
         return now
 
     def view(self, address: str) -> imds.InstanceView | None:
@@ -458,7 +486,7 @@ class Cloud:
             profile_id=profile.id if profile else "",
             role_name=role.name if role else "",
             credentials=(lambda: self._credentials(role, instance.id)) if role else None,
-            target_lifecycle_state=("Terminated" if instance.state != "running" else "InService") if state else "",
+            target_lifecycle_state=target_of(state),
             spot_action=signals.action,
             spot_time=signals.action_time,
             rebalance_time=signals.rebalance_time,
@@ -508,6 +536,8 @@ class Cloud:
             tend(group, self)
         for vpc_id in [v for v in self.networks if v not in self.ec2.vpcs]:
             self._drop_network(vpc_id)
+        for act in self.on_tick:
+            act()
 
     def _drop_network(self, vpc_id: str) -> None:
         name = self.networks.pop(vpc_id)
@@ -524,6 +554,14 @@ class Cloud:
             return False
         pid = str(container.host_pid(host))
         return succeeds(["nsenter", "-t", pid, "-n", "bash", "-c", f"exec 3<>/dev/tcp/127.0.0.1/{port}"])
+
+
+def target_of(state: Any) -> str:
+    """The state that Auto Scaling brings an instance to; empty outside of a group."""
+    if state is None:
+        return ""
+    ending = state.instance.state != "running" or state.lifecycle_state.startswith("Terminating")
+    return "Terminated" if ending else "InService"
 
 
 def groups_of(groups: list[Any]) -> list[firewall.Group]:

@@ -32,6 +32,10 @@ from moto.ec2.exceptions import EC2ClientError, VolumeInUseError
 from moto.ec2.models import EC2Backend
 from moto.ec2.models.instances import Instance
 from moto.ec2.models.launch_templates import LaunchTemplateVersion
+from moto.ec2.models.subnets import Subnet
+from moto.iam.access_control import IAMRequestBase
+
+from sandbox.scaling import LAUNCHING, TERMINATING
 
 SNAPSHOT_INTERVAL_S = 15  # EBS: one CreateSnapshot per 15 s and volume
 SNAPSHOT_PENDING_MAX = 5  # EBS: five pending snapshots per volume
@@ -41,6 +45,8 @@ class Machine(Protocol):
     """What the records ask of the real world. `instance`, `volume`, `snapshot`, `image` are moto's own objects."""
 
     snapshot_seconds: float
+    snapshot_result: str
+    hooks: Any
 
     def launch(self, instance: Any) -> None:
         """Boot a host for a pending instance."""
@@ -77,6 +83,15 @@ class Machine(Protocol):
 
     def capacity(self, zone: str, instance_type: str, market: str) -> bool:
         """Whether a pool of zone, type and market has an instance to give."""
+
+    def refuses(self, group_name: str, zone: str) -> bool:
+        """Whether a group gets no instance in a zone."""
+
+    def at_risk(self, instance: Any) -> str:
+        """Whether the end of an instance was announced: empty, `rebalance` or `notice`."""
+
+    def tell(self, source: str, kind: str, detail: dict[str, Any], resources: list[str]) -> None:
+        """An event for EventBridge."""
 
     def scored(self, pools: list[tuple[str, str]]) -> list[tuple[str, str]]:
         """Pools (zone, type) in the order in which a launch tries them."""
@@ -143,6 +158,8 @@ class Gaps:
         self._volumes()
         self._images()
         self._templates()
+        self._filters()
+        self._signatures()
         self._groups()
 
     def _instances(self) -> None:
@@ -296,12 +313,28 @@ class Gaps:
                 self._snapshot_limits(backend, volume_id)
             snapshot = snap(backend, volume_id, *args, **kwargs)
             machine.copy(snapshot.volume, snapshot)
-            if not kwargs.get("from_ami") and machine.snapshot_seconds > 0:
-                snapshot.status = "pending"
-                timer = threading.Timer(machine.snapshot_seconds, setattr, (snapshot, "status", "completed"))
+            if not kwargs.get("from_ami"):
+                snapshot.status = "pending" if machine.snapshot_seconds > 0 else "completed"
+                timer = threading.Timer(machine.snapshot_seconds, finish, (backend, snapshot, datetime.now(UTC)))
                 timer.daemon = True
                 timer.start()
             return snapshot
+
+        def finish(backend: Any, snapshot: Any, begun: datetime) -> None:
+            result, machine.snapshot_result = machine.snapshot_result, "succeeded"
+            snapshot.status = "completed" if result == "succeeded" else "error"
+            arn = f"arn:aws:ec2::{backend.region_name}:snapshot/{snapshot.id}"
+            detail = {
+                "event": "createSnapshot",
+                "result": result,
+                "cause": "" if result == "succeeded" else "an internal error occurred",
+                "request-id": "",
+                "snapshot_id": arn,
+                "source": f"arn:aws:ec2::{backend.region_name}:volume/{snapshot.volume.id}",
+                "startTime": begun.strftime("%Y-%m-%dT%H:%M:%SZ"),
+                "endTime": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            }
+            machine.tell("aws.ec2", "EBS Snapshot Notification", detail, [arn])
 
         def delete_snapshot(backend: Any, snapshot_id: str) -> Any:
             answer = unsnap(backend, snapshot_id)
@@ -374,6 +407,43 @@ class Gaps:
         EC2Backend.create_launch_template = create_launch_template
         LaunchTemplateVersion.user_data = property(lambda version: as_user_data(version.data.get("UserData")))
 
+    def _filters(self) -> None:
+        subnet = Subnet.get_filter_value
+
+        fields = {
+            "ipv6-cidr-block-association.ipv6-cidr-block": lambda row: row["ipv6CidrBlock"],
+            "ipv6-cidr-block-association.association-id": lambda row: row["associationId"],
+            "ipv6-cidr-block-association.state": lambda row: row["ipv6CidrBlockState"]["State"],
+        }
+
+        def subnet_filter(one: Any, name: str, method: str | None = None) -> Any:
+            if name in fields:
+                return [fields[name](row) for row in one.ipv6_cidr_block_associations.values()]
+            return subnet(one, name, method)
+
+        def associations(one: Any) -> list[dict[str, Any]]:
+            # The answer has the state in lower case, which moto's own list lacks.
+            return [
+                {**row, "ipv6CidrBlockState": {"state": row["ipv6CidrBlockState"]["State"]}}
+                for row in one.ipv6_cidr_block_associations.values()
+                if row["ipv6CidrBlockState"]["State"] == "associated"
+            ]
+
+        Subnet.get_filter_value = subnet_filter
+        Subnet.ipv6_cidr_block_association_set = property(associations)
+
+    def _signatures(self) -> None:
+        original = IAMRequestBase._create_aws_request
+
+        def create_aws_request(request: Any) -> Any:
+            made = original(request)
+            if request._method in ("GET", "HEAD", "DELETE"):
+                # Signed without a body; moto would put the parsed parameters of the query there.
+                made.data = request._body or b""
+            return made
+
+        IAMRequestBase._create_aws_request = create_aws_request
+
     def _groups(self) -> None:
         def set_desired_capacity(group: Any, new_capacity: int | None) -> None:
             group.desired_capacity = group.min_size if new_capacity is None else new_capacity
@@ -441,11 +511,15 @@ class Gaps:
             size = group.desired_capacity
             if should_decrement:
                 group.desired_capacity -= 1
-            backend.ec2_backend.terminate_instances([instance_id])
+            if not state.lifecycle_state.startswith("Terminating"):
+                retire(group, state, self.machine)
             return TerminateInstanceActivity(state.instance, size)
 
         def delete_auto_scaling_group(backend: Any, group_name: str) -> None:
             group = backend.autoscaling_groups.pop(group_name)
+            for kept in (backend.lifecycle_hooks, backend.scheduled_actions):
+                for key in [k for k, one in kept.items() if one.auto_scaling_group_name == group_name]:
+                    kept.pop(key)
             ids = [s.instance.id for s in group.instance_states]
             if ids:
                 backend.ec2_backend.terminate_instances(ids)
@@ -470,48 +544,104 @@ def as_user_data(value: Any) -> Base64EncodedString | None:
     return Base64EncodedString(str(value))
 
 
-def _activity(group: Any, code: str, description: str, cause: str, message: str = "") -> None:
+def _activity(
+    group: Any, machine: Machine, code: str, event: str, description: str, cause: str, instance: Any = None, **more: str
+) -> None:
     log = group.__dict__.setdefault("activities", [])
     now = datetime.now(UTC)
-    log.insert(
-        0,
-        {
-            "ActivityId": str(uuid.uuid4()),
-            "AutoScalingGroupName": group.name,
-            "Description": description,
-            "Cause": cause,
-            "StartTime": now,
-            "EndTime": now,
-            "StatusCode": code,
-            "StatusMessage": message,
-            "Progress": 100,
-            "Details": "{}",
-        },
-    )
+    record = {
+        "ActivityId": str(uuid.uuid4()),
+        "AutoScalingGroupName": group.name,
+        "Description": description,
+        "Cause": cause,
+        "StartTime": now,
+        "EndTime": now,
+        "StatusCode": code,
+        "StatusMessage": more.get("message", ""),
+        "Progress": 100,
+        "Details": "{}",
+    }
+    log.insert(0, record)
     del log[100:]
+    detail = {key: value for key, value in record.items() if key != "Progress"}
+    detail |= {"StartTime": now.isoformat(), "EndTime": now.isoformat(), "RequestId": record["ActivityId"]}
+    detail["Details"] = {"Availability Zone": instance.placement.zone} if instance is not None else {}
+    detail["EC2InstanceId"] = instance.id if instance is not None else ""
+    arns = [f"arn:aws:ec2:{group.region}:{group.account_id}:instance/{instance.id}"] if instance is not None else []
+    machine.tell("aws.autoscaling", event, detail, [group.arn, *arns])
 
 
 def tend(group: Any, machine: Machine) -> None:
     """One look of Auto Scaling at one group: forget what died, launch what is missing, end what is too much."""
     for state in list(group.instance_states):
-        name = state.instance.state
-        if name in ("shutting-down", "terminated", "stopped"):
-            group.instance_states.remove(state)
-            _activity(
-                group,
-                "Successful",
-                f"Terminating EC2 instance: {state.instance.id}",
-                f"an instance was taken out of service in response to an EC2 health check that found it {name}",
-            )
-        elif state.lifecycle_state == "Pending" and name == "running":
-            state.lifecycle_state = "InService"
-    missing = (group.desired_capacity or 0) - len(group.instance_states)
+        _look(group, state, machine)
+    serving = [s for s in group.instance_states if not s.lifecycle_state.startswith("Terminating")]
+    wanted = group.desired_capacity or 0
+    # With capacity rebalancing the successor of an instance at risk comes first.
+    leaving = [s for s in serving if machine.at_risk(s.instance)] if group.capacity_rebalance and wanted else []
+    for state in leaving:
+        safe = sum(s.lifecycle_state == "InService" and s not in leaving for s in serving)
+        if safe >= wanted or machine.at_risk(state.instance) == "notice":
+            retire(group, state, machine)
+            serving.remove(state)
+    wanted += sum(state in serving for state in leaving)
+    missing = wanted - len(serving)
     if missing > 0 and time.monotonic() >= getattr(group, "not_before", 0.0):
         _launch(group, machine)
     elif missing < 0:
-        surplus = [s for s in group.instance_states if not s.protected_from_scale_in][:-missing]
-        if surplus:
-            group.ec2_backend.terminate_instances([s.instance.id for s in surplus])
+        for state in [s for s in serving if not s.protected_from_scale_in][:-missing]:
+            retire(group, state, machine)
+
+
+def retire(group: Any, state: Any, machine: Machine) -> None:
+    """Auto Scaling ends an instance: at once, or when the group's hooks let it."""
+    if machine.hooks.hold(group, state, TERMINATING):
+        state.lifecycle_state = "Terminating:Wait"
+    else:
+        state.lifecycle_state = "Terminating"
+        group.ec2_backend.terminate_instances([state.instance.id])
+
+
+def _look(group: Any, state: Any, machine: Machine) -> None:
+    name = state.instance.state
+    if name in ("shutting-down", "terminated", "stopped"):
+        group.instance_states.remove(state)
+        machine.hooks.forget(state.instance.id)
+        _activity(
+            group,
+            machine,
+            "Successful",
+            "EC2 Instance Terminate Successful",
+            f"Terminating EC2 instance: {state.instance.id}",
+            f"an instance was taken out of service in response to an EC2 health check that found it {name}",
+            state.instance,
+        )
+    elif state.lifecycle_state == "Pending" and name == "running":
+        if machine.hooks.hold(group, state, LAUNCHING):
+            state.lifecycle_state = "Pending:Wait"
+        else:
+            _in_service(group, state, machine)
+    elif state.lifecycle_state.endswith(":Wait"):
+        verdict = machine.hooks.verdict(group, state)
+        if verdict == "CONTINUE" and state.lifecycle_state == "Pending:Wait":
+            _in_service(group, state, machine)
+        elif verdict:
+            state.lifecycle_state = "Terminating:Proceed"
+            group.ec2_backend.terminate_instances([state.instance.id])
+
+
+def _in_service(group: Any, state: Any, machine: Machine) -> None:
+    state.lifecycle_state = "InService"
+    group.delay = 1.0
+    _activity(
+        group,
+        machine,
+        "Successful",
+        "EC2 Instance Launch Successful",
+        f"Launching a new EC2 instance: {state.instance.id}",
+        "capacity was below what is desired",
+        state.instance,
+    )
 
 
 def _launch(group: Any, machine: Machine) -> None:
@@ -523,6 +653,9 @@ def _launch(group: Any, machine: Machine) -> None:
     pools = [(zone, kind) for kind, zone in itertools.product(types, subnets)]
     refusal = "no subnet"
     for zone, instance_type in machine.scored(pools):
+        if machine.refuses(group.name, zone):
+            refusal = f"There is no capacity available for {instance_type} in {zone}."
+            continue
         tags = {**group.get_propagated_tags(), ASG_NAME_TAG: group.name}
         template = {
             "LaunchTemplateId": group.ec2_launch_template.id,
@@ -550,15 +683,17 @@ def _launch(group: Any, machine: Machine) -> None:
             group.instance_states.append(
                 InstanceState(instance, "Pending", protected_from_scale_in=group.new_instances_protected_from_scale_in)
             )
-            _activity(
-                group,
-                "Successful",
-                f"Launching a new EC2 instance: {instance.id}",
-                "capacity was below what is desired",
-            )
         group.not_before = 0.0
         return
     # AWS tries again by itself, ever more slowly.
     delay = min(30.0, 2 * getattr(group, "delay", 1.0))
     group.delay, group.not_before = delay, time.monotonic() + delay
-    _activity(group, "Failed", "Launching a new EC2 instance", "capacity was below what is desired", refusal)
+    _activity(
+        group,
+        machine,
+        "Failed",
+        "EC2 Instance Launch Unsuccessful",
+        "Launching a new EC2 instance",
+        "capacity was below what is desired",
+        message=refusal,
+    )

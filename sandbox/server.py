@@ -32,10 +32,15 @@ from moto.route53.models import route53_backends
 
 from sandbox import image, imds, resolver
 from sandbox.cloud import Cloud, Signals, vpc_bridge
+from sandbox.events import Bus
+from sandbox.fis import Fis
+from sandbox.functions import Functions
 from sandbox.moto_gaps import Gaps
 from sandbox.paths import Home
+from sandbox.scaling import Clock, Schedules
 from sandbox.shell import ToolFailed, run
 from sandbox.ssm import Ssm
+from sandbox.verbs import Verbs
 
 log = logging.getLogger("sandbox")
 
@@ -116,6 +121,7 @@ class Server:
         ssm = Ssm(self.cloud)
         ssm.close_gaps()
         ssm.listen()
+        self._happenings()
         operator = self._operator()
         settings.INITIAL_NO_AUTH_ACTION_COUNT = 0
         ActionAuthenticatorMixin.request_count = 0
@@ -141,6 +147,22 @@ class Server:
         }
         threading.Thread(target=self.cloud.run_ticks, daemon=True, name="tick").start()
         return state
+
+    def _happenings(self) -> None:
+        """Events and who is told of them, functions, schedules, experiments."""
+        endpoint = f"http://127.0.0.1:{self.port}"
+        functions = Functions(self.home.directory / "functions", self.account, REGION, endpoint)
+        bus = Bus(self.account, REGION, functions)
+        clock = Clock()
+        schedules = Schedules(lambda: self.cloud.groups, clock)
+        fis = Fis(self.cloud, bus)
+        for part in (bus, self.cloud.hooks, schedules, fis):
+            part.close_gaps()
+        self.cloud.on_event.append(bus.tell)
+        self.cloud.on_tick += [schedules.tick, lambda: bus.tick(clock.now().timestamp())]
+        self.bus = bus
+        self.more = Verbs(self.cloud, bus, clock, schedules, fis)
+        bus.start()
 
     def _ami(self, ec2: Any, name: str, tag: str) -> str:
         # The id follows from the content, so that a second sandbox of the same image names it alike.
@@ -247,7 +269,7 @@ class Server:
         if verb == "snapshot-seconds":
             cloud.snapshot_seconds = float(body["seconds"])
             return {"seconds": cloud.snapshot_seconds}
-        raise KeyError(f"unknown verb {verb}")
+        return self.more.command(verb, body)
 
     def _check_zone(self, zone: str) -> None:
         zones = [z.name for z in self.cloud.ec2.describe_availability_zones()]
@@ -335,4 +357,5 @@ def serve(home: Home, policy_file: str | None, port: int, snapshot_seconds: floa
         log.info("sandbox %s is up", home.name)
         done.wait()
         server.cloud.stopping.set()
+        server.bus.close()
     return 0

@@ -1,0 +1,301 @@
+"""Lambda functions of a sandbox, really run: the zip that was uploaded, as a process, with its role's credentials.
+
+moto keeps the records (functions, versions, policies, event source mappings); it would run a handler only in a
+container image that has to be fetched. Here the handler runs in a process of this machine, which stays warm between
+invocations as AWS's do. It runs as the sandbox's own user: these are the project's own functions.
+
+One server for all services, and not a second emulator for Lambda, SNS and EventBridge beside moto: ARNs, the account's
+number, roles and their policies mean the same everywhere, a function that asks EC2 sees the sandbox's real hosts, what
+its role may not do is refused, and `up` starts nothing more.
+"""
+
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import os
+import select
+import shutil
+import subprocess
+import sys
+import threading
+import time
+import uuid
+import zipfile
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from moto.iam.models import iam_backends
+from moto.logs.models import logs_backends
+from moto.sts.models import sts_backends
+
+log = logging.getLogger("sandbox")
+
+IDLE_S = 120.0  # how long a process waits warm for the next invocation
+LIFE_S = 900.0  # no process outlives its credentials
+RESERVED = ("AWS_", "_HANDLER", "LAMBDA_", "PATH")
+
+# The Lambda runtime: one JSON line in for each event, one out for each result.
+RUNTIME = r"""
+import importlib, json, os, sys, time, traceback
+sys.path.insert(0, os.environ["LAMBDA_TASK_ROOT"])
+answers = os.fdopen(int(sys.argv[1]), "w", encoding="utf-8")
+class Context:
+    function_name = os.environ["AWS_LAMBDA_FUNCTION_NAME"]
+    function_version = os.environ["AWS_LAMBDA_FUNCTION_VERSION"]
+    memory_limit_in_mb = os.environ["AWS_LAMBDA_FUNCTION_MEMORY_SIZE"]
+    log_group_name = os.environ["AWS_LAMBDA_LOG_GROUP_NAME"]
+    log_stream_name = os.environ["AWS_LAMBDA_LOG_STREAM_NAME"]
+    invoked_function_arn = sys.argv[2]
+    def __init__(self, request, seconds):
+        self.aws_request_id = request
+        self.deadline = time.monotonic() + seconds
+    def get_remaining_time_in_millis(self):
+        return max(0, int(1000 * (self.deadline - time.monotonic())))
+def told(error):
+    return {"errorMessage": str(error), "errorType": type(error).__name__,
+            "stackTrace": traceback.format_tb(error.__traceback__)}
+handler, broken = None, None
+try:
+    module, _, name = os.environ["_HANDLER"].rpartition(".")
+    handler = getattr(importlib.import_module(module.replace("/", ".")), name)
+except BaseException as error:
+    broken = told(error)
+for line in sys.stdin:
+    job = json.loads(line)
+    try:
+        result = {"error": broken} if broken else {
+            "payload": json.loads(json.dumps(handler(job["event"], Context(job["request"], job["seconds"]))))}
+    except BaseException as error:
+        traceback.print_exc()
+        result = {"error": told(error)}
+    sys.stdout.flush()
+    sys.stderr.flush()
+    answers.write(json.dumps(result) + "\n")
+    answers.flush()
+"""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an invocation came to."""
+
+    payload: Any
+    failed: bool
+    request: str
+
+
+class Worker:
+    """One warm process of one version of one function."""
+
+    def __init__(self, argv: list[str], environment: dict[str, str], root: Path, answers: tuple[int, int]) -> None:
+        reading, writing = answers
+        self.born = self.used = time.monotonic()
+        self.process = subprocess.Popen(
+            [*argv[:-1], str(writing), argv[-1]],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=environment,
+            cwd=root,
+            pass_fds=(writing,),
+        )
+        os.close(writing)
+        self.answers = reading
+        self.lines: list[str] = []
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self) -> None:
+        if self.process.stdout is not None:
+            for line in self.process.stdout:
+                self.lines.append(line.rstrip("\n"))
+
+    def run(self, event: Any, request: str, seconds: float) -> dict[str, Any] | None:
+        """The handler's answer, or None when there was none in time or the process ended."""
+        self.used = time.monotonic()
+        if self.process.stdin is None:
+            return None
+        deadline = self.used + seconds
+        try:
+            self.process.stdin.write(json.dumps({"event": event, "request": request, "seconds": seconds}) + "\n")
+            self.process.stdin.flush()
+        except OSError:
+            return None
+        said = b""
+        while not said.endswith(b"\n"):
+            ready, _, _ = select.select([self.answers], [], [], max(0.0, deadline - time.monotonic()))
+            chunk = os.read(self.answers, 65536) if ready else b""
+            if not chunk:
+                return None
+            said += chunk
+        self.used = time.monotonic()
+        answer: dict[str, Any] = json.loads(said)
+        return answer
+
+    def end(self) -> None:
+        """End the process and wait for it."""
+        self.process.kill()
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+        with contextlib.suppress(OSError):
+            os.close(self.answers)
+
+
+class Functions:
+    """Runs the functions of one sandbox. `function` is always moto's own record."""
+
+    def __init__(self, directory: Path, account: str, region: str, endpoint: str) -> None:
+        self.directory = directory
+        self.account, self.region, self.endpoint = account, region, endpoint
+        self.idle: dict[str, list[Worker]] = {}
+        self.lock = threading.Lock()
+
+    def invoke(self, function: Any, event: Any) -> Outcome:
+        """Run the handler once and wait for it."""
+        request = str(uuid.uuid4())
+        key = f"{function.function_name}/{function.code_sha_256}/{hash_of(function)}"
+        try:
+            worker = self._warm(key) or self._start(function)
+        except (PermissionError, zipfile.BadZipFile) as error:
+            self._write(function, request, [f"{type(error).__name__}: {error}"])
+            return Outcome({"errorMessage": str(error), "errorType": type(error).__name__}, True, request)
+        seconds = float(function.timeout or 3)
+        said = len(worker.lines)
+        answer = worker.run(event, request, seconds)
+        if answer is None:
+            lost = worker.process.poll() is not None
+            worker.end()
+            kind = "Runtime.ExitError" if lost else "Sandbox.Timedout"
+            words = "exited" if lost else f"timed out after {seconds:.2f} seconds"
+            answer = {"error": {"errorType": kind, "errorMessage": f"{request} Error: Runtime {words}"}}
+            self._write(function, request, [*worker.lines[said:], answer["error"]["errorMessage"]])
+        else:
+            # The pipe of what it printed is read beside: what was printed is there before the answer, or just after.
+            time.sleep(0.01)
+            self._write(function, request, worker.lines[said:])
+            with self.lock:
+                self.idle.setdefault(key, []).append(worker)
+        if "error" in answer:
+            return Outcome(answer["error"], True, request)
+        return Outcome(answer["payload"], False, request)
+
+    def _warm(self, key: str) -> Worker | None:
+        with self.lock:
+            workers = self.idle.get(key, [])
+            return workers.pop() if workers else None
+
+    def tidy(self) -> None:
+        """End processes that nothing has asked for in a while."""
+        now = time.monotonic()
+        with self.lock:
+            old = [
+                (key, worker)
+                for key, workers in self.idle.items()
+                for worker in workers
+                if now - worker.used > IDLE_S or now - worker.born > LIFE_S
+            ]
+            for key, worker in old:
+                self.idle[key].remove(worker)
+        for _key, worker in old:
+            worker.end()
+
+    def close(self) -> None:
+        """End every process."""
+        with self.lock:
+            workers = [worker for some in self.idle.values() for worker in some]
+            self.idle.clear()
+        for worker in workers:
+            worker.end()
+
+    def _start(self, function: Any) -> Worker:
+        root = self._unpacked(function)
+        name = function.function_name
+        environment = {
+            key: value for key, value in function.environment_vars.items() if not key.startswith(RESERVED)
+        } | {
+            "PATH": os.environ.get("PATH", os.defpath),
+            "LANG": "en_US.UTF-8",
+            "TZ": ":UTC",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "_HANDLER": function.handler,
+            "LAMBDA_TASK_ROOT": str(root),
+            "AWS_REGION": self.region,
+            "AWS_DEFAULT_REGION": self.region,
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_EXECUTION_ENV": f"AWS_Lambda_{function.run_time}",
+            "AWS_LAMBDA_FUNCTION_NAME": name,
+            "AWS_LAMBDA_FUNCTION_VERSION": str(function.version),
+            "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(function.memory_size),
+            "AWS_LAMBDA_LOG_GROUP_NAME": function.logs_group_name,
+            "AWS_LAMBDA_LOG_STREAM_NAME": stream_of(function),
+            **self._credentials(function),
+        }
+        return Worker([sys.executable, "-u", "-c", RUNTIME, function.function_arn], environment, root, os.pipe())
+
+    def _unpacked(self, function: Any) -> Path:
+        root: Path = self.directory / function.function_name / function.code_digest.removeprefix("sha256:")[:24]
+        with self.lock:
+            if not root.is_dir():
+                part = root.with_name(f"{root.name}.part")
+                shutil.rmtree(part, ignore_errors=True)
+                part.mkdir(parents=True, mode=0o700)
+                with zipfile.ZipFile(io.BytesIO(function.code_bytes)) as archive:
+                    archive.extractall(part)
+                part.rename(root)
+        return root
+
+    def _credentials(self, function: Any) -> dict[str, str]:
+        role = role_of(self.account, function.role)
+        if role is None or "lambda.amazonaws.com" not in str(role.assume_role_policy_document):
+            raise PermissionError(f"The role {function.role} cannot be assumed by Lambda.")
+        assumed = sts_backends[self.account]["aws"].assume_role(
+            region_name=self.region,
+            role_session_name=function.function_name,
+            role_arn=role.arn,
+            policy="",
+            duration=3600,
+            external_id="",
+        )
+        return {
+            "AWS_ACCESS_KEY_ID": assumed.access_key_id,
+            "AWS_SECRET_ACCESS_KEY": assumed.secret_access_key,
+            "AWS_SESSION_TOKEN": assumed.session_token,
+        }
+
+    def _write(self, function: Any, request: str, lines: list[str]) -> None:
+        """What the function said, to CloudWatch Logs."""
+        logs = logs_backends[self.account][self.region]
+        stream = stream_of(function)
+        now = int(time.time() * 1000)
+        whole = [f"START RequestId: {request}", *lines, f"END RequestId: {request}"]
+        logs.ensure_log_group(function.logs_group_name)
+        if stream not in logs.groups[function.logs_group_name].streams:
+            logs.create_log_stream(function.logs_group_name, stream)
+        entries = [{"timestamp": now, "message": line} for line in whole if line]
+        logs.put_log_events(function.logs_group_name, stream, entries)
+
+
+def role_of(account: str, arn: str) -> Any:
+    """Moto's record of a role, or None."""
+    name = arn.rsplit("/", 1)[-1]
+    return next((role for role in iam_backends[account]["aws"].get_roles() if role.name == name), None)
+
+
+def hash_of(function: Any) -> str:
+    """What makes a warm process out of date besides its code."""
+    parts = [function.handler, function.role, function.timeout, sorted(function.environment_vars.items())]
+    return str(uuid.uuid5(uuid.NAMESPACE_OID, json.dumps(parts)))
+
+
+def stream_of(function: Any) -> str:
+    """Name of the log stream: one a day."""
+    return f"{datetime.now(UTC):%Y/%m/%d}/[{function.version}]sandbox"
