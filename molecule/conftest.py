@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -62,3 +63,44 @@ def converge() -> Callable[..., Run]:
         return read_run(done.returncode, done.stdout + done.stderr)
 
     return again
+
+
+class Redis:
+    """The Redis in its container on a host."""
+
+    name = "spotcache-redis"
+
+    def __init__(self, host: Any, password: str, port: int) -> None:
+        """Remember how to log in."""
+        self.host = host
+        self.password = password
+        self.port = port
+
+    def __call__(self, *command: str, user: str = "default", password: str | None = None) -> str:
+        """The answer to a command; an error of the server is returned as its text."""
+        secret = self.password if password is None else password
+        words = " ".join(shlex.quote(word) for word in command)
+        login = f"--user {user} --no-auth-warning" if secret else ""
+        environment = f"REDISCLI_AUTH={shlex.quote(secret)}" if secret else "NOTHING=1"
+        done = self.host.run(f"docker exec -e {environment} {self.name} redis-cli -p {self.port} {login} {words}")
+        return str(done.stdout + done.stderr).strip()
+
+    def setting(self, name: str) -> str:
+        """A live setting."""
+        return self("CONFIG", "GET", name).removeprefix(name).strip()
+
+    def inspect(self) -> dict[str, Any]:
+        """What the engine says of the container."""
+        answer: list[dict[str, Any]] = json.loads(self.host.check_output(f"docker inspect {self.name}"))
+        return answer[0]
+
+    def started(self) -> str:
+        """When the server was started: equal means that it was not restarted."""
+        return str(self.inspect()["State"]["StartedAt"])
+
+
+@pytest.fixture
+def redis(host: Any) -> Redis:
+    """The Redis of the scenario."""
+    inventory = host.ansible.get_variables()
+    return Redis(host, inventory["scenario_password"], int(inventory.get("scenario_port", 6379)))

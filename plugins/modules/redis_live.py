@@ -15,6 +15,8 @@ description:
     C(CONFIG SET). What the server sets only at its start is named in RV(restart_required); restarting is left to the
     caller.
   - Values are compared by what they mean, so C(100mb) equals C(104857600).
+  - A directive that the configuration no longer has goes back to the server's own default, which is learnt from a scratch
+    server of the same image without a network.
   - Passwords are read from a file on the host and never appear in arguments, results or diffs.
   - When the server refuses one value, those that were already set are set back, and the task fails with the server's
     reason.
@@ -38,9 +40,15 @@ options:
     type: path
     default: ''
   container:
-    description: Container that the server runs in. When it ends, the task fails at once with the reason from its log.
+    description:
+      - Container that the server runs in. When it ends, the task fails at once with the reason from its log.
+      - Without it the server's defaults cannot be learnt, and a directive that is gone needs a restart.
     type: str
     default: ''
+  just_started:
+    description: The server was started with this configuration, so what only a start reads is in force.
+    type: bool
+    default: false
   timeout:
     description: Seconds until the server must answer. While it loads its data it counts as answering.
     type: int
@@ -111,6 +119,7 @@ uptime:
 """
 
 import os
+import subprocess
 import tempfile
 import time
 from typing import Any, NoReturn
@@ -168,6 +177,9 @@ LOADING_LIMIT = 3600
 # How long another server may answer in our server's place before that is taken for the truth.
 STRANGER_LIMIT = 3
 WAIT_STEP = 0.1
+SCRATCH_SOCKET = "/tmp/redis.sock"
+# Directives that no single setting stands for; users are compared on their own.
+NOT_SETTINGS = frozenset(("user", "include"))
 
 
 class LiveError(Exception):
@@ -309,13 +321,16 @@ class Server:
 class Live:
     """One comparison of a server with what it should be."""
 
-    def __init__(self, connection: Connection, wanted: Directives, proven: Directives) -> None:
-        """Read the live settings."""
+    def __init__(self, connection: Connection, wanted: Directives, proven: Directives, container: str) -> None:
+        """Read the live settings, and the defaults of those that are no longer wanted to be anything else."""
         self.connection = connection
         self.wanted = wanted
         self.proven = proven
         self.live = connection.settings()
         self.undo: list[tuple[str, str]] = []
+        self.gone = [name for name in redis_conf.names_removed(proven, wanted) if name not in NOT_SETTINGS]
+        visible = [name for name in self.gone if name in self.live]
+        self.defaults = defaults_of(container, visible) if container and visible else {}
 
     def differing(self) -> dict[str, tuple[str, str]]:
         """(live, wanted) of each setting that differs."""
@@ -324,15 +339,18 @@ class Live:
             value = redis_conf.value_of(lines)
             if name in self.live and not redis_conf.is_equal(name, value, self.live[name]):
                 found[name] = (self.live[name], value)
+        for name, value in self.defaults.items():
+            if not redis_conf.is_equal(name, value, self.live[name]):
+                found[name] = (self.live[name], value)
         return found
 
     def unseen(self) -> list[str]:
         """Directives that only a start reads and that are not what the server last started with."""
         if not self.proven:
             return []
-        hidden = {name for name in self.wanted if name not in self.live} - {"user", "include"}
-        gone = set(redis_conf.names_removed(self.proven, self.wanted)) - {"user", "include"}
-        return sorted({name for name in hidden if self.wanted[name] != self.proven.get(name)} | gone)
+        hidden = {name for name in self.wanted if name not in self.live} - NOT_SETTINGS
+        changed = {name for name in hidden if self.wanted[name] != self.proven.get(name)}
+        return sorted(changed | {name for name in self.gone if name not in self.defaults})
 
     def set(self, name: str, value: str) -> bool:
         """Set one setting; False when only a start can.
@@ -393,6 +411,47 @@ class Live:
                 ) from error
         if gone:
             self.connection.command("ACL", "DELUSER", *gone)
+
+
+def defaults_of(container: str, names: list[str]) -> dict[str, str]:
+    """The server's own defaults of some settings, from a scratch server that nobody can reach.
+
+    Raises:
+        LiveError: no scratch server can be started.
+    """
+    found = Engine().container(container)
+    if found is None:
+        return {}
+    options = ["--rm", "--detach", "--network", "none", "--read-only", "--cap-drop", "ALL", "--tmpfs", "/tmp:mode=1777"]
+    server = ["--port", "0", "--unixsocket", SCRATCH_SOCKET, "--dir", "/tmp", "--save", ""]
+    scratch = docker(
+        "run", *options, "--user", "999:999", "--entrypoint", "redis-server", found["Image"], *server
+    ).strip()
+    try:
+        cli = ["exec", scratch, "redis-cli", "-s", SCRATCH_SOCKET]
+        end = time.monotonic() + 10
+        while "PONG" not in docker(*cli, "ping", check=False) and time.monotonic() < end:
+            time.sleep(WAIT_STEP)
+        lines = docker(*cli, "config", "get", *names).splitlines()
+    finally:
+        docker("rm", "--force", scratch, check=False)
+    answer = dict(zip(lines[::2], lines[1::2], strict=False))
+    # What the scratch server was told is no default of its own.
+    return {
+        name: answer[name] for name in names if name in answer and name not in ("save", "port", "dir", "unixsocket")
+    }
+
+
+def docker(*arguments: str, check: bool = True) -> str:
+    """Run the engine's client and return what it printed.
+
+    Raises:
+        LiveError: it failed.
+    """
+    done = subprocess.run(["docker", *arguments], capture_output=True, text=True, check=False, timeout=60)
+    if check and done.returncode != 0:
+        raise LiveError(f"docker {arguments[0]} failed: {done.stderr.strip()}")
+    return done.stdout
 
 
 def finish_rewrite(connection: Connection) -> None:
@@ -459,6 +518,7 @@ def main() -> None:
             "secrets_file": {"type": "path", "default": "", "no_log": False},
             "proven_dir": {"type": "path", "default": ""},
             "container": {"type": "str", "default": ""},
+            "just_started": {"type": "bool", "default": False},
             "timeout": {"type": "int", "default": 60},
             "save": {"type": "bool", "default": False},
         },
@@ -481,14 +541,14 @@ def main() -> None:
     recorded = saved = False
     try:
         connection = server.wait(params["timeout"])
-        result = converge(module, Live(connection, wanted, proven))
+        result = converge(module, Live(connection, wanted, proven, params["container"]))
         if params["save"] and not module.check_mode:
             save(connection)
             saved = True
         if proven_dir and not result["restart_required"]:
             recorded = record(proven_dir, texts, pretend=module.check_mode)
             result["changed"] = result["changed"] or recorded
-    except (LiveError, RedisError, OSError) as error:
+    except (LiveError, EngineError, RedisError, OSError, subprocess.TimeoutExpired) as error:
         fail(module, str(error))
     module.exit_json(recorded=recorded, saved=saved, **result)
 
@@ -500,7 +560,7 @@ def converge(module: AnsibleModule, live: Live) -> dict[str, Any]:
         LiveError: the server refuses a value; what was set before is set back.
     """
     differing = live.differing()
-    static = live.unseen()
+    static = [] if module.params["just_started"] else live.unseen()
     to_set, gone = live.user_changes()
     applied = [name for name in differing if name not in STATIC]
     late = [name for name in differing if name in STATIC]

@@ -1,0 +1,157 @@
+"""Redis with nothing set but its password."""
+
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+CONF = "/etc/spotcache/redis/redis.conf"
+SECRETS = "/etc/spotcache/redis/secrets.conf"
+
+
+def test_it_answers_with_the_password_and_refuses_without(redis: Any) -> None:
+    assert redis("PING") == "PONG"
+    assert redis("PING", password="") == "NOAUTH Authentication required."
+    assert "WRONGPASS" in redis("PING", password="not-the-password-at-all")
+
+
+def test_the_health_check_needs_no_secret_and_may_do_nothing_else(host: Any, redis: Any) -> None:
+    check = redis.inspect()["Config"]["Healthcheck"]["Test"]
+    assert check[0] == "CMD"
+    assert host.check_output(f"docker exec {redis.name} {' '.join(check[1:])}") == "PONG"
+    assert redis("PING", user="health", password="x") == "PONG"
+    for command in (("GET", "key"), ("INFO",), ("CONFIG", "GET", "requirepass"), ("SHUTDOWN",)):
+        assert "NOPERM" in redis(*command, user="health", password="x")
+
+
+def test_the_container_can_do_no_more_than_it_must(redis: Any) -> None:
+    found = redis.inspect()
+    settings = found["HostConfig"]
+    assert found["Config"]["User"] == "999:999"
+    assert settings["ReadonlyRootfs"] is True
+    assert settings["CapDrop"] == ["ALL"]
+    assert settings["Privileged"] is False
+    assert settings["NetworkMode"] == "host"
+    assert settings["SecurityOpt"] == ["no-new-privileges:true"]
+    assert settings["Memory"] > 2**26
+    assert settings["RestartPolicy"]["Name"] == "unless-stopped"
+    assert settings["LogConfig"]["Config"] == {"max-file": "3", "max-size": "10m"}
+    assert found["Config"]["StopTimeout"] == 120
+    mounts = {mount["Destination"]: (mount["Source"], mount["RW"]) for mount in found["Mounts"]}
+    assert mounts == {"/data": ("/srv/redis/redis", True), "/etc/redis": ("/etc/spotcache/redis", False)}
+
+
+def test_owners_and_modes_are_tight(host: Any) -> None:
+    expected = {
+        "/srv/redis/redis": (0o700, 999, 999),
+        "/etc/spotcache/redis": (0o750, 0, 999),
+        CONF: (0o640, 0, 999),
+        SECRETS: (0o400, 999, 999),
+        "/etc/spotcache/redis.proven": (0o700, 0, 0),
+        "/etc/spotcache/redis.proven/secrets.conf": (0o600, 0, 0),
+    }
+    found = {path: (host.file(path).mode, host.file(path).uid, host.file(path).gid) for path in expected}
+    assert found == expected
+
+
+def test_the_profile_is_in_force(redis: Any) -> None:
+    assert redis.setting("maxmemory-policy") == "volatile-lru"
+    assert redis.setting("save") == "900 1 300 10 60 10000"
+    assert redis.setting("appendonly") == "no"
+    assert redis.setting("protected-mode") == "yes"
+    assert int(redis.setting("maxmemory")) > 2**26
+
+
+def test_the_kernel_is_told(host: Any) -> None:
+    text = host.file("/etc/sysctl.d/60-spotcache-redis.conf").content_string
+    assert "vm.overcommit_memory = 1" in text
+    assert "net.core.somaxconn = 1024" in text
+    assert "madvise" in host.file("/etc/tmpfiles.d/spotcache-redis.conf").content_string
+
+
+def test_the_password_is_nowhere_to_be_seen(host: Any, redis: Any, converge: Callable[..., Any]) -> None:
+    # A run that writes both files again, with everything that Ansible can say.
+    run = converge("-vvv", "--diff", plain=True, redis_settings={"slowlog-max-len": 64})
+    assert run.code == 0, run.output[-2000:]
+    assert "slowlog-max-len" in run.output
+    pieces = [redis.password, redis.password.replace("\\", "\\\\"), redis.password[-20:]]
+    assert [piece for piece in pieces if piece in run.output] == []
+    seen = {
+        "inspect": host.check_output(f"docker inspect {redis.name}"),
+        "logs": host.check_output(f"docker logs {redis.name} 2>&1"),
+        "processes": host.check_output("ps axeww"),
+        "journal": host.check_output("journalctl --no-pager"),
+        "image": host.check_output("docker history --no-trunc $(docker inspect --format '{{.Image}}' spotcache-redis)"),
+        "files": host.check_output(
+            "find /etc /srv /tmp /root /var/lib/spotcache /var/log /usr/local -xdev -type f -perm /o=r -size -1024k"
+            " -exec cat {} + 2>/dev/null | tr -cd '[:print:]\\n'"
+        ),
+    }
+    assert [place for place, text in seen.items() if redis.password[-20:] in text] == []
+
+
+def test_a_dynamic_setting_is_applied_without_a_restart(redis: Any, converge: Callable[..., Any]) -> None:
+    before = redis.started()
+    wanted = {"redis_maxmemory": "100mb", "redis_settings": {"notify-keyspace-events": "Ex", "timeout": 300}}
+    run = converge(**wanted)
+    assert run.code == 0, run.why
+    assert redis.started() == before
+    assert redis.setting("maxmemory") == str(100 * 2**20)
+    assert sorted(redis.setting("notify-keyspace-events")) == ["E", "x"]
+    assert converge(**wanted).changed == []
+    # What is no longer set goes back to the server's own default, live as well.
+    again = converge(redis_maxmemory="100mb")
+    assert again.code == 0, again.why
+    assert redis.started() == before
+    assert (redis.setting("timeout"), redis.setting("notify-keyspace-events")) == ("0", "")
+    wanted = {"redis_maxmemory": "100mb"}
+    assert converge("--check", "--diff", **wanted).changed == []
+
+
+def test_an_unknown_directive_is_refused_and_the_old_file_stays(
+    host: Any, redis: Any, converge: Callable[..., Any]
+) -> None:
+    before = redis.started(), host.file(CONF).content_string
+    run = converge(redis_settings={"max-clients": 500})
+    assert run.code != 0
+    assert "'max-clients 500'" in run.why
+    assert "redis_settings" in run.why
+    assert (redis.started(), host.file(CONF).content_string) == before
+    assert redis("PING") == "PONG"
+    # Also before anything is done at all.
+    checked = converge("--check", redis_settings={"max-clients": 500})
+    assert "'max-clients 500'" in checked.why
+
+
+def test_a_value_that_the_running_server_refuses_changes_nothing(
+    host: Any, redis: Any, converge: Callable[..., Any]
+) -> None:
+    before = redis.started(), host.file(CONF).content_string, redis.setting("timeout")
+    # An address of another machine.
+    run = converge(redis_bind=["127.0.0.1", "203.0.113.7"], redis_settings={"timeout": 7})
+    assert run.code != 0
+    assert "bind = 127.0.0.1 203.0.113.7" in run.why
+    assert "last good configuration is back" in run.why
+    assert (redis.started(), host.file(CONF).content_string, redis.setting("timeout")) == before
+
+
+def test_a_failed_start_puts_the_last_good_file_back(host: Any, redis: Any, converge: Callable[..., Any]) -> None:
+    before = host.file(CONF).content_string
+    redis("SET", "kept", "yes")
+    # Known to the server, so it passes the check, but it cannot be done.
+    run = converge(redis_settings={"unixsocket": "/nowhere/redis.sock"})
+    assert run.code != 0
+    assert "Failed opening Unix socket" in run.why
+    assert "last good configuration is back" in run.why
+    assert host.file(CONF).content_string == before
+    assert redis("GET", "kept") == "yes"
+
+
+def test_bad_input_is_refused_before_anything_is_changed(converge: Callable[..., Any]) -> None:
+    run = converge(redis_password="short", redis_maxmemory="9999gb", redis_save=["often"])
+    assert run.code != 0
+    assert "redis_password has only 5 characters" in run.why
+    assert "redis_maxmemory is 9999gb" in run.why
+    assert 'redis_save contains "often"' in run.why
+    assert run.changed == []
