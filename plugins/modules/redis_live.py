@@ -15,8 +15,8 @@ description:
     C(CONFIG SET). What the server sets only at its start is named in RV(restart_required); restarting is left to the
     caller.
   - Values are compared by what they mean, so C(100mb) equals C(104857600).
-  - A directive that the configuration no longer has goes back to the server's own default, which is learnt from a scratch
-    server of the same image without a network.
+  - A directive that the configuration no longer has goes back to the server's own default, which is learnt from a
+    scratch server of the same image without a network.
   - Passwords are read from a file on the host and never appear in arguments, results or diffs.
   - When the server refuses one value, those that were already set are set back, and the task fails with the server's
     reason.

@@ -73,9 +73,7 @@ def test_running_containers_are_not_stopped_by_surprise(host: Any, converge: Cal
 
 
 @pytest.mark.usefixtures("sleeper")
-def test_with_live_restore_the_engine_restarts_under_running_containers(
-    host: Any, converge: Callable[..., Any]
-) -> None:
+def test_with_live_restore_containers_outlive_a_restart(host: Any, converge: Callable[..., Any]) -> None:
     engine_before, container_before = engine(host), started(host)
     run = converge(docker_live_restore=True, docker_log_max_files=8)
     assert run.code == 0, run.why

@@ -148,6 +148,19 @@ def test_a_failed_start_puts_the_last_good_file_back(host: Any, redis: Any, conv
     assert redis("GET", "kept") == "yes"
 
 
+def test_pruning_loses_nothing(host: Any, redis: Any, converge: Callable[..., Any]) -> None:
+    redis("SET", "pruned", "no")
+    host.check_output("docker system prune --all --volumes --force")
+    assert redis("GET", "pruned") == "no"
+    host.check_output(f"docker stop {redis.name}")
+    host.check_output("docker system prune --all --volumes --force")
+    assert host.check_output("docker ps --all --quiet; docker images --quiet") == ""
+    run = converge()
+    assert run.code == 0, run.why
+    assert redis("GET", "pruned") == "no"
+    assert converge().changed == []
+
+
 def test_bad_input_is_refused_before_anything_is_changed(converge: Callable[..., Any]) -> None:
     run = converge(redis_password="short", redis_maxmemory="9999gb", redis_save=["often"])
     assert run.code != 0
