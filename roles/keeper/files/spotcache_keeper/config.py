@@ -47,6 +47,7 @@ class Config:
         region: AWS region.
         bucket: S3 bucket for the saves.
         volume_path: mount point of the data volume.
+        require_mount: refuse to work while nothing is mounted there.
         redis_directory: Redis' own directory, on the data volume.
         container: name of Redis' container.
         image: Redis' image, used where the container does not exist to ask.
@@ -77,6 +78,7 @@ class Config:
     image: str
     endpoint_url: str | None = None
     prefix: str = ""
+    require_mount: bool = True
     state_directory: Path = Path("/var/lib/spotcache")
     redis_host: str = "127.0.0.1"
     redis_port: int = 6379
@@ -142,7 +144,7 @@ _PATTERNS: dict[str, tuple[str, str]] = {
 _MINIMA = {"redis_port": 1, "keep_count": 1, "keep_days": 0, "keep_local_count": 1}
 _PATHS = frozenset({"volume_path", "redis_directory", "state_directory", "redis_password_file"})
 _NUMBERS = frozenset(_MINIMA)
-_FLAGS = frozenset({"appendonly", "ebs_snapshots"})
+_FLAGS = frozenset({"appendonly", "ebs_snapshots", "require_mount"})
 _OPTIONAL = frozenset({"endpoint_url", "redis_username", "redis_password_file"})
 
 

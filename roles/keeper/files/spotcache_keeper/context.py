@@ -83,7 +83,7 @@ class Context:
             KeeperError: it is not mounted, or Redis' directory is missing.
         """
         config = self.config
-        if not self.machine.is_mounted(config.volume_path):
+        if config.require_mount and not self.machine.is_mounted(config.volume_path):
             raise KeeperError(f"the data volume is not mounted at {config.volume_path}; run provision, or mount it")
         if not config.redis_directory.is_dir():
             raise KeeperError(f"Redis' directory {config.redis_directory} does not exist; run provision first")
