@@ -17,9 +17,7 @@ from datetime import timedelta
 from typing import Any
 
 from moto.core.exceptions import JsonRESTError
-from moto.fis.exceptions import ResourceNotFoundException
 from moto.fis.models import Experiment, FISBackend, fis_backends
-from moto.fis.responses import FISResponse
 
 from sandbox.cloud import Cloud
 from sandbox.events import Bus
@@ -98,18 +96,12 @@ class Fis:
         def synced(experiment: Any) -> str:
             return str(experiment.status)
 
-        def resolved_targets(experiment: Any) -> Any:
-            return list(getattr(experiment, "resolved", []))
-
-        def get_action(response: Any) -> Any:
-            raise ResourceNotFoundException(f"Action {response._get_param('id')} does not exist")
-
         FISBackend.create_experiment_template = create_experiment_template
         FISBackend.start_experiment = start_experiment
         FISBackend.stop_experiment = stop_experiment
-        FISResponse.get_action = get_action
+        # moto moves the state on by counting how often it is asked.
+        Experiment.status = property(lambda one: one._status, lambda one, value: setattr(one, "_status", value))
         Experiment._sync_state = synced
-        Experiment.resolved_targets = resolved_targets
 
     def check(self, template: dict[str, Any]) -> None:
         """Refuse a template that AWS would refuse."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 import uuid
 from collections.abc import Callable
@@ -231,6 +232,7 @@ class Schedules:
     def __init__(self, backend: Callable[[], Any], clock: Clock) -> None:
         self.backend, self.clock = backend, clock
         self.seen = clock.now()
+        self.lock = threading.Lock()
 
     def close_gaps(self) -> None:
         """Give moto what it lacks."""
@@ -290,8 +292,9 @@ class Schedules:
 
     def tick(self) -> None:
         """Carry out what has become due since the last look, in its order."""
-        since, now = self.seen, self.clock.now()
-        self.seen = now
+        with self.lock:
+            since, now = self.seen, self.clock.now()
+            self.seen = now
         due: list[tuple[datetime, Any]] = []
         for action in list(self.backend().scheduled_actions.values()):
             due += [(when, action) for when in times(action, since, now)]

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Schedules, resource policies and durations of the sandbox, without a sandbox."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from sandbox.events import permits
+from sandbox.fis import duration
+from sandbox.scaling import Clock, Cron, times
+
+TOKYO = ZoneInfo("Asia/Tokyo")
+RULE = "arn:aws:events:ap-northeast-1:123456789012:rule/r"
+
+
+@pytest.mark.parametrize(
+    ("text", "yes", "no"),
+    [
+        ("0 9 * * MON-FRI", "2026-11-23T09:00", "2026-11-22T09:00"),
+        ("0 9 * * 1-5", "2026-11-27T09:00", "2026-11-27T09:01"),
+        ("*/15 8-10 * * *", "2026-11-22T10:45", "2026-11-22T11:00"),
+        ("0 0 29 2 *", "2028-02-29T00:00", "2028-02-28T00:00"),
+        ("30 6 1,15 JAN *", "2027-01-15T06:30", "2027-02-15T06:30"),
+        ("0 0 13 * 5", "2026-11-13T00:00", "2026-11-12T00:00"),
+        ("0 0 * * 7", "2026-11-22T00:00", "2026-11-21T00:00"),
+    ],
+)
+def test_cron(text: str, yes: str, no: str) -> None:
+    assert Cron(text).matches(datetime.fromisoformat(yes))
+    assert not Cron(text).matches(datetime.fromisoformat(no))
+
+
+def test_a_day_and_a_weekday_together_mean_either() -> None:
+    either = Cron("0 0 13 * 5")
+    assert [d for d in range(1, 31) if either.matches(datetime(2026, 11, d))] == [6, 13, 20, 27]
+    assert either.matches(datetime(2026, 12, 13))
+
+
+@pytest.mark.parametrize("text", ["", "0 9 * *", "60 9 * * *", "0 9 * * MUN", "0 9-8 * * *", "0 9 * * * *"])
+def test_what_is_no_cron_expression_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        Cron(text)
+
+
+def action(**given: Any) -> Any:
+    return SimpleNamespace(**{"recurrence": None, "time_zone": None, "start_time": None, "end_time": None, **given})
+
+
+def test_times_of_an_action_follow_its_zone_and_its_span() -> None:
+    since = datetime(2026, 11, 23, tzinfo=TOKYO)
+    evening = action(recurrence="0 20 * * MON-FRI", time_zone="Asia/Tokyo")
+    week = times(evening, since, since + timedelta(days=7))
+    assert [when.astimezone(TOKYO).strftime("%a %H:%M") for when in week] == [
+        f"{day} 20:00" for day in ("Mon", "Tue", "Wed", "Thu", "Fri")
+    ]
+    until = action(recurrence="0 20 * * *", time_zone="Asia/Tokyo", end_time="2026-11-25T00:00:00Z")
+    assert len(times(until, since, since + timedelta(days=7))) == 2
+    once = action(start_time="2026-11-23T01:00:00Z")
+    assert times(once, since, since + timedelta(days=1)) == [datetime(2026, 11, 23, 1, tzinfo=UTC)]
+    assert times(once, since + timedelta(days=1), since + timedelta(days=2)) == []
+
+
+def test_summer_time_is_the_zones_matter() -> None:
+    since = datetime(2026, 10, 24, 12, tzinfo=UTC)
+    berlin = times(action(recurrence="0 9 * * *", time_zone="Europe/Berlin"), since, since + timedelta(days=2))
+    assert [when.hour for when in berlin] == [8, 8]
+    assert (
+        times(action(recurrence="0 9 * * *", time_zone="Europe/Berlin"), since - timedelta(days=1), since)[0].hour == 7
+    )
+
+
+def test_the_clock_goes_forward_only() -> None:
+    clock = Clock()
+    clock.move(clock.now() + timedelta(days=2))
+    assert clock.now() - datetime.now(UTC) > timedelta(days=1, hours=23)
+    with pytest.raises(ValueError, match="has passed"):
+        clock.move(datetime.now(UTC))
+
+
+def statement(**more: Any) -> dict[str, Any]:
+    one = {"Effect": "Allow", "Principal": {"Service": "events.amazonaws.com"}, "Action": "sqs:SendMessage", **more}
+    return {"Statement": [one]}
+
+
+@pytest.mark.parametrize(
+    ("policy", "allowed"),
+    [
+        (statement(), True),
+        (statement(Principal={"Service": ["sns.amazonaws.com", "events.amazonaws.com"]}), True),
+        (statement(Principal={"Service": "sns.amazonaws.com"}), False),
+        (statement(Action=["SQS:*"]), True),
+        (statement(Action="sqs:ReceiveMessage"), False),
+        (statement(Condition={"ArnEquals": {"aws:SourceArn": RULE}}), True),
+        (statement(Condition={"ArnLike": {"aws:SourceArn": "arn:aws:events:*:123456789012:rule/*"}}), True),
+        (statement(Condition={"ArnEquals": {"aws:SourceArn": RULE + "2"}}), False),
+        (statement(Condition={"StringEquals": {"aws:SourceAccount": "123456789012"}}), True),
+        (statement(Condition={"StringEquals": {"aws:SourceAccount": "1"}}), False),
+        (statement(Condition={"StringEquals": {"AWS:SourceOwner": "123456789012"}}), False),
+        ({"Statement": [statement()["Statement"][0], statement(Effect="Deny")["Statement"][0]]}, False),
+        (None, False),
+    ],
+)
+def test_resource_policies(policy: dict[str, Any] | None, allowed: bool) -> None:
+    assert permits(policy, "events.amazonaws.com", "sqs:SendMessage", RULE, "123456789012") is allowed
+
+
+def test_durations() -> None:
+    assert duration("PT2M") == timedelta(minutes=2)
+    assert duration("PT1H2M3S") == timedelta(hours=1, minutes=2, seconds=3)
+    for wrong in ("PT", "2M", "", "P1D"):
+        with pytest.raises(ValueError, match="duration"):
+            duration(wrong)
