@@ -43,6 +43,10 @@ options:
     description: Seconds until the lease expires unless it is renewed.
     type: int
     default: 3600
+  bucket_must_exist:
+    description: Whether a bucket that does not exist is an error. With V(false) there is then nothing to guard.
+    type: bool
+    default: true
   token:
     description:
       - Tells runs apart where the process of ansible-playbook cannot be seen (a control node without C(/proc)).
@@ -243,6 +247,7 @@ def main() -> None:
             "key": {"type": "str", "required": True, "no_log": False},
             "purpose": {"type": "str", "default": "a run"},
             "ttl": {"type": "int", "default": 3600},
+            "bucket_must_exist": {"type": "bool", "default": True},
             "token": {"type": "str", "default": "", "no_log": False},
         },
         supports_check_mode=True,
@@ -266,6 +271,9 @@ def main() -> None:
     except Held as held:
         module.fail_json(msg=str(held))
     except (ClientError, BotoCoreError) as error:
+        no_bucket = isinstance(error, ClientError) and error_code(error) == "NoSuchBucket"
+        if no_bucket and not module.params["bucket_must_exist"]:
+            module.exit_json(changed=False, action="none")
         module.fail_json_aws(error, msg=explain(error, lease))
     module.exit_json(changed=False, action=action, owner=record.owner.describe(), until=stamp(record.until))
 

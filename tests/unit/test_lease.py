@@ -288,3 +288,5 @@ def test_module(s3: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert "at least 1" in run_module(capsys, ttl=0)["msg"]
     missing = run_module(capsys, token="run-1", bucket="no-such-bucket")
     assert "The bucket no-such-bucket does not exist" in missing["msg"]
+    nothing = run_module(capsys, token="run-1", bucket="no-such-bucket", bucket_must_exist=False)
+    assert (nothing["action"], nothing["changed"]) == ("none", False)
