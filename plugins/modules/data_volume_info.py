@@ -22,9 +22,10 @@ options:
     description: The EBS volume's id.
     type: str
     required: true
-  label:
-    description: Label of the filesystem looked for.
-    type: str
+  labels:
+    description: Labels that the filesystem looked for may have. An XFS takes no more than 12 characters.
+    type: list
+    elements: str
     required: true
   mountpoint:
     description: Where it is to be mounted.
@@ -47,7 +48,7 @@ EXAMPLES = r"""
 - name: Look at the data volume
   spotcache.redis.data_volume_info:
     volume_id: vol-0123456789abcdef0
-    label: spotcache-data
+    labels: [spotcache-data, spotcache]
     mountpoint: /srv/redis
   register: volume
 """
@@ -76,6 +77,10 @@ fstype:
   description: Type of the filesystem; empty without one.
   returned: always
   type: str
+label:
+  description: Label of the filesystem; empty without one.
+  returned: always
+  type: str
 uuid:
   description: UUID of the filesystem; empty without one.
   returned: always
@@ -93,7 +98,7 @@ in_fstab:
   returned: always
   type: str
 namesakes:
-  description: Other devices with the same label.
+  description: Other devices with one of the labels.
   returned: always
   type: list
   elements: str
@@ -157,10 +162,11 @@ def fields(output: str) -> dict[str, str]:
 def is_zero(device: str, size: int = MEBIBYTE) -> bool:
     """Whether a device begins with nothing but zeros."""
     with open(device, "rb") as handle:
-        return not handle.read(size).strip(b"\0")
+        data = handle.read(size)
+    return len(data) == size and not data.strip(b"\0")
 
 
-def judge(code: int, found: dict[str, str], signatures: str, zero: bool, label: str) -> tuple[str, str]:
+def judge(code: int, found: dict[str, str], signatures: str, zero: bool, labels: list[str]) -> tuple[str, str]:
     """What a device carries: blank, ours or foreign, and the same in words.
 
     Args:
@@ -168,15 +174,15 @@ def judge(code: int, found: dict[str, str], signatures: str, zero: bool, label: 
         found: what it printed.
         signatures: what `wipefs` lists.
         zero: whether the beginning is all zeros.
-        label: the label of our own filesystem.
+        labels: the labels that our own filesystem may have.
     """
     if code == 8:
         return "foreign", "signatures of more than one kind"
     if found.get("PTTYPE") and not found.get("TYPE"):
         return "foreign", f"a partition table ({found['PTTYPE']})"
     if found.get("TYPE"):
-        if found.get("LABEL") == label and found["TYPE"] in ("ext4", "xfs"):
-            return "ours", f'a filesystem ({found["TYPE"]}) labelled "{label}"'
+        if found.get("LABEL") in labels and found["TYPE"] in ("ext4", "xfs"):
+            return "ours", f'a filesystem ({found["TYPE"]}) labelled "{found["LABEL"]}"'
         named = f' labelled "{found["LABEL"]}"' if found.get("LABEL") else " without a label"
         kind = (
             "a filesystem"
@@ -254,24 +260,26 @@ def text_of(path: str) -> str:
         return ""
 
 
-def look(device: str, label: str, mountpoint: str) -> dict[str, Any]:
+def look(device: str, labels: list[str], mountpoint: str) -> dict[str, Any]:
     """Everything about a device and its mount point."""
     probe = run("blkid", "-p", "-o", "export", device)
     found = fields(probe.stdout)
-    state, carries = judge(
-        probe.returncode, found, run("wipefs", "--noheadings", device).stdout, is_zero(device), label
-    )
+    signatures = run("wipefs", "--noheadings", device).stdout
+    state, carries = judge(probe.returncode, found, signatures, is_zero(device), labels)
     number = os.stat(device).st_rdev
     mine = f"{os.major(number)}:{os.minor(number)}"
     mounts = mounts_at(mountpoint, text_of("/proc/self/mountinfo"))
     # The last one mounted is the one that is seen.
     mounted = bool(mounts) and mounts[-1][0] == mine
-    others = run("blkid", "-o", "device", "-t", f"LABEL={label}").stdout.split()
+    others = [
+        other for label in labels for other in run("blkid", "-o", "device", "-t", f"LABEL={label}").stdout.split()
+    ]
     fstype = found.get("TYPE", "")
     return {
         "state": state,
         "carries": carries,
         "fstype": fstype,
+        "label": found.get("LABEL", ""),
         "uuid": found.get("UUID", ""),
         "mounted": mounted,
         "occupied_by": "" if mounted or not mounts else mounts[-1][1],
@@ -288,7 +296,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "volume_id": {"type": "str", "required": True},
-            "label": {"type": "str", "required": True},
+            "labels": {"type": "list", "elements": "str", "required": True},
             "mountpoint": {"type": "path", "required": True},
             "wait": {"type": "int", "default": 60},
         },
@@ -301,6 +309,7 @@ def main() -> None:
         "state": "missing",
         "carries": "",
         "fstype": "",
+        "label": "",
         "uuid": "",
         "mounted": False,
         "occupied_by": "",
@@ -311,7 +320,7 @@ def main() -> None:
     }
     try:
         if device:
-            result = look(device, module.params["label"], module.params["mountpoint"])
+            result = look(device, module.params["labels"], module.params["mountpoint"])
     except (OSError, subprocess.TimeoutExpired) as error:
         module.fail_json(msg=f"{device} ({module.params['volume_id']}) cannot be read: {error}")
     module.exit_json(changed=False, link=link, device=device, **result)
