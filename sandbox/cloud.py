@@ -25,7 +25,7 @@ from moto.ec2.models import ec2_backends
 from moto.ec2.models.instances import StateReason
 from moto.sts.models import sts_backends
 
-from sandbox import container, firewall, imds, pool
+from sandbox import container, firewall, imds, pool, resolver
 from sandbox.moto_gaps import tend
 from sandbox.paths import LABEL, Home
 from sandbox.scaling import Hooks
@@ -152,6 +152,7 @@ class Cloud:
             network=network,
             ip=instance.private_ip,
             dns=[self.resolver_of(instance.vpc_id)],
+            search=[resolver.internal_suffix(self.region)],
             labels=self.home.labels(instance=instance.id),
             docker_dir=docker_dir,
             hostname=f"ip-{instance.private_ip.replace('.', '-')}",

@@ -33,9 +33,8 @@ from moto.ec2.models import EC2Backend
 from moto.ec2.models.instances import Instance
 from moto.ec2.models.launch_templates import LaunchTemplateVersion
 from moto.ec2.models.subnets import Subnet
-from moto.iam.access_control import IAMPolicy, IAMRequestBase, PermissionResult
-from moto.iam.responses import IamResponse
 
+from sandbox import iam
 from sandbox.scaling import LAUNCHING, TERMINATING
 
 SNAPSHOT_INTERVAL_S = 15  # EBS: one CreateSnapshot per 15 s and volume
@@ -154,13 +153,13 @@ class Gaps:
         self.snapshots_asked: dict[str, float] = {}
 
     def close(self) -> None:
-        """Install every patch. Call it once, after the backends exist: making one takes snapshots under its own lock."""
+        """Install every patch. Call it once, when the backends exist: making one takes snapshots under its own lock."""
         self._instances()
         self._volumes()
         self._images()
         self._templates()
         self._filters()
-        self._signatures()
+        iam.close_gaps()
         self._groups()
 
     def _instances(self) -> None:
@@ -433,45 +432,6 @@ class Gaps:
         Subnet.get_filter_value = subnet_filter
         Subnet.ipv6_cidr_block_association_set = property(associations)
 
-    def _signatures(self) -> None:
-        original = IAMRequestBase._create_aws_request
-
-        def create_aws_request(request: Any) -> Any:
-            made = original(request)
-            if request._method in ("GET", "HEAD", "DELETE"):
-                # Signed without a body; moto would put the parsed parameters of the query there.
-                made.data = request._body or b""
-            return made
-
-        def simulate_principal_policy(response: Any) -> Any:
-            policies = [
-                IAMPolicy(policy) for policy in policies_of(response.backend, response._get_param("PolicySourceArn"))
-            ]
-            results = []
-            for action in response._get_param("ActionNames", []):
-                for resource in response._get_param("ResourceArns", []) or ["*"]:
-                    answers = {policy.is_action_permitted(action, resource) for policy in policies}
-                    decision = (
-                        "explicitDeny"
-                        if PermissionResult.DENIED in answers
-                        else "allowed"
-                        if PermissionResult.PERMITTED in answers
-                        else "implicitDeny"
-                    )
-                    results.append(
-                        {
-                            "EvalActionName": action,
-                            "EvalResourceName": resource,
-                            "EvalDecision": decision,
-                            "MatchedStatements": [],
-                            "MissingContextValues": [],
-                        }
-                    )
-            return ActionResult({"EvaluationResults": results, "IsTruncated": False})
-
-        IAMRequestBase._create_aws_request = create_aws_request
-        IamResponse.simulate_principal_policy = simulate_principal_policy
-
     def _groups(self) -> None:
         def set_desired_capacity(group: Any, new_capacity: int | None) -> None:
             group.desired_capacity = group.min_size if new_capacity is None else new_capacity
@@ -561,22 +521,6 @@ class Gaps:
         AutoScalingResponse.disable_metrics_collection = disable_metrics_collection
         AutoScalingResponse.describe_scaling_activities = describe_scaling_activities
         AutoScalingResponse.update_auto_scaling_group = update_auto_scaling_group
-
-
-def policies_of(iam: Any, arn: str) -> list[Any]:
-    """The policies of a user or a role, inline and attached, as moto keeps them.
-
-    Raises ValueError for any other principal.
-    """
-    kind, _, name = arn.split(":")[5].partition("/")
-    name = name.rsplit("/", 1)[-1]
-    if kind == "user":
-        inline = [iam.get_user_policy(name, policy) for policy in iam.list_user_policies(name)]
-        return [*inline, *iam.list_attached_user_policies(name)[0]]
-    if kind == "role":
-        inline = [iam.get_role_policy(name, policy)[1] for policy in iam.list_role_policies(name)]
-        return [*inline, *iam.list_attached_role_policies(name)[0]]
-    raise ValueError(f"{arn} is neither a user nor a role")
 
 
 def as_user_data(value: Any) -> Base64EncodedString | None:
