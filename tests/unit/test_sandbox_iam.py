@@ -16,7 +16,7 @@ OWN = {"spotcache:environment": "stg"}
 def allow(action: str, resource: Any = "*", **condition: Any) -> dict[str, Any]:
     statement = {"Effect": "Allow", "Action": action, "Resource": resource}
     if condition:
-        statement["Condition"] = {k: v for k, v in condition.items()}
+        statement["Condition"] = dict(condition)
     return {"Version": "2012-10-17", "Statement": [statement]}
 
 
