@@ -30,7 +30,7 @@ from moto.iam.models import iam_backends
 from moto.moto_server.threaded_moto_server import ThreadedMotoServer
 from moto.route53.models import route53_backends
 
-from sandbox import image, imds, resolver
+from sandbox import image, imds, resolver, tables
 from sandbox.cloud import Cloud, Signals, vpc_bridge
 from sandbox.events import Bus
 from sandbox.fis import Fis
@@ -158,6 +158,7 @@ class Server:
         fis = Fis(self.cloud, bus)
         for part in (bus, self.cloud.hooks, schedules, fis):
             part.close_gaps()
+        tables.close_gaps()
         self.cloud.on_event.append(bus.tell)
         self.cloud.on_tick += [schedules.tick, lambda: bus.tick(clock.now().timestamp())]
         self.bus = bus
