@@ -14,7 +14,7 @@ from spotcache_keeper.ebs import EbsStore
 from spotcache_keeper.engine import DockerEngine, Engine
 from spotcache_keeper.errors import KeeperError
 from spotcache_keeper.machine import LinuxMachine, Machine
-from spotcache_keeper.redisio import Redis
+from spotcache_keeper.redisio import NotAnsweringError, Redis, ServerState
 from spotcache_keeper.s3 import S3Store
 from spotcache_keeper.times import utc_now
 from spotcache_keeper.volume import VolumeStore
@@ -75,6 +75,23 @@ class Context:
             password=config.password(),
             timeout=config.timeouts.answer,
         )
+
+    def wait_for_redis(self, server: Redis) -> ServerState:
+        """Wait until Redis has loaded its data, as long as its container runs.
+
+        Raises:
+            NotAnsweringError: the container is gone, ended or restarts over and over, or the time is over.
+        """
+
+        def alive() -> None:
+            container = self.engine.state()
+            if container is None:
+                raise NotAnsweringError(f"there is no container {self.config.container}; run provision first")
+            if not container.running:
+                words = self.engine.last_words() or "its log is empty"
+                raise NotAnsweringError(f"Redis' container {self.config.container} is {container.status}: {words}")
+
+        return server.wait_until_ready(self.config.timeouts.start, alive=alive)
 
     def check_volume(self) -> None:
         """Refuse to work on the root disk because the data volume is not there.

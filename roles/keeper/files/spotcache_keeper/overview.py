@@ -12,7 +12,7 @@ from spotcache_keeper.errors import KeeperError
 from spotcache_keeper.lock import holder_of, is_held
 from spotcache_keeper.manifest import databases_json
 from spotcache_keeper.restore import gather
-from spotcache_keeper.source import Source, newest_first
+from spotcache_keeper.source import BEFORE_RESTORE, Source, newest_first
 from spotcache_keeper.state import recall
 from spotcache_keeper.swap import read_journal
 from spotcache_keeper.times import age_text, from_epoch, from_text, to_text
@@ -79,7 +79,8 @@ def make_status(ctx: Context) -> dict[str, Any]:
         listing = make_listing(ctx)
     except KeeperError as error:
         listing = Listing(ctx.config.environment, [], {"volume": str(error)})
-    newest = next((source for source in listing.sources if source.usable), None)
+    usable = [source for source in listing.sources if source.usable]
+    newest = next((source for source in usable if source.reason != BEFORE_RESTORE), next(iter(usable), None))
     journal = read_journal(ctx)
     identity = ctx.machine.identity()
     return {

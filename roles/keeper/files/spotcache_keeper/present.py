@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,7 +11,7 @@ from typing import Any, Literal
 
 from spotcache_keeper.context import Context
 from spotcache_keeper.errors import KeeperError
-from spotcache_keeper.files import read_json, sha256_of
+from spotcache_keeper.files import read_json, sha256_of, write_atomically
 from spotcache_keeper.manifest import RDB_NAME
 from spotcache_keeper.rdb import databases_of
 from spotcache_keeper.redisio import NotAnsweringError, ServerState
@@ -56,12 +57,14 @@ def judge(present: Present, source: Source) -> tuple[Verdict, str]:
             f"Redis does not answer ({present.container}), and its files of {to_text(present.as_of)} are newer than "
             f"save {source.id}"
         )
-    if state.keys == 0 and source.keys != 0:
-        return "free", ""
-    if present.settled and present.held == source.id:
+    # An empty Redis beside that save's RDB never read it, unless the save is empty as well.
+    if present.settled and present.held == source.id and (state.keys > 0 or source.keys == 0):
         return "in-place", ""
+    if state.keys == 0:
+        return "free", ""
     if not present.settled:
-        what = f"{state.changes} changes since its last save" if state.changes else "changes in its append-only file"
+        since = f"{state.changes} changes since its last save"
+        what = since if state.changes else "an append-only file of unknown content"
         return "newer", f"Redis holds {state.keys} keys with {what}, which save {source.id} lacks"
     if present.as_of is not None and present.as_of > source.created:
         which = f"save {present.held}" if present.held else f"the data of {to_text(present.as_of)}"
@@ -86,19 +89,26 @@ def look(ctx: Context, known: Iterable[Source]) -> Present:
     if container.running:
         try:
             with ctx.redis() as server:
-                state = server.wait_until_ready(ctx.config.timeouts.start, alive=lambda: _still_running(ctx))
+                state = ctx.wait_for_redis(server)
         except NotAnsweringError as error:
-            ctx.warnings.append(f"Redis runs but does not answer: {error}")
-    held = identify(ctx, known)
+            ctx.warnings.append(str(error))
     rdb = ctx.rdb_path
-    appended = append_only_files(ctx)
-    settled = state is not None and _is_settled(ctx, state, held)
-    times = [path.stat().st_mtime for path in ([rdb] if rdb.exists() else []) + ([] if settled else appended)]
-    if held is not None and (settled or not appended):
+    held: Source | None = None
+    quiet = state is not None and not state.changes and not state.saving and state.save_ok
+    if state is not None and state.aof_enabled and not state.saved_since_start:
+        # It loaded its append-only file, and nothing tells what that holds but the keeper's note of having built it.
+        settled = quiet and (held := _restored(ctx, known)) is not None
+    else:
+        held = identify(ctx, known)
+        settled = quiet
+    if settled and held is not None:
         as_of: datetime | None = held.created
     else:
+        times = [path.stat().st_mtime for path in [rdb, *append_only_files(ctx)] if path.exists()]
         as_of = from_epoch(max(times)) if times else None
-    loose = state is not None and state.keys == 0 and held is None and rdb.exists() and _holds_keys(ctx, rdb)
+    loose = (
+        state is not None and state.keys == 0 and rdb.exists() and not identify(ctx, known) and _holds_keys(ctx, rdb)
+    )
     return Present(container.status, state, held.id if held else None, as_of, settled, loose)
 
 
@@ -131,9 +141,10 @@ def append_only_files(ctx: Context) -> list[Path]:
     )
 
 
-def append_only_sizes(ctx: Context) -> dict[str, int]:
-    """Bytes of each append-only file, to see later whether anything was written."""
-    return {path.name: path.stat().st_size for path in append_only_files(ctx)}
+def note_restored(ctx: Context, save_id: str) -> None:
+    """Note which save was restored, and how large the append-only file was then."""
+    record = {"id": save_id, "at": to_text(ctx.now()), "append_only": _append_only_sizes(ctx)}
+    write_atomically(ctx.restored_path, json.dumps(record, indent=2) + "\n")
 
 
 def known_sources(groups: Sequence[Iterable[Source]]) -> list[Source]:
@@ -141,18 +152,17 @@ def known_sources(groups: Sequence[Iterable[Source]]) -> list[Source]:
     return [source for group in groups for source in group if source.manifest is not None]
 
 
-def _is_settled(ctx: Context, state: ServerState, held: Source | None) -> bool:
-    """Whether memory and RDB are the same data.
+def _append_only_sizes(ctx: Context) -> dict[str, int]:
+    """Bytes of each append-only file, to see later whether anything was written."""
+    return {path.name: path.stat().st_size for path in append_only_files(ctx)}
 
-    With the append-only file on, Redis loads that at its start and not the RDB. So until it saves once, only a restore
-    by the keeper tells that the two are the same, and only while the log has not grown.
-    """
-    if state.changes or state.saving or not state.save_ok:
-        return False
-    if not state.aof_enabled or state.saved_since_start:
-        return True
+
+def _restored(ctx: Context, known: Iterable[Source]) -> Source | None:
+    """The save that the append-only file was built from, while nothing was written to it since."""
     restored: dict[str, Any] = read_json(ctx.restored_path) or {}
-    return held is not None and restored.get("id") == held.id and restored.get("append_only") == append_only_sizes(ctx)
+    if restored.get("append_only") != _append_only_sizes(ctx):
+        return None
+    return next((source for source in known if source.id == restored.get("id")), None)
 
 
 def _holds_keys(ctx: Context, rdb: Path) -> bool:
@@ -162,15 +172,3 @@ def _holds_keys(ctx: Context, rdb: Path) -> bool:
     except KeeperError:
         return True
     return any(count.keys for count in databases.values())
-
-
-def _still_running(ctx: Context) -> None:
-    """Stop waiting for a Redis that ended or restarts over and over.
-
-    Raises:
-        NotAnsweringError: it does not run any more.
-    """
-    container = ctx.engine.state()
-    if container is None or not container.running:
-        status = container.status if container else "gone"
-        raise NotAnsweringError(f"its container is {status}: {ctx.engine.last_words() or 'its log is empty'}")

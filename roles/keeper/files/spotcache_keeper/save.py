@@ -111,7 +111,7 @@ def _save_on_volume(ctx: Context, reason: str, seconds: dict[str, float]) -> tup
     """The verified save on the data volume."""
     config = ctx.config
     with ctx.redis() as server:
-        state = server.wait_until_ready(config.timeouts.start)
+        state = ctx.wait_for_redis(server)
         _refuse_to_overtake(ctx, reason, state)
         _check_room(ctx, state)
         before = _mark(ctx.rdb_path)

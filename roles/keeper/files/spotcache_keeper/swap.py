@@ -18,7 +18,7 @@ from spotcache_keeper.context import Context
 from spotcache_keeper.errors import InterruptedRunError, KeeperError
 from spotcache_keeper.files import exchange, read_json, readable_errors, sync, write_atomically
 from spotcache_keeper.manifest import Manifest
-from spotcache_keeper.present import append_only_sizes
+from spotcache_keeper.present import note_restored
 from spotcache_keeper.redisio import Databases, NotAnsweringError, Redis, ServerState, pauses
 from spotcache_keeper.times import to_text
 from spotcache_keeper.volume import check_free_space
@@ -337,14 +337,8 @@ def _start(ctx: Context) -> ServerState:
         KeeperError: it ends, restarts over and over, or is not ready in time.
     """
     ctx.engine.start()
-
-    def alive() -> None:
-        state = ctx.engine.state()
-        if state is None or not state.running:
-            raise KeeperError(f"Redis does not start: {ctx.engine.last_words() or 'its log is empty'}")
-
     with ctx.redis() as server:
-        return server.wait_until_ready(ctx.config.timeouts.start, alive=alive)
+        return ctx.wait_for_redis(server)
 
 
 def _undo(ctx: Context, journal: Journal) -> None:
@@ -372,8 +366,7 @@ def _finish(ctx: Context, journal: Journal) -> None:
     """Note what was restored, and give up the old data."""
     work = work_directory(ctx)
     with readable_errors("ending the restore"):
-        record = {"id": journal.id, "at": to_text(ctx.now()), "append_only": append_only_sizes(ctx)}
-        write_atomically(ctx.restored_path, json.dumps(record, indent=2) + "\n")
+        note_restored(ctx, journal.id)
         if journal.keep_as is not None and (work / "new").exists():
             (work / "new").rename(journal.keep_as)
         _remove(work)
