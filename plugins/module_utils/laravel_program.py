@@ -258,7 +258,7 @@ try {
     };
     if ($question['ping']) {
         $try('the application key', static fn () => $app['encrypter']);
-        foreach ($question['stores'] as $name) {
+        foreach (array_keys(array_filter($found['stores'])) as $name) {
             $try("the store $name", static function () use ($app, $name, $question): void {
                 $key = 'spotcache:check:'.$question['token'];
                 $store = $app['cache']->store($name);
@@ -289,6 +289,7 @@ try {
         });
         $used = [];
         foreach ($found['stores'] as $store) {
+            // Null for a store that is not defined, which is told apart from what fails.
             if (($store['driver'] ?? '') === 'redis') {
                 $used[] = $store['connection'];
             }

@@ -35,14 +35,14 @@ options:
     type: dict
     default: {}
   keys:
-    description: Keys to remove, with O(state=absent).
+    description: Keys to remove; with O(state=present) besides what is set.
     type: list
     elements: str
     default: []
   state:
     description:
       - V(present) sets O(values) and O(secrets); with neither the file is only read.
-      - V(absent) removes O(keys), every entry of theirs.
+      - V(absent) removes O(keys), every entry of theirs, and nothing else.
       - V(restored) puts back what was there before the last change, from the file's backup.
     type: str
     choices: [present, absent, restored]
@@ -117,6 +117,10 @@ values:
   description: What C(env()) gives for every key.
   returned: with O(return=values)
   type: dict
+file:
+  description: The file itself, without symbolic links.
+  returned: success
+  type: str
 written:
   description: The file that was written, without symbolic links. Empty when nothing was.
   returned: success
@@ -332,9 +336,8 @@ def edit(params: dict[str, Any], text: str, path: str) -> dotenv_text.Merged:
         Refused: what is there, or what is wanted, cannot be.
     """
     values = {**params["values"], **params["secrets"]}
-    absent = params["keys"] if params["state"] == "absent" else []
     try:
-        return dotenv_text.merge(text, values if params["state"] == "present" else {}, absent)
+        return dotenv_text.merge(text, values, params["keys"])
     except dotenv_text.Misread as error:
         raise Refused(f"{path}: {error}. Correct that line first; nothing was changed.") from None
     except dotenv_text.Unwritable as error:
@@ -385,6 +388,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         write(target, goal, attributes)
     result: dict[str, Any] = {
         "changed": changed,
+        "file": path,
         "names": names_of(merged.text),
         "keys_set": merged.set,
         "keys_removed": merged.removed,
@@ -429,9 +433,9 @@ def check_together(params: dict[str, Any]) -> None:
         raise Refused(f"{both[0]} stands in values and in secrets: leave it in one of them.")
     if params["state"] == "absent" and (wanted(params) or not params["keys"]):
         raise Refused("state is absent: name the keys to remove in keys, and leave values and secrets out.")
-    if params["state"] != "absent" and params["keys"]:
-        raise Refused(f"keys is for state=absent, and state is {params['state']}.")
-    if params["state"] == "restored" and (wanted(params) or params["dest"]):
+    if set(params["keys"]) & {*params["values"], *params["secrets"]}:
+        raise Refused("a key stands in keys, and in values or secrets as well: leave it in one of them.")
+    if params["state"] == "restored" and (wanted(params) or params["keys"] or params["dest"]):
         raise Refused("state is restored, which goes with path alone.")
 
 

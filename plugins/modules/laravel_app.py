@@ -44,11 +44,12 @@ options:
   state:
     description:
       - V(inspected) looks.
+      - V(located) only sees whether there is an application, and who reads its C(.env).
       - V(applied) caches the configuration anew where a cache is in use, lets php-fpm forget the old one, and tells
         queue workers.
       - V(restored) puts back the cached configuration of before, and does the same.
     type: str
-    choices: [inspected, applied, restored]
+    choices: [inspected, located, applied, restored]
     default: inspected
   env_file:
     description: The application's C(.env) on this host. When given, the application must be reading that very file.
@@ -155,9 +156,14 @@ fpm:
   description: What it says in php-fpm. Empty when that was not asked.
   returned: O(state=inspected)
   type: dict
+defects:
+  description: Those of the problems that no C(.env) can mend, such as a store that the application does not define.
+  returned: O(state=inspected)
+  type: list
+  elements: str
 config_cached:
   description: Whether the application uses a cached configuration.
-  returned: success
+  returned: O(state=inspected) or O(state=applied)
   type: bool
 config_backup:
   description: Where the cached configuration of before is kept, as PHP sees it. Empty when none was replaced.
@@ -271,6 +277,24 @@ class Application:
             raise Trouble(f'user is "{self.user}", and the container {self.container} has no such user.')
         return ":".join(found)
 
+    def locate(self) -> None:
+        """See whether there is an application.
+
+        Raises:
+            Trouble: there is none.
+        """
+        test = "test -f artisan && test -f vendor/autoload.php && test -f bootstrap/app.php"
+        found = self.run(self.command("sh", "-c", f'cd "$1" && {test}', "sh", self.path))
+        if found.returncode:
+            raise self.no_application()
+
+    def no_application(self) -> Trouble:
+        """What to say then."""
+        return Trouble(
+            f"{self.place} is no Laravel application that {self.user} can read (artisan, vendor/autoload.php and "
+            "bootstrap/app.php are expected there): deploy it first, or correct the path."
+        )
+
     def question(self, do: str, **more: Any) -> dict[str, Any]:
         """A question with all its parts."""
         common = {"do": do, "path": self.path, "fpm": self.fpm, "timeout": self.timeout, "patience": PATIENCE}
@@ -288,10 +312,7 @@ class Application:
         if answer is None:
             raise Trouble(f"{self.place}: {self.last_words(done.stdout + done.stderr) or 'PHP says nothing'}.")
         if answer.get("artisan") is False:
-            raise Trouble(
-                f"{self.place} is no Laravel application (artisan, vendor/autoload.php and bootstrap/app.php are "
-                "expected there): deploy it first, or correct the path."
-            )
+            raise self.no_application()
         return answer
 
     def ask_fpm(self, question: Mapping[str, Any]) -> dict[str, Any]:
@@ -337,7 +358,8 @@ def connection_problems(
     """What is not as expected with a Redis connection."""
     found = answer["connections"].get(name)
     if found is None:
-        yield f"uses the Redis connection {name} for {purpose}, which config/database.php does not define"
+        # One of the defects, for sessions; a store's connection is not in the role's hands.
+        yield f"has no Redis connection {name}, which {purpose} needs: define it in config/database.php"
         return
     hint = " (a URL in the connection's settings, such as REDIS_URL, overrides it)" if found["url"] else ""
     for key in ("host", "port", "database"):
@@ -349,20 +371,38 @@ def connection_problems(
         yield f"uses another password for {purpose} (connection {name}) than the one that is set{hint}"
 
 
+def defects(answer: Mapping[str, Any], expect: Mapping[str, Any]) -> Iterator[str]:
+    """What no .env can mend, each the second half of a sentence."""
+    if "failed" in answer:
+        return
+    for name in expect.get("stores") or {}:
+        if answer["stores"].get(name) is None:
+            yield f"has no cache store {name}: define it in config/cache.php, or correct the list of stores"
+    if expect.get("session_driver") == "redis":
+        name = expect.get("session_connection") or "default"
+        if name not in answer["connections"]:
+            yield f"has no Redis connection {name}: define it in config/database.php, or correct session_connection"
+        if answer["session"]["store_missing"]:
+            yield (
+                f"cannot keep sessions in Redis without the cache store {answer['session']['store']}, which Laravel "
+                "needs for that: define it in config/cache.php, or set SESSION_STORE to one that is there"
+            )
+
+
 def problems(
     answer: Mapping[str, Any], expect: Mapping[str, Any], passwords: Mapping[str, str], token: str
 ) -> Iterator[str]:
     """Everything that is not as expected, each the second half of a sentence."""
     if "failed" in answer:
-        yield f"fails: {answer['failed']}"
+        yield f"fails: {answer['failed'].rstrip('.')}"
         return
     if not answer["environment_readable"] and not answer["config_cached"]:
         yield f"cannot read {answer['environment_file']}, and so uses its defaults"
     for name, driver in (expect.get("stores") or {}).items():
         store = answer["stores"].get(name)
         if store is None:
-            yield f"has no cache store {name}: define it in config/cache.php, or correct the list of stores"
-        elif store["driver"] != driver:
+            continue
+        if store["driver"] != driver:
             yield f"uses the driver {store['driver']!r} for the store {name}, not {driver!r}"
         elif driver == "redis":
             purpose, wanted = f"the store {name}", expect.get("cache_redis") or {}
@@ -372,18 +412,13 @@ def problems(
         yield f"uses the driver {session['driver']!r} for sessions, not {driver!r}"
     elif driver == "redis":
         name = session["connection"] or "default"
-        if session["store_missing"]:
-            yield (
-                f"keeps sessions on Redis and has no cache store {session['store']}, which Laravel needs for that: "
-                "define it in config/cache.php, or set SESSION_STORE to one that is there"
-            )
         if expect.get("session_connection") and name != expect["session_connection"]:
             yield f"keeps sessions on the Redis connection {name}, not on {expect['session_connection']}"
         else:
             wanted = {**(expect.get("session_redis") or {}), "connection": name}
             yield from connection_problems(answer, name, "sessions", wanted, passwords.get("session"), token)
     for error in answer["errors"]:
-        yield f"fails with {error['what']}: {error['error']}"
+        yield f"fails with {error['what']}: {error['error'].rstrip('.')}"
 
 
 def file_problem(answer: Mapping[str, Any], env_file: str, token: str) -> str:
@@ -410,6 +445,7 @@ def inspect(application: Application, params: Mapping[str, Any], check: bool) ->
         "env_file": params["try_env"],
     }
     found: list[str] = []
+    beyond: list[str] = []
     answers: dict[str, dict[str, Any]] = {"cli": {}, "fpm": {}}
     for where, name in (("cli", "artisan"), ("fpm", "php-fpm")):
         if where == "fpm" and (check or application.fpm == "none" or params["try_env"]):
@@ -423,7 +459,9 @@ def inspect(application: Application, params: Mapping[str, Any], check: bool) ->
                 raise
             found.append(str(trouble))
             continue
-        sentences = list(problems(answer, expect, params["passwords"], question["token"]))
+        lasting = list(defects(answer, expect))
+        beyond += [f"{application.place} {sentence}." for sentence in lasting if where == "cli"]
+        sentences = lasting + list(problems(answer, expect, params["passwords"], question["token"]))
         if not params["try_env"]:
             sentences.append(file_problem(answer, params["env_file"], question["token"]))
         overridden = ", ".join(answer.get("overridden", []))
@@ -434,7 +472,7 @@ def inspect(application: Application, params: Mapping[str, Any], check: bool) ->
         answer.pop("environment_digest", None)
         answers[where] = answer
     cached = bool(answers["cli"].get("config_cached"))
-    return {"changed": False, "problems": found, "config_cached": cached, **answers}
+    return {"changed": False, "problems": found, "defects": beyond, "config_cached": cached, **answers}
 
 
 def take_up(application: Application, params: Mapping[str, Any], check: bool) -> dict[str, Any]:
@@ -455,7 +493,22 @@ def take_up(application: Application, params: Mapping[str, Any], check: bool) ->
         if "failed" in rebuilt:
             raise Trouble(f"{application.place}: its configuration cannot be cached: {rebuilt['failed']}.")
         result["changed"], result["config_backup"] = rebuilt["changed"], rebuilt.get("backup", "")
-    if cached and application.fpm != "none":
+    try:
+        tell(application, params, cache_file if cached else "")
+        result["changed"] = result["changed"] or params["workers"]
+    except Trouble as trouble:
+        # What was replaced must be known all the same, to go back.
+        result["problems"].append(str(trouble))
+    return result
+
+
+def tell(application: Application, params: Mapping[str, Any], cache_file: str) -> None:
+    """Tell those who keep the configuration of before: php-fpm's opcache, and queue workers.
+
+    Raises:
+        Trouble: they cannot be told.
+    """
+    if cache_file and application.fpm != "none":
         application.ask_fpm(application.question("forget", cache_file=cache_file))
     if params["workers"]:
         # The signal lies in the cache, and workers look where the cache was when they were started.
@@ -465,8 +518,6 @@ def take_up(application: Application, params: Mapping[str, Any], check: bool) ->
         told = [application.ask(signal) for signal in signals]
         if "failed" in told[0]:
             raise Trouble(f"{application.place}: queue workers cannot be told: {told[0]['failed']}.")
-        result["changed"] = True
-    return result
 
 
 def main() -> None:
@@ -478,7 +529,11 @@ def main() -> None:
             "php": {"type": "str", "default": "php"},
             "container": {"type": "str", "default": ""},
             "fpm": {"type": "str", "default": "auto"},
-            "state": {"type": "str", "choices": ["inspected", "applied", "restored"], "default": "inspected"},
+            "state": {
+                "type": "str",
+                "choices": ["inspected", "located", "applied", "restored"],
+                "default": "inspected",
+            },
             "env_file": {"type": "path", "default": ""},
             "try_env": {"type": "str", "default": ""},
             "old_env": {"type": "str", "default": ""},
@@ -514,6 +569,9 @@ def main() -> None:
     )
     try:
         reader = application.reader()
+        if params["state"] == "located":
+            application.locate()
+            module.exit_json(changed=False, problems=[], reader=reader)
         act = inspect if params["state"] == "inspected" else take_up
         result = act(application, params, module.check_mode)
     except Trouble as trouble:
@@ -521,7 +579,7 @@ def main() -> None:
     except OSError as error:
         module.fail_json(msg=f"{error.filename}: {error.strerror}.")
     result["reader"] = reader
-    if params["must_match"] and result["problems"]:
+    if result["problems"] and (params["must_match"] or params["state"] != "inspected"):
         module.fail_json(msg=" ".join(dict.fromkeys(result["problems"])), **result)
     module.exit_json(**result)
 

@@ -179,7 +179,7 @@ def test_a_file_that_php_cannot_read_is_refused(env: Path) -> None:
         (b"A=1\n", {"values": {"B": "1"}, "secrets": {"B": "1"}}, "B stands in values and in secrets"),
         (b"A=1\n", {"state": "absent"}, "name the keys to remove"),
         (b"A=1\n", {"state": "absent", "keys": ["A"], "values": {"A": "1"}}, "leave values and secrets out"),
-        (b"A=1\n", {"keys": ["A"]}, "keys is for state=absent"),
+        (b"A=1\n", {"keys": ["A"], "values": {"A": "1"}}, "leave it in one of them"),
         (b"A=1\n", {"state": "restored"}, "there was no change"),
         (b"A=1\n", {"state": "restored", "values": {"A": "1"}}, "goes with path alone"),
         (b"#" * 2**21, {"values": {"A": "1"}}, "longer than 1 MiB"),
