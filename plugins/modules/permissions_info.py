@@ -90,6 +90,7 @@ from typing import Any
 # AnsibleAWSModule says so when it is missing.
 with contextlib.suppress(ImportError):
     from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
+    from botocore.parsers import ResponseParserError
 
 from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleAWSModule
 from ansible_collections.spotcache.redis.plugins.module_utils.permissions import Question, principal, questions, refused
@@ -151,6 +152,8 @@ def main() -> None:
             result["denied"] += ask(client, source, question) if question.actions else []
     except KeyError as error:
         module.fail_json(msg=f"policy is no policy document: it has no {error}")
+    except ResponseParserError:
+        result.update(checked=False, reason="the endpoint in use has no policy simulator", denied=[])
     except (ValueError, ClientError, BotoCoreError) as error:
         result.update(checked=False, reason=str(error), denied=[])
     module.exit_json(changed=False, **result)
