@@ -292,6 +292,9 @@ def start(params: dict[str, Any]) -> dict[str, Any]:
         pass_fds=(descriptor,),
         cwd="/",
     )
+    # From here on only the run's own processes hold the lock.
+    os.close(descriptor)
+    os.close(log)
     return {"started": since, "pid": child.pid, "log": str(place.log), "exit": str(place.exit)}
 
 
