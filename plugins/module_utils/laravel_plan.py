@@ -176,13 +176,9 @@ def _extra(inputs: Inputs, application: Inputs) -> Iterator[str]:
             yield f"{kind} contains {key}, which comes from the environment's Redis: take it out."
     for key in sorted(set(values) & set(secrets) | set(removed) & {*values, *secrets}):
         yield f"{key} stands in more than one of values, secrets and remove: leave it in one."
-    for check, argument in (
-        (dotenv_text.check_values, values),
-        (dotenv_text.check_values, secrets),
-        (dotenv_text.check_names, removed),
-    ):
+    for given in (values, secrets, dict.fromkeys(removed)):
         try:
-            check(argument)
+            dotenv_text.check_values(given)
         except dotenv_text.Unwritable as error:
             yield f"{error}."
 

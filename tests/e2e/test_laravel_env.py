@@ -1,0 +1,386 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The role laravel_env against the real Laravel, php-fpm and Redis."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rehearsal.sandboxes import Play
+from rehearsal.work import ROOT, tool
+from tests.laravel import image
+
+PREFIX = "t-laravel"
+# Every character that has ever gone wrong in a .env.
+PASSWORD = "p@ss \"w'0rd#1\\ a$b${HOME} ☃="
+KEY = "base64:" + "A" * 43 + "="
+ENV = (
+    f"# mine, and it stays\r\nAPP_NAME=Verify\r\nAPP_KEY={KEY}\r\nMETHOD_CACHE_DRIVER=file # for now\r\nOTHER='x y'\r\n"
+)
+
+
+def docker(*words: str, check: bool = True, stdin: str | None = None) -> str:
+    done = subprocess.run(["docker", *words], input=stdin, capture_output=True, text=True, timeout=120, check=False)
+    assert not check or done.returncode == 0, f"docker {' '.join(words)}: {done.stderr}"
+    return done.stdout
+
+
+def wait_for(what: str, *words: str) -> None:
+    deadline = time.monotonic() + 30
+    while subprocess.run(["docker", *words], capture_output=True, timeout=30).returncode:
+        assert time.monotonic() < deadline, f"{what} does not come up"
+        time.sleep(0.2)
+
+
+@dataclass
+class World:
+    """The network, the image and the Redis that all tests here share."""
+
+    image: str
+    redis: str = f"{PREFIX}-redis"
+    moved: str = f"{PREFIX}-moved"
+
+    def start_redis(self, name: str) -> None:
+        # The password goes in by standard input: neither a process list nor Docker's own records show it.
+        start = "umask 077; cat > /tmp/redis.conf; exec redis-server /tmp/redis.conf"
+        escaped = PASSWORD.replace("\\", "\\\\").replace('"', '\\"')
+        docker("run", "-d", "-i", "--rm", "--name", name, "--network", PREFIX, self.image, "sh", "-c", "sleep infinity")
+        settings = f'requirepass "{escaped}"\nprotected-mode no\nsave ""\ndaemonize yes\n'
+        docker("exec", "-i", name, "sh", "-c", start, stdin=settings)
+        wait_for(name, "exec", name, "redis-cli", "ping")
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[World]:
+    built = World(image.ensure())
+    remove()
+    try:
+        docker("network", "create", "--label", f"spotcache-sandbox={PREFIX}", PREFIX)
+        built.start_redis(built.redis)
+        built.start_redis(built.moved)
+        yield built
+    finally:
+        remove()
+
+
+def remove() -> None:
+    for name in docker("ps", "-aq", "--filter", f"name=^{PREFIX}").split():
+        docker("rm", "-f", "-v", name, check=False)
+    docker("network", "rm", PREFIX, check=False)
+
+
+@dataclass
+class App:
+    """One application in a container of its own, whose .env lies in a mounted directory."""
+
+    world: World
+    folder: Path
+    name: str = f"{PREFIX}-web"
+
+    @property
+    def env(self) -> Path:
+        return self.folder / "env" / ".env"
+
+    def start(self, env: str = ENV) -> None:
+        self.env.parent.mkdir(mode=0o755, exist_ok=True)
+        self.folder.chmod(0o755)
+        self.env.write_bytes(env.encode())
+        self.env.chmod(0o644)
+        start = "ln -sf /srv/env/.env /srv/app/.env; exec verify web"
+        mount = f"{self.env.parent}:/srv/env"
+        docker(
+            "run",
+            "-d",
+            "--rm",
+            "--name",
+            self.name,
+            "--network",
+            PREFIX,
+            "-v",
+            mount,
+            self.world.image,
+            "sh",
+            "-c",
+            start,
+        )
+        wait_for(self.name, "exec", self.name, "curl", "-sf", "-m", "5", "localhost/diag")
+
+    def get(self, path: str, *options: str) -> dict[str, Any]:
+        answer: dict[str, Any] = json.loads(
+            docker("exec", self.name, "curl", "-s", "-m", "20", *options, f"localhost{path}")
+        )
+        return answer
+
+    def count(self) -> int:
+        return int(self.get("/counter", "-b", "/tmp/jar", "-c", "/tmp/jar")["n"])
+
+    def artisan(self, *words: str) -> str:
+        return docker("exec", "-u", "www-data", self.name, "php", "artisan", *words)
+
+    def shell(self, text: str) -> str:
+        return docker("exec", self.name, "sh", "-ec", text)
+
+    def play(self, *arguments: str, **variables: Any) -> tuple[int, Play]:
+        """Run the role, as one of the environment stg."""
+        application = {"name": "shop", "target": "container", "path": "/srv/app", "container": self.name}
+        application |= {"env_file": str(self.env), **variables.pop("application", {})}
+        given = {
+            "laravel_env_environment": "stg",
+            "laravel_env_redis_host": self.world.redis,
+            "laravel_env_redis_password": PASSWORD,
+            "laravel_env_applications": [application],
+            "laravel_env_timeout": 3,
+            **variables,
+        }
+        return run_role(self.folder, given, *arguments)
+
+
+def run_role(folder: Path, variables: dict[str, Any], *arguments: str, tasks_from: str = "main") -> tuple[int, Play]:
+    host = variables.pop("host", {"ansible_connection": "local", "ansible_python_interpreter": sys.executable})
+    (folder / "inventory.json").write_text(json.dumps({"all": {"hosts": {"here": host}}}))
+    (folder / "vars.json").write_text(json.dumps(variables))
+    role = {"name": "spotcache.redis.laravel_env", "tasks_from": tasks_from}
+    task = {"name": "Use the role", "ansible.builtin.import_role": role}
+    (folder / "play.json").write_text(json.dumps([{"hosts": "all", "gather_facts": False, "tasks": [task]}]))
+    command = [tool("ansible-playbook"), "play.json", "-i", "inventory.json", "-e", "@vars.json", *arguments]
+    environment = {
+        "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+        "ANSIBLE_NOCOLOR": "1",
+        "PATH": "/usr/bin:/bin:/usr/sbin",
+    }
+    environment |= {"HOME": str(folder), "LANG": "C.UTF-8", "ANSIBLE_INVENTORY": "inventory.json"}
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    text = done.stdout + done.stderr
+    for secret in (PASSWORD, json.dumps(PASSWORD)[1:-1], "a$b${HOME}", KEY):
+        assert secret not in text
+    return done.returncode, Play(text, 0)
+
+
+def said(play: Play) -> str:
+    """The output with its line breaks undone."""
+    return re.sub(r"\s+", " ", play.text)
+
+
+@pytest.fixture
+def app(world: World, tmp_path: Path) -> Iterator[App]:
+    made = App(world, tmp_path)
+    try:
+        made.start()
+        yield made
+    finally:
+        docker("rm", "-f", made.name, check=False)
+
+
+def test_check_apply_again(app: App) -> None:
+    code, planned = app.play("--check", "--diff")
+    assert code == 0, planned.text
+    assert planned.changed == 1
+    assert "+SESSION_DRIVER=redis" in planned.text
+    assert "REDIS_PASSWORD=(not shown, new)" in planned.text
+    assert app.env.read_bytes().decode() == ENV
+
+    code, done = app.play("--diff")
+    assert code == 0, done.text
+    assert done.changed == 1
+    found = app.get("/diag")
+    assert (found["method"], found["batch"], found["session"]) == ("redis", "redis", "redis")
+    assert [one["ping"] for one in found["connections"].values()] == ["true", "true"]
+    assert [app.count(), app.count()] == [1, 2]
+    warmed = json.loads(app.artisan("batch:warm"))
+    assert app.get("/batch/1")["value"] == {"i": 1, "run": warmed["run"]}
+    written = app.env.read_bytes().decode()
+    assert written.startswith(ENV.replace("METHOD_CACHE_DRIVER=file # for now", "METHOD_CACHE_DRIVER=redis # for now"))
+    assert written.count("\n") == written.count("\r\n")
+    assert oct(app.env.stat().st_mode & 0o777) == "0o640"
+    assert sorted(path.name for path in app.env.parent.iterdir()) == [".env", ".env.backup"]
+
+    for arguments in ((), ("--check",)):
+        code, again = app.play(*arguments)
+        assert code == 0, again.text
+        assert again.changed == 0
+    assert app.env.read_bytes().decode() == written
+    assert app.count() == 3
+    assert app.shell("ls /srv/app/storage/framework | grep spotcache || true") == ""
+
+
+def test_a_moved_redis_is_followed_where_the_configuration_is_cached(app: App) -> None:
+    assert app.play()[0] == 0
+    app.artisan("config:cache")
+    app.shell("chmod 0644 /srv/app/bootstrap/cache/config.php; sleep 3; curl -s localhost/diag; curl -s localhost/diag")
+    assert app.get("/diag")["cached"] is True
+    code, done = app.play(laravel_env_redis_host=app.world.moved)
+    assert code == 0, done.text
+    assert done.changed == 2
+    found = app.get("/diag")
+    assert found["cached"] is True
+    assert {one["host"] for one in found["connections"].values()} == {app.world.moved}
+    assert app.shell("stat -c %a:%U /srv/app/bootstrap/cache/config.php").strip() == "640:www-data"
+    assert app.shell("stat -c %a /srv/app/bootstrap/cache/config.php.backup").strip() == "600"
+    assert app.play(laravel_env_redis_host=app.world.moved)[1].changed == 0
+    # A cache that is older than the .env is made anew, although the .env is right.
+    app.shell(f"sed -i s/{app.world.moved}/{app.world.redis}/ /srv/app/bootstrap/cache/config.php")
+    app.shell("php -r 'touch(\"/srv/app/bootstrap/cache/config.php\");'")
+    code, done = app.play(laravel_env_redis_host=app.world.moved)
+    assert code == 0, done.text
+    assert done.changed == 1
+
+
+def test_what_only_php_fpm_gets_wrong_is_taken_back(app: App) -> None:
+    assert app.play()[0] == 0
+    before = app.env.read_bytes()
+    # php-fpm alone has this variable, so artisan finds nothing wrong; a cached configuration ignores it.
+    app.shell("echo 'env[BATCH_CACHE_DRIVER] = array' >> /etc/php/8.2/fpm/pool.d/www.conf")
+    app.shell("pkill -USR2 -o php-fpm; sleep 1")
+    code, done = app.play(laravel_env_redis_host=app.world.moved)
+    assert code != 0
+    assert "php-fpm uses the driver 'array' for the store batch, not 'redis'" in said(done)
+    assert "BATCH_CACHE_DRIVER stands in the environment" in said(done)
+    assert "configuration of before are back" in said(done)
+    assert app.env.read_bytes() == before
+
+    # And with a cache, which php-fpm is not allowed to read once it is made anew.
+    app.shell("sed -i /BATCH_CACHE_DRIVER/d /etc/php/8.2/fpm/pool.d/www.conf")
+    app.shell("echo 'php_admin_value[open_basedir] = /srv/app/public' >> /etc/php/8.2/fpm/pool.d/www.conf")
+    app.artisan("config:cache")
+    cached = app.shell("cat /srv/app/bootstrap/cache/config.php")
+    app.shell("pkill -USR2 -o php-fpm; sleep 1")
+    code, done = app.play(laravel_env_redis_host=app.world.moved)
+    assert code != 0
+    assert "open_basedir" in said(done) or "No input file specified" in said(done)
+    assert app.env.read_bytes() == before
+    assert app.shell("cat /srv/app/bootstrap/cache/config.php") == cached
+
+
+def test_a_wrong_password_never_reaches_the_application(app: App) -> None:
+    before = app.env.read_bytes()
+    code, done = app.play(laravel_env_redis_password="not-the-right-one-1")
+    assert code != 0
+    assert "WRONGPASS invalid username-password pair" in said(done)
+    assert "Its .env is as it was." in said(done)
+    assert "not-the-right-one-1" not in done.text
+    assert app.env.read_bytes() == before
+    assert [path.name for path in app.env.parent.iterdir()] == [".env"]
+    assert app.get("/diag")["method"] == "file"
+
+
+def test_on_files_while_redis_is_gone_and_back(app: App) -> None:
+    assert app.play()[0] == 0
+    first = app.get("/diag")
+    docker("pause", app.world.redis)
+    try:
+        code, done = app.play("-e", "laravel_env_fallback=file")
+        assert code == 0, done.text
+        found = app.get("/diag?")
+        assert (found["method"], found["batch"], found["session"]) == ("file", "file", "file")
+        assert app.count() == 1
+        assert app.play("-e", "laravel_env_fallback=file")[1].changed == 0
+        # Back too early: the old Redis accepts and never answers.
+        before = app.env.read_bytes()
+        code, done = app.play()
+        assert code != 0
+        assert "read error on connection" in said(done)
+        assert app.env.read_bytes() == before
+    finally:
+        docker("unpause", app.world.redis)
+    assert app.play()[0] == 0
+    assert app.get("/diag") == first
+
+
+def test_workers_are_told_where_they_look(app: App) -> None:
+    # Their signal lies in the default store, which moves with the change.
+    app.env.write_bytes(ENV.replace("OTHER=", "CACHE_DRIVER=method\r\nOTHER=").encode())
+    docker("exec", "-d", "-u", "www-data", app.name, "sh", "-c", "php artisan queue:work --sleep=1; touch /tmp/ended")
+    app.shell("sleep 2; ! test -e /tmp/ended")
+    code, done = app.play(application={"workers": True})
+    assert code == 0, done.text
+    wait_for("the worker's end", "exec", app.name, "test", "-e", "/tmp/ended")
+
+
+def test_an_application_on_the_host_itself(app: App) -> None:
+    # The container is the host here: plain file, user by name, socket of Debian's pool.
+    app.shell(
+        "rm /srv/app/.env; cp /srv/env/.env /srv/app/.env; chown root:root /srv/app/.env; chmod 644 /srv/app/.env"
+    )
+    host = {"ansible_connection": "community.docker.docker", "ansible_host": app.name}
+    host |= {"ansible_python_interpreter": "/usr/bin/python3"}
+    variables = {"application": {"target": "host", "container": "", "env_file": ""}, "host": host}
+    code, done = app.play(**variables)
+    assert code == 0, done.text
+    assert app.shell("stat -c %a:%U:%G /srv/app/.env").strip() == "640:root:www-data"
+    assert app.get("/diag")["session"] == "redis"
+    variables = {"application": {"target": "host", "container": "", "env_file": ""}, "host": host}
+    assert app.play(**variables)[1].changed == 0
+
+
+def test_two_applications_one_after_the_other(app: App, tmp_path: Path) -> None:
+    other = App(app.world, tmp_path / "other", f"{PREFIX}-other")
+    other.folder.mkdir()
+    try:
+        other.start(ENV.replace("Verify", "Other"))
+        common = {"target": "container", "path": "/srv/app"}
+        applications = [
+            {"name": "shop", "container": app.name, "env_file": str(app.env), **common},
+            {"name": "other", "container": other.name, "env_file": str(other.env), **common},
+        ]
+        code, done = app.play(laravel_env_applications=applications)
+        assert code != 0
+        assert "share database 0" in said(done)
+        applications[1] |= {"database": "2", "session_database": "3", "drivers": {"batch": "file"}}  # type: ignore[dict-item]
+        code, done = app.play(laravel_env_applications=applications)
+        assert code == 0, done.text
+        assert other.get("/diag")["batch"] == "file"
+        assert other.get("/diag")["connections"]["session"]["database"] == "3"
+        assert app.play(laravel_env_applications=applications)[1].changed == 0
+    finally:
+        docker("rm", "-f", other.name, check=False)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "variables", "message"),
+    [
+        ("", {"application": {"path": "/srv/nothing"}}, "/srv/nothing in the container t-laravel-web is no Laravel"),
+        ("", {"application": {"container": "t-laravel-none"}}, "The container t-laravel-none is not there"),
+        ("", {"application": {"user": "nobody2"}}, "has no such user"),
+        ("rm /srv/env/.env", {}, ".env does not exist: deploy the application first"),
+        ("echo 'A=two words' >> /srv/env/.env", {}, "line 6 (A) has text after a blank"),
+        ("chmod 600 /srv/env/.env", {}, "cannot be read by 33:33, so the application ignores it"),
+        ("chmod 700 /srv/env", {}, "cannot go through the directory"),
+        ("", {"laravel_env_stores": {"nope": "NOPE_DRIVER"}}, "has no cache store nope"),
+        ("", {"laravel_env_session_connection": "nope"}, "has no Redis connection nope"),
+        ("", {"laravel_env_driver": "reddis"}, "value of laravel_env_driver must be one of"),
+        ("", {"application": {"drivers": {"method": "reddis"}}}, 'the driver of method is "reddis", which is unknown'),
+        ("", {"laravel_env_redis_host": "redis:6379"}, "which has a port in it"),
+        ("", {"laravel_env_redis_password": "0"}, "a lone zero"),
+        ("", {"application": {"fpm": "127.0.0.1:1"}}, "php-fpm does not answer at 127.0.0.1:1"),
+        ("echo REDIS_URL=redis://elsewhere >> /srv/env/.env", {}, "such as REDIS_URL, overrides it"),
+    ],
+)
+def test_bad_input_changes_nothing(app: App, spoil: str, variables: dict[str, Any], message: str) -> None:
+    app.shell(spoil or "true")
+    before = app.env.read_bytes() if app.env.exists() else None
+    code, done = app.play(**variables)
+    assert code != 0
+    assert message in said(done).replace('\\"', '"')
+    assert (app.env.read_bytes() if app.env.exists() else None) == before
+    assert done.changed == 0 or "are back" in said(done)
+
+
+def test_a_file_mounted_alone_is_refused(app: App) -> None:
+    docker("rm", "-f", app.name)
+    mount = f"{app.env}:/srv/app/.env"
+    docker("run", "-d", "--rm", "--name", app.name, "--network", PREFIX, "-v", mount, app.world.image, "verify", "web")
+    code, done = app.play()
+    assert code != 0
+    assert "mounted into the container t-laravel-web as a single file" in said(done)
+    assert app.env.read_bytes().decode() == ENV
