@@ -112,8 +112,11 @@ class Target:
             status = os.stat(self.path)
         except FileNotFoundError:
             return True
-        attributes = (stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid)
-        return attributes != (self.mode, self.uid, self.gid) or self.present() != self.text
+        return self.attributes(status) != (self.mode, self.uid, self.gid) or self.present() != self.text
+
+    def attributes(self, status: os.stat_result) -> tuple[int, int, int]:
+        """Mode, owner and group of what is there."""
+        return stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid
 
     def write(self) -> None:
         """Replace the file in one step; nobody ever sees half of it, or sees it with another mode."""

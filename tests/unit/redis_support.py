@@ -1,0 +1,109 @@
+"""Running a module as Ansible does, and a real redis-server on loopback."""
+
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible.module_utils.testing import patch_module_args
+from ansible_collections.spotcache.redis.plugins.module_utils.redis_wire import Connection
+
+
+class ModuleFailed(Exception):
+    """A module called fail_json; the text is its message."""
+
+
+def run_module(
+    main: Callable[[], None],
+    capsys: pytest.CaptureFixture[str],
+    *,
+    check: bool = False,
+    diff: bool = False,
+    **args: Any,
+) -> dict[str, Any]:
+    """What a module returns.
+
+    Raises:
+        ModuleFailed: it failed.
+    """
+    capsys.readouterr()
+    with (
+        patch_module_args({**args, "_ansible_check_mode": check, "_ansible_diff": diff}),
+        pytest.raises(SystemExit),
+    ):
+        main()
+    answer: dict[str, Any] = json.loads(capsys.readouterr().out)
+    if answer.get("failed"):
+        raise ModuleFailed(answer["msg"])
+    return answer
+
+
+@dataclass
+class Server:
+    """A redis-server and its files, laid out as on a host."""
+
+    directory: Path
+    port: int
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def base(self) -> str:
+        """What every configuration of this server begins with."""
+        return f"port {self.port}\nbind 127.0.0.1\ndir {self.directory}\nloglevel warning\n"
+
+    def start(self, text: str = "", secrets: str = "") -> None:
+        """Start with a configuration and wait until it answers."""
+        config, more = self.directory / "started.conf", self.directory / "started-secrets.conf"
+        config.write_text(self.base + text + f"include {more}\n")
+        more.write_text(secrets)
+        self.process = subprocess.Popen(["redis-server", str(config)], stdout=subprocess.DEVNULL)
+        end = time.monotonic() + 10
+        while True:
+            try:
+                Connection("127.0.0.1", self.port).close()
+            except OSError:
+                assert time.monotonic() < end, "redis-server does not start"
+                time.sleep(0.02)
+            else:
+                return
+
+    def stop(self) -> None:
+        """Stop it, without a save."""
+        if self.process:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+    def connect(self, password: str = "") -> Connection:
+        """A connection that is logged in."""
+        connection = Connection("127.0.0.1", self.port)
+        connection.command("AUTH", "default", password)
+        return connection
+
+
+def free_port() -> int:
+    """A port of loopback that nobody has."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def redis_server(directory: Path) -> Iterator[Server]:
+    """A server that ends with the test."""
+    assert shutil.which("redis-server"), "redis-server is missing: apt-get install redis-server"
+    server = Server(directory, free_port())
+    try:
+        yield server
+    finally:
+        server.stop()
