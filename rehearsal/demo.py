@@ -138,7 +138,7 @@ def rehearse(sandbox: Sandbox, journal: Journal, report: Report, count: int) -> 
 
 
 # A rehearsal keeps nothing; a person's `destroy` keeps the saves.
-DESTROY_ALL = ("-e", "destroy_keep_saves=false")
+DESTROY_ALL = ("-e", "destroy_confirm=sandbox", "-e", "destroy_saves=true")
 
 
 def run(name: str, count: int, folder: Path, keep: bool = False) -> Report:
