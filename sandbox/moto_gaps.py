@@ -533,7 +533,7 @@ def as_user_data(value: Any) -> Base64EncodedString | None:
 
 
 def _activity(
-    group: Any, machine: Machine, code: str, event: str, description: str, cause: str, instance: Any = None, **more: str
+    group: Any, machine: Machine, code: str, event: str, description: str, cause: str, instance: Any = None, **more: Any
 ) -> None:
     log = group.__dict__.setdefault("activities", [])
     now = datetime.now(UTC)
@@ -542,7 +542,7 @@ def _activity(
         "AutoScalingGroupName": group.name,
         "Description": description,
         "Cause": cause,
-        "StartTime": now,
+        "StartTime": more.get("begun", now),
         "EndTime": now,
         "StatusCode": code,
         "StatusMessage": more.get("message", ""),
@@ -552,7 +552,11 @@ def _activity(
     log.insert(0, record)
     del log[100:]
     detail = {key: value for key, value in record.items() if key != "Progress"}
-    detail |= {"StartTime": now.isoformat(), "EndTime": now.isoformat(), "RequestId": record["ActivityId"]}
+    detail |= {
+        "StartTime": record["StartTime"].isoformat(),
+        "EndTime": now.isoformat(),
+        "RequestId": record["ActivityId"],
+    }
     detail["Details"] = {"Availability Zone": instance.placement.zone} if instance is not None else {}
     detail["EC2InstanceId"] = instance.id if instance is not None else ""
     arns = [f"arn:aws:ec2:{group.region}:{group.account_id}:instance/{instance.id}"] if instance is not None else []
@@ -583,6 +587,7 @@ def tend(group: Any, machine: Machine) -> None:
 
 def retire(group: Any, state: Any, machine: Machine) -> None:
     """Auto Scaling ends an instance: at once, or when the group's hooks let it."""
+    state.retired = datetime.now(UTC)
     if machine.hooks.hold(group, state, TERMINATING):
         state.lifecycle_state = "Terminating:Wait"
     else:
@@ -603,6 +608,7 @@ def _look(group: Any, state: Any, machine: Machine) -> None:
             f"Terminating EC2 instance: {state.instance.id}",
             f"an instance was taken out of service in response to an EC2 health check that found it {name}",
             state.instance,
+            begun=getattr(state, "retired", datetime.now(UTC)),
         )
     elif state.lifecycle_state == "Pending" and name == "running":
         if machine.hooks.hold(group, state, LAUNCHING):

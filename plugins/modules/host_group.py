@@ -56,6 +56,12 @@ options:
     description: Whether a replacement is launched when EC2 recommends it, before the Spot instance is reclaimed.
     type: bool
     default: false
+  standby:
+    description:
+      - Whether the group has no host by itself. It may have one, when something else asks for it, for example while
+        there is none to be had on the Spot market; how many it has is then left as it is, and not waited for.
+    type: bool
+    default: false
   health_check_grace_period:
     description: Seconds after launch in which a failed health check does not count.
     type: int
@@ -152,7 +158,7 @@ def wanted_settings(params: dict[str, Any]) -> dict[str, Any]:
         "spot_strategy": "price-capacity-optimized",
         "max_price": params["max_price"] if spot else "",
         "subnet_ids": sorted(set(params["subnet_ids"])),
-        "size": [1, 1, 1],
+        "size": [0, None, 1] if params.get("standby") else [1, 1, 1],
         "capacity_rebalance": params["capacity_rebalance"],
         "health_check_grace_period": params["health_check_grace_period"],
         "tags": {str(key): str(value) for key, value in params["tags"].items()},
@@ -205,7 +211,7 @@ def request(name: str, settings: dict[str, Any]) -> dict[str, Any]:
             },
         },
         "MinSize": low,
-        "DesiredCapacity": desired,
+        **({} if desired is None else {"DesiredCapacity": desired}),
         "MaxSize": high,
         "VPCZoneIdentifier": ",".join(settings["subnet_ids"]),
         "CapacityRebalance": settings["capacity_rebalance"],
@@ -356,10 +362,12 @@ def ensure_present(module: AnsibleAWSModule, group: HostGroup) -> dict[str, Any]
         group.wait_for_end([], module.params["wait_timeout"])
         described = None
     before = present_settings(described) if described else None
+    if before and module.params["standby"]:
+        before["size"][1] = None
     changed = before != wanted
     if changed and not module.check_mode:
         group.apply(before, wanted)
-    if module.params["wait"] and not module.check_mode:
+    if module.params["wait"] and not module.params["standby"] and not module.check_mode:
         host: dict[str, Any] | None = group.wait_for_host(module.params["wait_timeout"])
     else:
         host = group.host(described)
@@ -397,6 +405,7 @@ def main() -> None:
             "max_price": {"type": "str", "default": ""},
             "capacity_rebalance": {"type": "bool", "default": False},
             "health_check_grace_period": {"type": "int", "default": 120},
+            "standby": {"type": "bool", "default": False},
             "tags": {"type": "dict", "default": {}},
             "wait": {"type": "bool", "default": True},
             "wait_timeout": {"type": "int", "default": 300},

@@ -178,3 +178,21 @@ def test_a_new_instance_profile_is_given_time(monkeypatch: pytest.MonkeyPatch) -
     )
     module.HostGroup(slow, None, NAME).apply(None, wanted)
     assert slow.tries == 3
+
+
+def test_a_standby_has_no_host_until_something_asks_for_one(
+    aws: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    parameters = {**aws["parameters"], "market": "on_demand", "standby": True}
+    made = run(capsys, parameters)
+    assert made["changed"]
+    assert made["instance_id"] == ""
+    assert not run(capsys, parameters)["changed"]
+    aws["autoscaling"].set_desired_capacity(AutoScalingGroupName=NAME, DesiredCapacity=1)
+    again = run(capsys, parameters)
+    assert not again["changed"]
+    assert again["instance_id"].startswith("i-")
+    changed = run(capsys, parameters, tags={"Name": "else"}, health_check_grace_period=60)
+    assert changed["changed"]
+    group = aws["autoscaling"].describe_auto_scaling_groups()["AutoScalingGroups"][0]
+    assert (group["MinSize"], group["DesiredCapacity"], group["MaxSize"]) == (0, 1, 1)
