@@ -33,7 +33,7 @@ EXAMPLES = r"""
 RETURN = r"""
 _value:
   description:
-    - C(text) is the new file, C(changed) the keys that change, C(restart) those of them that need a restart of the
+    - C(text) is the new file, C(differing) the keys that change, C(restart) those of them that need a restart of the
       engine, and C(problem) a sentence when the existing file cannot be understood (empty otherwise).
   type: dict
 """
@@ -85,12 +85,12 @@ def docker_daemon(text: str, settings: Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError("it holds no mapping")
     except ValueError as error:
         problem = f"/etc/docker/daemon.json is not valid JSON ({error}): correct it, or remove it to start afresh"
-        return {"text": text, "changed": [], "restart": [], "problem": problem}
+        return {"text": text, "differing": [], "restart": [], "problem": problem}
     wanted = merged(existing, settings)
     changed = sorted(key for key in {*existing, *wanted} if existing.get(key) != wanted.get(key))
     return {
         "text": json.dumps(wanted, indent=2, sort_keys=True) + "\n" if changed else text,
-        "changed": changed,
+        "differing": changed,
         "restart": [key for key in changed if key not in RELOADABLE],
         "problem": "",
     }

@@ -157,8 +157,8 @@ def test_lines_quotes_and_sizes() -> None:
 )
 def test_daemon_json(text: str, settings: dict[str, Any], changed: list[str], restart: list[str]) -> None:
     result = docker_daemon(text, settings)
-    assert (result["changed"], result["restart"], result["problem"]) == (changed, restart, "")
-    assert docker_daemon(result["text"], settings)["changed"] == []
+    assert (result["differing"], result["restart"], result["problem"]) == (changed, restart, "")
+    assert docker_daemon(result["text"], settings)["differing"] == []
     if not changed:
         assert result["text"] == text
 

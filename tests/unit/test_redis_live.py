@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.spotcache.redis.plugins.module_utils import redis_conf
 from ansible_collections.spotcache.redis.plugins.module_utils.redis_wire import Connection, RedisError
 from ansible_collections.spotcache.redis.plugins.modules import redis_live
 
@@ -206,4 +207,4 @@ def test_a_broken_file_is_named(server: Server, live: Live) -> None:
     ],
 )
 def test_where_a_server_listens(text: str, expected: tuple[str, int] | None) -> None:
-    assert redis_live.endpoint(redis_live.redis_conf.parse(text)) == expected
+    assert redis_live.endpoint(redis_conf.parse(text)) == expected
