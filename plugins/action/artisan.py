@@ -5,21 +5,32 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
+import json
+import os
 import re
 import shlex
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+
+# Imported once, by the process that forks a worker for each task.
+with contextlib.suppress(ImportError):
+    import boto3
+    from botocore.exceptions import BotoCoreError, ClientError
 
 from ansible.errors import AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from ansible_collections.spotcache.redis.plugins.module_utils.lease import this_run
+from ansible_collections.spotcache.redis.plugins.modules.batch_ledger import entry
+from ansible_collections.spotcache.redis.plugins.modules.lease import Held, Lease, explain
 
 LAST_LINES = 15
 LINE_LENGTH = 400
 CHUNK = 65536
+LEASE_SLACK_S = 120  # what starting and ending a command may take
 POLL_S = (0.1, 2.0)  # the first wait, and the longest
 PATIENCE_S = 60  # for a connection that breaks, and for an end that is due
 ENDS = re.compile(r"[\r\n]+")
@@ -76,6 +87,50 @@ class Lines:
                 self.show(plain)
 
 
+def note(client: Any, shared: Mapping[str, Any], told: dict[str, Any]) -> None:
+    """Write into the ledger that the command's data is there. Without that it is merely run once more than needed."""
+    run = {"id": shared["id"], "started": told["started"], "ended": told["ended"]}
+    name, record = entry({"run": run, "loss": None})
+    body = (json.dumps(record, sort_keys=True) + "\n").encode()
+    try:
+        client.put_object(
+            Bucket=shared["bucket"], Key=shared["ledger"] + name, Body=body, ContentType="application/json"
+        )
+    except (ClientError, BotoCoreError) as error:
+        told["warnings"] = [f"That {shared['id']} went well could not be noted in the ledger: {error}"]
+
+
+class Trouble(Exception):
+    """A sentence for the person."""
+
+
+@contextlib.contextmanager
+def leased(shared: Mapping[str, Any], purpose: str, ttl: int) -> Iterator[Any]:
+    """Hold the lease that keeps other control nodes away; hands out the client. Without a bucket there is none."""
+    if not shared.get("bucket"):
+        yield None
+        return
+    # This worker is a process of its own: what stands in its environment goes nowhere else.
+    os.environ.update({str(key): str(value) for key, value in (shared.get("environment") or {}).items()})
+    try:
+        client = boto3.client("s3", region_name=shared.get("region") or None)
+    except (BotoCoreError, ValueError) as error:
+        raise Trouble(f"S3 cannot be reached for the lease of a batch: {error}") from error
+    lease, here = Lease(client, shared["bucket"], shared["lease"], ttl), this_run()
+    try:
+        lease.take(here, purpose)
+    except Held as held:
+        raise Trouble(str(held)) from held
+    except (ClientError, BotoCoreError) as error:
+        raise Trouble(f"{explain(error, lease)}: {error}") from error
+    try:
+        yield client
+    finally:
+        # It runs out by itself where it cannot be given back.
+        with contextlib.suppress(ClientError, BotoCoreError):
+            lease.release(here)
+
+
 class ActionModule(ActionBase):
     """Ansible's entry point."""
 
@@ -86,14 +141,33 @@ class ActionModule(ActionBase):
         """Start it by the module, then watch its log."""
         super().run(tmp, task_vars)
         arguments = {**self._task.args, "by": this_run().describe()}
+        # None of it is the host's business, least of all the credentials.
+        shared = arguments.pop("shared", None) or {}
+        if arguments.get("state") == "checked" or self._task.check_mode:
+            return self.start(arguments, task_vars)
+        title = f"{arguments['application']} {arguments['command']}"
+        limit = int(arguments.get("timeout", 3600))
+        try:
+            with leased(shared, f"the batch {shared.get('id', title)}", limit + LEASE_SLACK_S) as client:
+                result = self.start(arguments, task_vars)
+                if result.get("failed") or "pid" not in result:
+                    return result
+                lines = Lines(
+                    lambda line: Display().display(f"  {title} | {line}"), list(arguments.get("hidden") or [])
+                )
+                told = self.follow(result, limit, lines, title)
+                if client and told["code"] == 0:
+                    note(client, shared, told)
+                return told
+        except Trouble as trouble:
+            return {"failed": True, "msg": str(trouble)}
+
+    def start(self, arguments: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
+        """The module on the host."""
         result: dict[str, Any] = self._execute_module(
             module_name="spotcache.redis.artisan", module_args=arguments, task_vars=task_vars
         )
-        if result.get("failed") or "pid" not in result:
-            return result
-        title = f"{arguments['application']} {arguments['command']}"
-        lines = Lines(lambda line: Display().display(f"  {title} | {line}"), list(arguments.get("hidden") or []))
-        return self.follow(result, int(arguments.get("timeout", 3600)), lines, title)
+        return result
 
     def follow(self, started: dict[str, Any], limit: int, lines: Lines, title: str) -> dict[str, Any]:
         """Show lines until there is an exit code."""

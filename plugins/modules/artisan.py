@@ -71,6 +71,15 @@ options:
     type: list
     elements: str
     default: []
+  shared:
+    description:
+      - Where other control nodes can see that the command runs, an S3 C(bucket) in a C(region). C(lease) is the key of
+        the lease, as of M(spotcache.redis.lease); C(ledger) the prefix of the ledger, as of
+        M(spotcache.redis.batch_ledger); C(id) the command's name there; C(environment) the AWS SDK's variables.
+      - Used on the control node alone, and never sent to the host. Empty means that only the host keeps a second run
+        away.
+    type: dict
+    default: {}
   by:
     description: Who runs it; the action plugin fills it in.
     type: str
@@ -93,6 +102,12 @@ EXAMPLES = r"""
     command: batch:warm
     arguments: ["--chunk=500"]
     timeout: 600
+    shared:
+      bucket: example-saves
+      region: ap-northeast-1
+      lease: stg/locks/batch-shop-batch-warm.json
+      ledger: stg/batches/
+      id: shop/batch:warm
 """
 
 RETURN = r"""
@@ -314,6 +329,7 @@ def main() -> None:
             "php": {"type": "str", "default": "php"},
             "directory": {"type": "path", "default": "/var/lib/spotcache-batch"},
             "hidden": {"type": "list", "elements": "str", "default": [], "no_log": True},
+            "shared": {"type": "dict", "default": {}, "no_log": True},
             "by": {"type": "str", "default": ""},
         },
         required_if=[("state", "run", ["command"])],
