@@ -13,7 +13,7 @@ Inputs = Mapping[str, Any]
 # Environments that keep their caches and sessions in Redis unless they are told otherwise.
 REDIS_ENVIRONMENTS = ("prod", "stg", "production", "staging")
 DRIVERS = ("redis", "file")
-TARGETS = ("host", "container", "ssm")
+PLACES = ("host", "container", "ssm")
 SESSION = "session"
 
 
@@ -142,17 +142,17 @@ def problems(inputs: Inputs) -> Iterator[str]:
 
 
 def _application(inputs: Inputs, application: Inputs) -> Iterator[str]:
-    target = application.get("target") or "host"
+    place = application.get("place") or "host"
     stores = _of(inputs, application, "stores", {}) or {}
     if not re.fullmatch(r"[A-Za-z0-9_.-]+", str(application.get("name") or "")):
         yield f'name is "{application.get("name") or ""}": use letters, digits and _ . - only.'
-    if target not in TARGETS:
-        yield f'target is "{target}": use {", ".join(TARGETS)}.'
+    if place not in PLACES:
+        yield f'place is "{place}": use {", ".join(PLACES)}.'
     needed = {"host": ["path"], "container": ["path", "env_file", "container"], "ssm": ["parameter_path"]}
-    for name in needed.get(str(target), []):
+    for name in needed.get(str(place), []):
         value = str(application.get(name) or "")
         if not value:
-            yield f"{name} is missing, which target {target} needs."
+            yield f"{name} is missing, which place {place} needs."
         elif name != "container" and not value.startswith("/"):
             yield f'{name} is "{value}": write it from the root on, beginning with /.'
     for name, driver in {"driver": application.get("driver"), **(application.get("drivers") or {})}.items():

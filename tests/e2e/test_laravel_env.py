@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
+from moto.server import ThreadedMotoServer
 
 from rehearsal.sandboxes import Play
 from rehearsal.work import ROOT, tool
@@ -131,7 +133,7 @@ class App:
 
     def play(self, *arguments: str, **variables: Any) -> tuple[int, Play]:
         """Run the role, as one of the environment stg."""
-        application = {"name": "shop", "target": "container", "path": "/srv/app", "container": self.name}
+        application = {"name": "shop", "place": "container", "path": "/srv/app", "container": self.name}
         application |= {"env_file": str(self.env), **variables.pop("application", {})}
         given = {
             "laravel_env_environment": "stg",
@@ -150,7 +152,8 @@ def run_role(folder: Path, variables: dict[str, Any], *arguments: str, tasks_fro
     (folder / "vars.json").write_text(json.dumps(variables))
     role = {"name": "spotcache.redis.laravel_env", "tasks_from": tasks_from}
     task = {"name": "Use the role", "ansible.builtin.import_role": role}
-    (folder / "play.json").write_text(json.dumps([{"hosts": "all", "gather_facts": False, "tasks": [task]}]))
+    play = {"hosts": "all", "gather_facts": False, "environment": variables.pop("environment", {}), "tasks": [task]}
+    (folder / "play.json").write_text(json.dumps([play]))
     command = [tool("ansible-playbook"), "play.json", "-i", "inventory.json", "-e", "@vars.json", *arguments]
     environment = {
         "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
@@ -281,7 +284,7 @@ def test_on_files_while_redis_is_gone_and_back(app: App) -> None:
     try:
         code, done = app.play("-e", "laravel_env_fallback=file")
         assert code == 0, done.text
-        found = app.get("/diag?")
+        found = app.get("/diag?quiet=1")
         assert (found["method"], found["batch"], found["session"]) == ("file", "file", "file")
         assert app.count() == 1
         assert app.play("-e", "laravel_env_fallback=file")[1].changed == 0
@@ -314,12 +317,12 @@ def test_an_application_on_the_host_itself(app: App) -> None:
     )
     host = {"ansible_connection": "community.docker.docker", "ansible_host": app.name}
     host |= {"ansible_python_interpreter": "/usr/bin/python3"}
-    variables = {"application": {"target": "host", "container": "", "env_file": ""}, "host": host}
+    variables = {"application": {"place": "host", "container": "", "env_file": ""}, "host": host}
     code, done = app.play(**variables)
     assert code == 0, done.text
     assert app.shell("stat -c %a:%U:%G /srv/app/.env").strip() == "640:root:www-data"
     assert app.get("/diag")["session"] == "redis"
-    variables = {"application": {"target": "host", "container": "", "env_file": ""}, "host": host}
+    variables = {"application": {"place": "host", "container": "", "env_file": ""}, "host": host}
     assert app.play(**variables)[1].changed == 0
 
 
@@ -328,7 +331,7 @@ def test_two_applications_one_after_the_other(app: App, tmp_path: Path) -> None:
     other.folder.mkdir()
     try:
         other.start(ENV.replace("Verify", "Other"))
-        common = {"target": "container", "path": "/srv/app"}
+        common = {"place": "container", "path": "/srv/app"}
         applications = [
             {"name": "shop", "container": app.name, "env_file": str(app.env), **common},
             {"name": "other", "container": other.name, "env_file": str(other.env), **common},
@@ -346,6 +349,53 @@ def test_two_applications_one_after_the_other(app: App, tmp_path: Path) -> None:
         docker("rm", "-f", other.name, check=False)
 
 
+def test_parameters_for_a_container_of_ecs(tmp_path: Path) -> None:
+    account = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_REGION": "us-east-1"}
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        account["AWS_ENDPOINT_URL"] = f"http://{host}:{port}"
+        shop: dict[str, Any] = {
+            "name": "shop",
+            "place": "ssm",
+            "parameter_path": "/stg/shop",
+            "values": {"NOTHING": ""},
+        }
+        common: dict[str, Any] = {"laravel_env_environment": "stg", "laravel_env_redis_host": "10.0.0.4"}
+        common |= {"laravel_env_redis_password": PASSWORD, "laravel_env_stores": {}, "environment": account}
+
+        def run(*arguments: str, **more: Any) -> Play:
+            given = {**common, "laravel_env_applications": [{**shop, **more}]}
+            code, done = run_role(tmp_path, given, *arguments, tasks_from="parameters")
+            assert code == 0, done.text
+            return done
+
+        def stored() -> dict[str, tuple[str, str]]:
+            client = boto3.client(
+                "ssm",
+                endpoint_url=account["AWS_ENDPOINT_URL"],
+                region_name="us-east-1",
+                aws_access_key_id="testing",
+                aws_secret_access_key="testing",
+            )
+            pages = client.get_paginator("get_parameters_by_path").paginate(Path="/stg/shop", WithDecryption=True)
+            return {one["Name"]: (one["Type"], one["Value"]) for page in pages for one in page["Parameters"]}
+
+        assert run("--check").changed > 0
+        assert stored() == {}
+        assert run("--diff").changed > 0
+        found = stored()
+        assert found["/stg/shop/REDIS_PASSWORD"] == ("SecureString", PASSWORD)
+        assert found["/stg/shop/SESSION_DRIVER"] == ("String", "redis")
+        assert found["/stg/shop/NOTHING"] == ("String", "(empty)")
+        # All the others stay as they are.
+        assert run(values={}, remove=["NOTHING"]).changed == 1
+        assert "/stg/shop/NOTHING" not in stored()
+    finally:
+        server.stop()
+
+
 @pytest.mark.parametrize(
     ("spoil", "variables", "message"),
     [
@@ -359,9 +409,6 @@ def test_two_applications_one_after_the_other(app: App, tmp_path: Path) -> None:
         ("", {"laravel_env_stores": {"nope": "NOPE_DRIVER"}}, "has no cache store nope"),
         ("", {"laravel_env_session_connection": "nope"}, "has no Redis connection nope"),
         ("", {"laravel_env_driver": "reddis"}, "value of laravel_env_driver must be one of"),
-        ("", {"application": {"drivers": {"method": "reddis"}}}, 'the driver of method is "reddis", which is unknown'),
-        ("", {"laravel_env_redis_host": "redis:6379"}, "which has a port in it"),
-        ("", {"laravel_env_redis_password": "0"}, "a lone zero"),
         ("", {"application": {"fpm": "127.0.0.1:1"}}, "php-fpm does not answer at 127.0.0.1:1"),
         ("echo REDIS_URL=redis://elsewhere >> /srv/env/.env", {}, "such as REDIS_URL, overrides it"),
     ],

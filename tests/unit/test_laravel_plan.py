@@ -119,7 +119,7 @@ def test_sessions_of_their_own() -> None:
 
 
 def test_parameters_are_what_env_reads_without_phpdotenv() -> None:
-    application: dict[str, Any] = {"name": "shop", "target": "ssm", "parameter_path": "/stg/shop/", "remove": ["OLD"]}
+    application: dict[str, Any] = {"name": "shop", "place": "ssm", "parameter_path": "/stg/shop/", "remove": ["OLD"]}
     application |= {"values": {"EMPTY": "", "WORD": "null", "BLANKS": "a b"}}
     found = {one["name"]: one for one in Parameters().filters()["laravel_env_parameters"](INPUTS, application)}
     assert found["/stg/shop/EMPTY"]["value"] == "(empty)"
@@ -155,12 +155,12 @@ def test_all_is_well() -> None:
         ({}, {"laravel_env_redis_password": "0"}, "laravel_env_redis_password: it is a lone zero"),
         ({}, {"laravel_env_redis_password": "a\0b"}, "laravel_env_redis_password: it contains a NUL"),
         ({"name": "a b"}, {}, 'name is "a b"'),
-        ({"target": "cloud"}, {}, 'target is "cloud"'),
-        ({"path": ""}, {}, "path is missing, which target host needs"),
+        ({"place": "cloud"}, {}, 'place is "cloud"'),
+        ({"path": ""}, {}, "path is missing, which place host needs"),
         ({"path": "srv"}, {}, 'path is "srv": write it from the root on'),
-        ({"target": "container", "container": "c"}, {}, "env_file is missing"),
-        ({"target": "container", "env_file": "/e"}, {}, "container is missing"),
-        ({"target": "ssm"}, {}, "parameter_path is missing"),
+        ({"place": "container", "container": "c"}, {}, "env_file is missing"),
+        ({"place": "container", "env_file": "/e"}, {}, "container is missing"),
+        ({"place": "ssm"}, {}, "parameter_path is missing"),
         ({"driver": "reddis"}, {}, 'the driver of driver is "reddis", which is unknown: use redis or file'),
         ({"drivers": {"method": "apc"}}, {}, 'the driver of method is "apc", which is unknown'),
         ({"drivers": {"nope": "redis"}}, {}, 'drivers has "nope", which is no store'),
