@@ -28,7 +28,7 @@ from moto.events.models import EventsBackend, Rule, events_backends
 from moto.events.utils import EventTemplateParser
 from moto.iam.access_control import IAMPolicy, PermissionResult
 from moto.sns.models import Subscription, sns_backends
-from moto.sqs.models import sqs_backends
+from moto.sqs.models import Queue, sqs_backends
 
 from sandbox.functions import Functions, Outcome, role_of
 
@@ -119,6 +119,7 @@ class Bus:
         """Give moto what it lacks. Call it once."""
         self._events()
         self._topics()
+        self._queues()
         self._lambda()
 
     def start(self) -> None:
@@ -317,6 +318,17 @@ class Bus:
             bus.to_subscription(subscription, message, message_id, subject, more.get("message_attributes"))
 
         Subscription.publish = publish
+
+    def _queues(self) -> None:
+        original = Queue._set_attributes
+
+        def set_attributes(queue: Any, attributes: dict[str, Any], now: float | None = None) -> None:
+            # What is not set stays as it is; moto would forget the policy.
+            original(
+                queue, {"Policy": queue.policy, **attributes} if hasattr(queue, "_policy_json") else attributes, now
+            )
+
+        Queue._set_attributes = set_attributes
 
     def to_subscription(
         self, subscription: Any, message: str, message_id: str, subject: str | None, attributes: dict[str, Any] | None

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What Lambda calls, on every event and every few minutes: it looks at what there is, and not at what it was told."""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import UTC, datetime
+from typing import Any
+
+import boto3
+from botocore.config import Config
+
+from spotcache_caretaker.decide import Group, at_rest, failing, group_of, stand_in, to_return
+
+CONFIG = Config(connect_timeout=3, read_timeout=10, retries={"max_attempts": 4, "mode": "standard"})
+
+
+def said(text: str, **more: Any) -> None:
+    """A line for the log."""
+    print(json.dumps({"message": text, **more}))
+
+
+class Caretaker:
+    """Looks after one environment."""
+
+    def __init__(self, variables: dict[str, str]) -> None:
+        self.environment = variables["SPOTCACHE_ENVIRONMENT"]
+        self.spot, self.standby = variables["GROUP"], variables["STANDBY_GROUP"]
+        self.fallback = variables["FALLBACK"] == "true"
+        self.returns = variables["RETURN_VOLUME"] == "true"
+        self.scaling = boto3.client("autoscaling", config=CONFIG)
+        self.ec2 = boto3.client("ec2", config=CONFIG)
+
+    def look(self) -> dict[str, Any]:
+        """Do what is to be done; says what that was."""
+        names = [self.spot, self.standby]
+        rows = self.scaling.describe_auto_scaling_groups(AutoScalingGroupNames=names)["AutoScalingGroups"]
+        groups = {row["AutoScalingGroupName"]: group_of(row) for row in rows}
+        done: dict[str, Any] = {}
+        if self.spot not in groups:
+            said("there is no group to look after", group=self.spot)
+            return done
+        if self.fallback and self.standby in groups:
+            done["on_demand"] = self.switch(groups[self.spot], groups[self.standby])
+        if self.returns:
+            done["returned"] = self.give_back(list(groups.values()), list(groups))
+        return done
+
+    def activities(self, name: str) -> list[dict[str, Any]]:
+        """What a group tried lately, the newest first."""
+        answer = self.scaling.describe_scaling_activities(AutoScalingGroupName=name, MaxRecords=50)
+        return sorted(answer["Activities"], key=lambda one: one["StartTime"], reverse=True)
+
+    def switch(self, spot: Group, standby: Group) -> int:
+        """Have a host on demand exactly while there is none to be had on the Spot market."""
+        wanted = stand_in(spot, standby, failing(self.activities(self.spot), datetime.now(UTC)))
+        if wanted != standby.desired:
+            self.scaling.set_desired_capacity(AutoScalingGroupName=self.standby, DesiredCapacity=wanted)
+            said("a host on demand stands in" if wanted else "the host on demand goes", group=self.standby)
+        return wanted
+
+    def give_back(self, groups: list[Group], names: list[str]) -> list[str]:
+        """Delete data volumes whose every byte stands in a verified snapshot, while nothing runs."""
+        since = at_rest(groups, [one for name in names for one in self.activities(name)])
+        if since is None:
+            return []
+        own = {"Name": "tag:spotcache:environment", "Values": [self.environment]}
+        volumes = self.ec2.describe_volumes(Filters=[own, {"Name": "status", "Values": ["available"]}])["Volumes"]
+        snapshots = self.ec2.describe_snapshots(OwnerIds=["self"], Filters=[own])["Snapshots"]
+        returned = []
+        for volume, snapshot in to_return(volumes, snapshots, since):
+            self.ec2.delete_volume(VolumeId=volume)
+            said("the volume is given back", volume=volume, snapshot=snapshot)
+            returned.append(volume)
+        return returned
+
+
+caretaker: Caretaker | None = None
+
+
+def handle(event: dict[str, Any], context: Any) -> dict[str, Any]:  # noqa: ARG001 - Lambda passes it
+    """Look after the environment once."""
+    global caretaker
+    if caretaker is None:
+        caretaker = Caretaker(dict(os.environ))
+    said("looking", because=str(event.get("detail-type", "asked")))
+    return caretaker.look()
