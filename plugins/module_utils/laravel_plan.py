@@ -146,6 +146,9 @@ def _application(inputs: Inputs, application: Inputs) -> Iterator[str]:
     stores = _of(inputs, application, "stores", {}) or {}
     if not re.fullmatch(r"[A-Za-z0-9_.-]+", str(application.get("name") or "")):
         yield f'name is "{application.get("name") or ""}": use letters, digits and _ . - only.'
+    part_of = application.get("part_of")
+    if part_of and part_of not in [one.get("name") for one in inputs.get("laravel_env_applications") or []]:
+        yield f'part_of is "{part_of}", and no application has that name: correct it.'
     if place not in PLACES:
         yield f'place is "{place}": use {", ".join(PLACES)}.'
     needed = {"host": ["path"], "container": ["path", "env_file", "container"], "ssm": ["parameter_path"]}
@@ -209,18 +212,20 @@ def _connections(inputs: Inputs) -> Iterator[str]:
 
 
 def _shared_databases(inputs: Inputs) -> Iterator[str]:
-    taken: dict[tuple[str, str, str], str] = {}
+    taken: dict[tuple[str, str, str], tuple[str, str]] = {}
     for application in inputs.get("laravel_env_applications") or []:
         cached, sessions = uses_redis(drivers(inputs, application))
         places = redis(inputs, application)
         for purpose, wanted in (("cache", cached), (SESSION, sessions)):
+            if not wanted:
+                continue
             place = (str(places[purpose]["host"]), str(places[purpose]["port"]), str(places[purpose]["database"]))
-            owner = f"the {'sessions' if purpose == SESSION else 'caches'} of {application.get('name')}"
-            if wanted and place in taken:
+            kind = "sessions" if purpose == SESSION else "caches"
+            own = (kind, str(application.get("part_of") or application.get("name")))
+            other = taken.setdefault(place, own)
+            if other != own:
                 yield (
-                    f"{owner} and {taken[place]} share database {place[2]} of {place[0]}:{place[1]}, and Laravel "
-                    "clears a cache by emptying its whole database: give one of them another database or "
-                    "session_database."
+                    f"the {own[0]} of {own[1]} and the {other[0]} of {other[1]} share database {place[2]} of "
+                    f"{place[0]}:{place[1]}, and Laravel clears a cache by emptying its whole database: give one of "
+                    "them another database or session_database."
                 )
-            elif wanted:
-                taken[place] = owner

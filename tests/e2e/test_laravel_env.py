@@ -18,6 +18,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from rehearsal.sandboxes import Play
+from rehearsal.shop import Person, Shop
 from rehearsal.work import ROOT, tool
 from tests.laravel import image
 
@@ -56,7 +57,7 @@ class World:
         start = "umask 077; cat > /tmp/redis.conf; exec redis-server /tmp/redis.conf"
         escaped = PASSWORD.replace("\\", "\\\\").replace('"', '\\"')
         docker("run", "-d", "-i", "--rm", "--name", name, "--network", PREFIX, self.image, "sh", "-c", "sleep infinity")
-        settings = f'requirepass "{escaped}"\nprotected-mode no\nsave ""\ndaemonize yes\n'
+        settings = f'requirepass "{escaped}"\nprotected-mode no\nsave ""\ndir /tmp\ndaemonize yes\n'
         docker("exec", "-i", name, "sh", "-c", start, stdin=settings)
         wait_for(name, "exec", name, "redis-cli", "ping")
 
@@ -347,6 +348,50 @@ def test_two_applications_one_after_the_other(app: App, tmp_path: Path) -> None:
         assert app.play(laravel_env_applications=applications)[1].changed == 0
     finally:
         docker("rm", "-f", other.name, check=False)
+
+
+def test_people_stay_who_they_are_while_redis_moves(world: World, tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    shop = Shop(world.image, tmp_path, PREFIX)
+
+    def cli(name: str, *words: str) -> str:
+        return docker("exec", "-e", f"REDISCLI_AUTH={PASSWORD}", name, "redis-cli", *words)
+
+    def follow(name: str) -> Play:
+        address = docker("inspect", "-f", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", name).strip()
+        given = {"laravel_env_environment": "sandbox", "laravel_env_redis_host": address, **shop.variables}
+        given["laravel_env_applications"][0]["hosts"] = "here"
+        code, done = run_role(tmp_path, {**given, "laravel_env_redis_password": PASSWORD})
+        assert code == 0, done.text
+        return done
+
+    try:
+        shop.start()
+        assert Person("early", shop).visit() == []
+        follow(world.redis)
+        people = [Person(name, shop) for name in ("ann", "bob")]
+        for _ in range(2):
+            assert [one.visit() for one in people] == [[], []]
+        run = json.loads(shop.artisan("batch:warm"))["run"]
+        value = people[0].ask("/method/price")["value"]
+        cli(world.redis, "save")
+        dump = tmp_path / "dump.rdb"
+        docker("cp", f"{world.redis}:/tmp/dump.rdb", str(dump))
+        cli(world.moved, "shutdown", "nosave")
+        docker("cp", str(dump), f"{world.moved}:/tmp/dump.rdb")
+        docker("exec", world.moved, "redis-server", "/tmp/redis.conf")
+        wait_for(world.moved, "exec", world.moved, "redis-cli", "ping")
+        follow(world.moved)
+        cli(world.redis, "flushall")
+        assert [one.visit() for one in people] == [[], []]
+        assert people[1].ask("/batch/7")["value"]["run"] == run
+        assert people[1].ask("/method/price") == {"key": "price", "hit": True, "value": value}
+        assert follow(world.moved).changed == 0
+        # What these people would say if the data had not come along.
+        cli(world.moved, "flushall")
+        assert people[0].visit() == ["ann was counted as visit 1, and it was 4"]
+    finally:
+        shop.stop()
 
 
 def test_parameters_for_a_container_of_ecs(tmp_path: Path) -> None:

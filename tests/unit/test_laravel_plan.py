@@ -188,6 +188,12 @@ def test_names_and_databases_are_given_once() -> None:
     assert problems(applications=two) == [
         'laravel_env_applications contains the name "shop" twice: give each application a name of its own.'
     ]
+    workers = {**SHOP, "name": "workers", "part_of": "shop"}
+    assert problems(applications=[SHOP, workers]) == []
+    lost = problems(applications=[SHOP, {**workers, "part_of": "shoop"}])
+    assert lost == [
+        'laravel_env_applications, workers: part_of is "shoop", and no application has that name: correct it.'
+    ]
     shared = problems(applications=[SHOP, {**SHOP, "name": "other", "database": 2}])
     assert len(shared) == 1
     assert shared[0].startswith("the sessions of other and the sessions of shop share database 1 of 10.0.0.4:6379")
