@@ -40,10 +40,9 @@ options:
     type: str
     default: '20:00'
   days:
-    description: Days on which it runs.
+    description: Days on which it runs, of mon, tue, wed, thu, fri, sat and sun.
     type: list
     elements: str
-    choices: [mon, tue, wed, thu, fri, sat, sun]
     default: [mon, tue, wed, thu, fri]
   holidays:
     description: Days on which it does not, as YYYY-MM-DD. Those that have passed are ignored.
@@ -144,8 +143,11 @@ class Hours:
                 raise Trouble(f"{name} is '{params[name]}': give hours and minutes in quotes, for example '09:00'.")
         if params["start"] >= params["stop"]:
             raise Trouble(f"start ({params['start']}) must come before stop ({params['stop']}) on the same day.")
-        if not params["days"]:
-            raise Trouble("days is empty: name at least one day, for example [mon, tue, wed, thu, fri].")
+        strange = [day for day in params["days"] if day not in DAYS]
+        if strange or not params["days"]:
+            raise Trouble(
+                f"days is {params['days']}: name at least one of {', '.join(DAYS)}, for example [mon, tue, wed, thu, fri]."
+            )
         try:
             self.zone = ZoneInfo(params["time_zone"])
         except (ZoneInfoNotFoundError, ValueError) as error:
@@ -379,7 +381,6 @@ def main() -> None:
             "days": {
                 "type": "list",
                 "elements": "str",
-                "choices": ["mon", "tue", "wed", "thu", "fri", "sat", "sun"],
                 "default": ["mon", "tue", "wed", "thu", "fri"],
             },
             "holidays": {"type": "list", "elements": "str", "default": []},
