@@ -146,7 +146,7 @@ class Hours:
         strange = [day for day in params["days"] if day not in DAYS]
         if strange or not params["days"]:
             raise Trouble(
-                f"days is {params['days']}: name at least one of {', '.join(DAYS)}, for example [mon, tue, wed, thu, fri]."
+                f"days is {params['days']}: name at least one of {', '.join(DAYS)}, for example [mon, tue, wed]."
             )
         try:
             self.zone = ZoneInfo(params["time_zone"])
