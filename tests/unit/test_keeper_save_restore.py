@@ -110,6 +110,15 @@ def test_a_save_is_what_redis_holds(host: TestHost) -> None:
     assert (host.saves.stat().st_mode & 0o777, (host.saves / manifest.id).stat().st_mode & 0o777) == (0o700, 0o700)
 
 
+def test_databases_of_every_size_are_counted(host: TestHost) -> None:
+    # Their sizes take 6, 14 and 32 bits in the RDB.
+    sizes = {0: 70_000, 3: 300, 15: 3}
+    for database, keys in sizes.items():
+        with host.client(database) as client:
+            client.eval(f"for i = 1, {keys} do redis.call('set', 'key:' .. i, i) end", 0)
+    assert {number: count.keys for number, count in host.save().manifest.databases.items()} == sizes
+
+
 def test_a_save_costs_no_second_copy_and_outlives_the_next(host: TestHost) -> None:
     host.fill("one")
     first = host.save().manifest

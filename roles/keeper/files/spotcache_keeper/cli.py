@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from spotcache_keeper.config import DEFAULT_PATH, Config, load_config
+from spotcache_keeper.config import DEFAULT_PATH, load_config
 from spotcache_keeper.context import Context, build_context
 from spotcache_keeper.errors import InterruptedRunError, KeeperError
 from spotcache_keeper.lock import only_run
@@ -84,9 +84,8 @@ def main(arguments: Sequence[str] | None = None, build: Callable[..., Context] =
     context: Context | None = None
     try:
         _listen_to_signals()
-        config = load_config(options.config)
-        context = build(config, _say if options.verbose else lambda _step: None)
-        return _run(options, config, context)
+        context = build(load_config(options.config), _say if options.verbose else lambda _step: None)
+        return _run(options, context)
     except KeeperError as error:
         return _fail(options, context, str(error), error.exit_code)
     except InterruptedRunError as error:
@@ -95,7 +94,7 @@ def main(arguments: Sequence[str] | None = None, build: Callable[..., Context] =
         return _fail(options, context, f"the system refuses: {error}", 1)
 
 
-def _run(options: argparse.Namespace, config: Config, context: Context) -> int:
+def _run(options: argparse.Namespace, context: Context) -> int:
     """Run the command that was asked for."""
     if options.command == "list":
         listing = make_listing(context)
@@ -112,21 +111,22 @@ def _run(options: argparse.Namespace, config: Config, context: Context) -> int:
         else:
             print(status_table(status, context.now()))
         return 0
-    with only_run(context.lock_path, options.command, config.timeouts.lock, context.now()):
+    with only_run(context.lock_path, options.command, context.config.timeouts.lock, context.now()):
         recover(context)
-        return _save(options, config, context) if options.command == "save" else _restore(options, config, context)
+        return _save(options, context) if options.command == "save" else _restore(options, context)
 
 
-def _save(options: argparse.Namespace, config: Config, context: Context) -> int:
+def _save(options: argparse.Namespace, context: Context) -> int:
     """`save`."""
+    directory = context.config.state_directory
     result = save(context, options.reason, snapshot=not options.no_snapshot)
     problem = "; ".join(result.problems)
     at = to_text(context.now())
     remember(
-        config.state_directory,
+        directory,
         last_save={**result.to_json(), "at": at, "warnings": context.warnings},
     )
-    remember_end(config.state_directory, "save", problem or None, at)
+    remember_end(directory, "save", problem or None, at)
     if options.json:
         _print_json("save", context, ok=not problem, changed=True, error=problem or None, **result.to_json())
     _warn(context)
@@ -134,14 +134,15 @@ def _save(options: argparse.Namespace, config: Config, context: Context) -> int:
     return 1 if problem else 0
 
 
-def _restore(options: argparse.Namespace, config: Config, context: Context) -> int:
+def _restore(options: argparse.Namespace, context: Context) -> int:
     """`restore`."""
+    directory = context.config.state_directory
     request = Request(options.wanted, options.force, options.fallback, options.expect_environment)
     result = restore(context, request)
     at = to_text(context.now())
     if result.changed:
-        remember(config.state_directory, last_restore={**result.to_json(), "at": at, "warnings": context.warnings})
-    remember_end(config.state_directory, "restore", None, at)
+        remember(directory, last_restore={**result.to_json(), "at": at, "warnings": context.warnings})
+    remember_end(directory, "restore", None, at)
     if options.json:
         _print_json("restore", context, ok=True, changed=result.changed, error=None, **result.to_json())
     _warn(context)

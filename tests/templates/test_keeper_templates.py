@@ -1,0 +1,137 @@
+"""What the role keeper writes: a configuration that the program accepts, and units that systemd accepts."""
+
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from spotcache_keeper.config import Config, Timeouts, parse_config
+
+from tests.templates.render import ROOT, render, value
+
+BASE: dict[str, Any] = {
+    "keeper_environment": "stg",
+    "keeper_region": "ap-northeast-1",
+    "keeper_bucket": "spotcache-stg-saves",
+    "keeper_redis_password": "a \"strange' pass\\word {{ no }}",
+}
+EVERYTHING: dict[str, Any] = BASE | {
+    "keeper_endpoint_url": "http://10.20.0.1:5000",
+    "keeper_prefix": "team/",
+    "keeper_keep_count": 3,
+    "keeper_keep_days": 0,
+    "keeper_keep_local_count": 1,
+    "keeper_ebs_snapshots": False,
+    "keeper_volume_path": "/data",
+    "keeper_require_mount": False,
+    "keeper_redis_host": "10.20.0.5",
+    "keeper_redis_port": 6390,
+    "keeper_container": "other",
+    "keeper_redis_image": "redis:7",
+    "keeper_dbfilename": "cache.rdb",
+    "keeper_appendonly": True,
+    "keeper_timeouts": {"save": 60},
+}
+SPEC = yaml.safe_load((ROOT / "roles/keeper/meta/argument_specs.yml").read_text())["argument_specs"]["main"]["options"]
+INTERVALS: list[str] = SPEC["keeper_save_interval"]["choices"]
+
+
+def test_the_program_accepts_what_the_role_writes() -> None:
+    config = parse_config(json.loads(render("keeper", "keeper.json.j2", BASE)), "test")
+    assert (config.environment, config.bucket, config.endpoint_url, config.image) == (
+        "stg",
+        "spotcache-stg-saves",
+        None,
+        "redis",
+    )
+    assert config.redis_password_file == Path("/etc/spotcache/keeper-password")
+    assert config.timeouts == Timeouts()
+
+
+def test_every_option_arrives() -> None:
+    config = parse_config(json.loads(render("keeper", "keeper.json.j2", EVERYTHING)), "test")
+    assert config == Config(
+        environment="stg",
+        region="ap-northeast-1",
+        bucket="spotcache-stg-saves",
+        volume_path=Path("/data"),
+        redis_directory=Path("/data/redis"),
+        container="other",
+        image="redis:7",
+        endpoint_url="http://10.20.0.1:5000",
+        prefix="team/",
+        require_mount=False,
+        redis_host="10.20.0.5",
+        redis_port=6390,
+        redis_password_file=Path("/etc/spotcache/keeper-password"),
+        dbfilename="cache.rdb",
+        appendonly=True,
+        ebs_snapshots=False,
+        keep_count=3,
+        keep_days=0,
+        keep_local_count=1,
+        timeouts=Timeouts(save=60),
+    )
+
+
+def test_the_image_of_the_role_redis_is_taken_over() -> None:
+    text = render("keeper", "keeper.json.j2", BASE | {"redis_result": {"image": "spotcache-redis:x"}})
+    assert json.loads(text)["image"] == "spotcache-redis:x"
+
+
+def test_the_role_and_the_program_have_the_same_defaults() -> None:
+    config = parse_config(json.loads(render("keeper", "keeper.json.j2", BASE)), "test")
+    for item in fields(Config):
+        # Those that the role always sets, or that it has no variable for.
+        if item.name not in ("timeouts", "redis_password_file") and not isinstance(item.default, type(fields)):
+            default = getattr(Config, item.name, None)
+            if default is not None:
+                assert getattr(config, item.name) == default, item.name
+    assert set(SPEC["keeper_timeouts"]["options"]) == {item.name for item in fields(Timeouts)}
+    for name, option in SPEC["keeper_timeouts"]["options"].items():
+        assert option["description"].endswith(f"; {getattr(Timeouts, name)}."), name
+
+
+def test_the_password_is_in_no_file_that_a_diff_shows() -> None:
+    written = value("keeper", "keeper__files", BASE)
+    assert [entry["path"] for entry in written] == [
+        "/var/lib/spotcache",
+        "/etc/spotcache/keeper.json",
+        "/etc/systemd/system/spotcache-save.service",
+        "/etc/systemd/system/spotcache-save.timer",
+    ]
+    assert "strange" not in json.dumps(written)
+    assert [entry["mode"] for entry in written[:2]] == ["0700", "0600"]
+
+
+@pytest.mark.parametrize("interval", INTERVALS)
+def test_every_interval_is_a_calendar_that_fires_that_often(interval: str) -> None:
+    timer = render("keeper", "spotcache-save.timer.j2", BASE | {"keeper_save_interval": interval})
+    (calendar,) = (line.removeprefix("OnCalendar=") for line in timer.splitlines() if line.startswith("OnCalendar="))
+    if interval.endswith("min"):
+        assert calendar == f"*:0/{interval.removesuffix('min')}"
+    else:
+        assert calendar == ("00:00" if interval == "24h" else f"0/{interval.removesuffix('h')}:00")
+    if shutil.which("systemd-analyze") is None:
+        return
+    done = subprocess.run(
+        ["systemd-analyze", "calendar", "--iterations=2", calendar], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_service_may_write_the_data_volume_and_nothing_else() -> None:
+    service = render("keeper", "spotcache-save.service.j2", EVERYTHING).splitlines()
+    assert "ExecStart=/usr/local/sbin/spotcache-keeper save --reason timer" in service
+    assert [line for line in service if "WritePaths" in line] == ["ReadWritePaths=/data"]
+    assert "RequiresMountsFor=/data" in service
+    assert "ProtectSystem=strict" in service
+    # It would hide the links by which the data volume is known.
+    assert not any(line.startswith("PrivateDevices") for line in service)
