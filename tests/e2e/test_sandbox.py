@@ -147,7 +147,7 @@ def host(account: Account) -> Host:
 
 
 def test_a_host_is_reachable_within_five_seconds_and_is_what_its_template_says(account: Account) -> None:
-    address = wait(lambda: (account.sandbox.hosts() or [None])[0], 10, "a running instance").ip
+    address = wait(lambda: next(iter(account.sandbox.hosts()), None), 10, "a running instance").ip
     wait(lambda: answers(address, 22) or None, 10, "sshd")
     assert time.monotonic() - account.asked <= 5
     host = account.ready()
@@ -175,10 +175,11 @@ def test_a_snapshot_is_a_point_in_time_and_pending_for_a_while(account: Account,
     taken = account.ec2.create_snapshot(VolumeId=volume["VolumeId"])
     account.run(host, "echo changed > /d/synced; sync")
     assert taken["State"] == "pending"
-    for call in (
+    calls: tuple[Callable[[], object], ...] = (
         lambda: account.ec2.create_snapshot(VolumeId=volume["VolumeId"]),
         lambda: account.ec2.create_volume(SnapshotId=taken["SnapshotId"], AvailabilityZone=host.zone),
-    ):
+    )
+    for call in calls:
         with pytest.raises(ClientError, match=r"SnapshotCreationPerVolumeRateExceeded|IncorrectState"):
             call()
     account.ec2.get_waiter("snapshot_completed").wait(SnapshotIds=[taken["SnapshotId"]], WaiterConfig={"Delay": 1})
