@@ -29,33 +29,33 @@ def command(*words: bytes) -> bytes:
     return b"*%d\r\n%s" % (len(words), b"".join([b"$%d\r\n%s\r\n" % (len(word), word) for word in words]))
 
 
-def value_of(dice: random.Random, pool: bytes) -> bytes:
-    """A value such as an application keeps: mostly short, sometimes empty, a number, binary, or long."""
-    size = dice.choices((0, 8, 40, 90, 160, 9000), (1, 10, 30, 40, 18.9, 0.1))[0]
-    if size == 8:
-        return b"%d" % dice.getrandbits(40)
-    start = dice.randrange(len(pool) - 9000)
-    return pool[start : start + size]
+def values(dice: random.Random) -> list[bytes]:
+    """A few thousand values such as an application keeps: mostly short, some empty, numbers, binary, or long."""
+    pool = "鍵と値 – clé, valeur ".encode() * 200 + dice.randbytes(64 * 1024)
+    found = []
+    for size in dice.choices((0, 8, 40, 90, 160, 9000), (1, 10, 30, 40, 18.9, 0.1), k=4999):
+        start = dice.randrange(len(pool) - 9000)
+        found.append(b"%d" % dice.getrandbits(40) if size == 8 else pool[start : start + size])
+    return found
 
 
-def key_commands(kind: str, key: bytes, dice: random.Random, pool: bytes) -> bytes:
-    """The command that makes one key; one collection in 500 is large, so that every encoding occurs."""
+def key_commands(kind: str, key: bytes, number: int, some: list[bytes]) -> bytes:
+    """The command that makes one key; one collection in some 500 is large, so that every encoding occurs."""
+    value = some[number % len(some)]
     if kind == "string":
-        return command(b"SET", key, value_of(dice, pool))
-    many = 600 if dice.random() < 0.002 else dice.randint(1, 6)
-    members = [b"%d:%s" % (number, value_of(dice, pool)[:40]) for number in range(many)]
+        return b"*3\r\n$3\r\nSET\r\n$%d\r\n%s\r\n$%d\r\n%s\r\n" % (len(key), key, len(value), value)
+    many = 600 if number % 503 == 0 else 1 + number % 6
+    members = [b"%d:%s" % (member, some[(number + member) % len(some)][:40]) for member in range(many)]
     if kind == "list":
         return command(b"RPUSH", key, *members)
     if kind == "set":
-        return command(b"SADD", key, *(members if many % 2 else [b"%d" % number for number in range(many)]))
+        # Every other one holds numbers only, which Redis keeps in a way of its own.
+        return command(b"SADD", key, *(members if number % 20 > 9 else [b"%d" % member for member in range(many)]))
     if kind == "zset":
-        return command(
-            b"ZADD",
-            key,
-            *(word for number, member in enumerate(members) for word in (b"%.3f" % (number * 1.5), member)),
-        )
+        pairs = [word for score, member in enumerate(members) for word in (b"%.1f" % (score * 1.5), member)]
+        return command(b"ZADD", key, *pairs)
     return command(
-        b"HSET", key, *(word for number, member in enumerate(members) for word in (b"field%d" % number, member))
+        b"HSET", key, *(word for field, member in enumerate(members) for word in (b"field%d" % field, member))
     )
 
 
@@ -65,20 +65,20 @@ def load_commands(count: int, now_ms: int, seed: int = 1) -> Iterator[bytes]:
     Every third key lives one to thirty days, the rest for ever.
     """
     dice = random.Random(seed)
-    pool = "鍵と値 – clé, valeur ".encode() * 200 + dice.randbytes(64 * 1024)
+    some = values(dice)
     pieces: list[bytes] = []
     size = 0
     made = 0
+    last = list(DATABASES)[-1]
     for database, share in DATABASES.items():
         pieces.append(command(b"SELECT", b"%d" % database))
-        last = list(DATABASES)[-1]
         here = count - made if database == last else count * share // 100
         for number in range(here):
             kind = KINDS[max(0, number % 10 - 5)]
             key = b"app:%s:%d:%d" % (kind.encode(), database, number)
-            piece = key_commands(kind, key, dice, pool)
+            piece = key_commands(kind, key, number + made, some)
             if number % 3 == 0:
-                piece += command(b"PEXPIREAT", key, b"%d" % (now_ms + DAY_MS + dice.randrange(29 * DAY_MS)))
+                piece += command(b"PEXPIREAT", key, b"%d" % (now_ms + DAY_MS + number * 104_729 % (29 * DAY_MS)))
             pieces.append(piece)
             size += len(piece)
             if size > CHUNK:
