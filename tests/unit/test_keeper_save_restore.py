@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -188,6 +190,22 @@ def test_a_damaged_rdb_is_never_a_save(host: TestHost, monkeypatch: pytest.Monke
     assert list(host.saves.iterdir()) == []
 
 
+def test_a_killed_save_leaves_nothing_that_looks_like_one(host: TestHost) -> None:
+    host.fill("one")
+    child = os.fork()
+    if child == 0:
+        host.engine.check_rdb = lambda *_arguments, **_named: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment,method-assign]
+        try:
+            host.save()
+        finally:
+            os._exit(1)
+    assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    assert [path.suffix for path in host.saves.iterdir()] == [".partial"]
+    assert make_listing(host.context()).sources == []
+    saved = host.save().manifest.id
+    assert [path.name for path in host.saves.iterdir()] == [saved]
+
+
 def test_a_full_disk_stops_a_save_before_it_begins(host: TestHost, monkeypatch: pytest.MonkeyPatch) -> None:
     host.fill("one")
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: shutil._ntuple_diskusage(100, 99, 1))
@@ -350,6 +368,15 @@ def test_retention_is_applied_everywhere(in_aws: TestHost, aws: dict[str, Any]) 
     assert aws["ec2"].describe_snapshots(SnapshotIds=[foreign])["Snapshots"]
     assert aws["s3"].head_object(Bucket="saves", Key="prod/saves/20200101T000000Z-aaaaaa/manifest.json")
     assert results[-1].pruned["s3"] == [ids[2]]
+
+
+def test_an_upload_that_never_ended_is_removed_after_a_day(in_aws: TestHost, aws: dict[str, Any]) -> None:
+    orphan = "20260101T000000Z-aaaaaa"
+    aws["s3"].put_object(Bucket="saves", Key=f"stg/saves/{orphan}/dump.rdb", Body=b"half")
+    assert in_aws.save().pruned["s3"] == []
+    later = in_aws.context().now() + timedelta(hours=25)
+    assert save(in_aws.context(now=lambda: later), "manual").pruned["s3"] == [orphan]
+    assert "Contents" not in aws["s3"].list_objects_v2(Bucket="saves", Prefix=f"stg/saves/{orphan}/")
 
 
 def test_a_new_volume_does_not_overtake_the_saves_of_the_old_one(in_aws: TestHost) -> None:

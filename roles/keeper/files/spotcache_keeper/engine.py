@@ -19,6 +19,8 @@ SCRATCH_NAME = "spotcache-keeper-scratch"
 SCRATCH_SOCKET = "keeper.sock"
 # The docker command's own work beside what it is asked to do; seconds.
 _DOCKER_TIMEOUT = 60.0
+# Codes of `docker run` itself (125 to 127), and of a process that the kernel killed for its memory.
+_NOT_RUN = frozenset({125, 126, 127, 137})
 
 
 @dataclass(frozen=True)
@@ -123,15 +125,19 @@ class DockerEngine:
     def check_rdb(self, path: Path, *, timeout: float) -> Completed:
         """See `Engine`."""
         owner = path.stat()
-        return self._run(
+        done = self._run(
             [
-                *("docker", "run", "--rm", "--network", "none", "--read-only", "--cap-drop", "ALL"),
+                *("docker", "run", "--rm", "--pull", "never", "--network", "none", "--read-only", "--cap-drop", "ALL"),
                 *("--user", f"{owner.st_uid}:{owner.st_gid}"),
                 *("--mount", f"type=bind,source={path},target=/check.rdb,readonly"),
-                *("--entrypoint", "redis-check-rdb", self._present_image(), "/check.rdb"),
+                *("--entrypoint", "redis-check-rdb", self._image_in_use(), "/check.rdb"),
             ],
             timeout=timeout,
         )
+        if done.returncode in _NOT_RUN:
+            # Says nothing about the file: nobody may take it for damaged and choose an older save.
+            raise KeeperError(f"redis-check-rdb of Redis' image could not be run: {done.complaint}")
+        return done
 
     @contextmanager
     def scratch(self, directory: Path, options: Sequence[str]) -> Iterator[Path]:
@@ -141,10 +147,10 @@ class DockerEngine:
         try:
             done = self._run(
                 [
-                    *("docker", "run", "--detach", "--name", SCRATCH_NAME, "--network", "none", "--read-only"),
-                    *("--cap-drop", "ALL", "--user", f"{owner.st_uid}:{owner.st_gid}"),
+                    *("docker", "run", "--detach", "--name", SCRATCH_NAME, "--pull", "never", "--network", "none"),
+                    *("--read-only", "--cap-drop", "ALL", "--user", f"{owner.st_uid}:{owner.st_gid}"),
                     *("--mount", f"type=bind,source={directory},target=/data"),
-                    *("--entrypoint", "redis-server", self._present_image()),
+                    *("--entrypoint", "redis-server", self._image_in_use()),
                     *("--dir", "/data", "--port", "0", "--unixsocket", f"/data/{SCRATCH_SOCKET}", *options),
                 ],
                 timeout=_DOCKER_TIMEOUT,
@@ -161,13 +167,7 @@ class DockerEngine:
         if done.returncode != 0 and "no such container" not in done.stderr.lower():
             raise KeeperError(f"docker cannot remove the scratch server {SCRATCH_NAME}: {done.complaint}")
 
-    def _present_image(self) -> str:
-        """The image, which must be on this host: `docker run` would else go looking for it in a registry.
-
-        What Redis' container was made from comes before the name, which may have moved on to a newer image.
-        """
+    def _image_in_use(self) -> str:
+        """What Redis' container was made from; its name may have moved on to a newer image."""
         state = self.state()
-        image = state.image if state is not None else self._image
-        if self._run(["docker", "image", "inspect", "--format", "{{.Id}}", image], timeout=_DOCKER_TIMEOUT).returncode:
-            raise KeeperError(f"Redis' image {image} is not on this host; run provision first")
-        return image
+        return state.image if state is not None else self._image

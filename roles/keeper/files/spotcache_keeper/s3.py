@@ -14,7 +14,7 @@ from typing import Any
 
 from spotcache_keeper.aws import AwsError, aws_errors
 from spotcache_keeper.errors import DamagedError, KeeperError
-from spotcache_keeper.files import sync
+from spotcache_keeper.files import readable_errors, sync
 from spotcache_keeper.manifest import MANIFEST_NAME, RDB_NAME, Manifest, parse_manifest
 from spotcache_keeper.source import Source
 from spotcache_keeper.times import created_of, is_id
@@ -159,7 +159,11 @@ class S3Store:
             key = f"{self._prefix}{save_id}/{name}"
             path = directory / name
             try:
-                with aws_errors(f"reading s3://{self._bucket}/{key}"), path.open("wb") as file:
+                with (
+                    aws_errors(f"reading s3://{self._bucket}/{key}"),
+                    readable_errors(f"writing {path}"),
+                    path.open("wb") as file,
+                ):
                     self._client().download_fileobj(self._bucket, key, file)
             except AwsError as error:
                 if error.code in _GONE:
