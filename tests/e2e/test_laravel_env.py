@@ -431,7 +431,7 @@ def test_parameters_for_a_container_of_ecs(tmp_path: Path) -> None:
         assert stored() == {}
         assert run("--diff").changed > 0
         found = stored()
-        assert found["/stg/shop/REDIS_PASSWORD"] == ("SecureString", PASSWORD)
+        assert found["/stg/shop/SESSION_REDIS_PASSWORD"] == ("SecureString", PASSWORD)
         assert found["/stg/shop/SESSION_DRIVER"] == ("String", "redis")
         assert found["/stg/shop/NOTHING"] == ("String", "(empty)")
         # All the others stay as they are.
