@@ -373,7 +373,7 @@ def flip_bit(path: Path, position: int) -> None:
     replace_bytes(path, bytes(data))
 
 
-def kill_after(count: int) -> None:
+def kill_after(count: int, only: str | None) -> None:
     """Kill this process at the `count`th moment of a restore: before or after each thing it does to files or Redis."""
     reached = 0
 
@@ -392,24 +392,28 @@ def kill_after(count: int) -> None:
 
         return call
 
-    for module, names in (
-        (swap, ("write_atomically", "exchange", "_prepare", "_carry_over", "_start")),
-        (volume_module, ("write_atomically",)),
-    ):
-        for name in names:
-            setattr(module, name, wrapped(getattr(module, name)))
-    for name in ("stop", "start"):
-        setattr(NativeEngine, name, wrapped(getattr(NativeEngine, name)))
-    shutil.rmtree = wrapped(shutil.rmtree)  # type: ignore[assignment]
+    steps: list[tuple[Any, str]] = [
+        *((swap, name) for name in ("write_atomically", "exchange", "_prepare", "_carry_over", "_start")),
+        (volume_module, "write_atomically"),
+        (NativeEngine, "stop"),
+        (NativeEngine, "start"),
+        (shutil, "rmtree"),
+    ]
+    for owner, name in steps:
+        if only in (None, name):
+            setattr(owner, name, wrapped(getattr(owner, name)))
 
 
-def restore_until_killed(host: TestHost, save_id: str, count: int) -> bool:
-    """Restore in a process of its own that is killed at moment `count`; False when it was over before that."""
+def restore_until_killed(host: TestHost, save_id: str, count: int, only: str | None = None) -> bool:
+    """Restore in a process of its own that is killed at moment `count`; False when it was over before that.
+
+    With `only`, just the moments before and after calls of that name count.
+    """
     child = os.fork()
     if child == 0:
         code = 1
         try:
-            kill_after(count)
+            kill_after(count, only)
             host.restore(save_id, force=True)
             code = 0
         except BaseException:  # noqa: BLE001 - nothing of the parent may run in this copy of it
