@@ -79,6 +79,7 @@ class Progress:
 
     show: Callable[[str], None]
     plays: list[Part] = field(default_factory=list)
+    told: bool = True
 
     def line(self, text: str) -> None:
         """Take one line."""
@@ -87,7 +88,11 @@ class Progress:
             self.end()
         if plain.startswith("PLAY ["):
             self.plays.append(Part(plain.removeprefix("PLAY [").partition("]")[0], time.monotonic()))
+            self.told = False
+        elif plain.startswith("TASK [") and not self.told:
+            # Only now: plays whose every task is left out by a tag do nothing.
             self.show(f"    {self.plays[-1].name}")
+            self.told = True
         elif self.plays and ON_HOST.match(plain):
             self.plays[-1].on_host = True
 

@@ -36,19 +36,24 @@ def test_changes_are_counted_over_all_hosts() -> None:
 
 def test_plays_are_told_and_timed_and_those_on_a_host_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    clock = iter([10.0, 14.5, 14.5, 20.0])
+    clock = iter([9.0, 10.0, 10.0, 14.5, 14.5, 20.0])
     monkeypatch.setattr("rehearsal.sandboxes.time.monotonic", lambda: next(clock))
     progress = Progress(said.append)
     for line in (
+        "PLAY [Only with a tag] ****",
         "PLAY [The network] ****",
+        "TASK [One] ****",
         "ok: [localhost]",
+        "TASK [Two] ****",
         "PLAY [Redis on the host] ****",
+        "TASK [Three] ****",
         "\x1b[0;33mchanged: [i-0abc123 -> localhost]\x1b[0m",
         "PLAY RECAP ****",
     ):
         progress.line(line)
     assert said == ["    The network", "    Redis on the host"]
     assert [(one.name, one.seconds, one.on_host) for one in progress.plays] == [
+        ("Only with a tag", 1.0, False),
         ("The network", 4.5, False),
         ("Redis on the host", 5.5, True),
     ]
