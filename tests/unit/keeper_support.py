@@ -1,5 +1,6 @@
 """A host for the keeper's tests: a real redis-server in place of the container, moto in place of S3 and EC2."""
 
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 from __future__ import annotations
 
 import os

@@ -1,5 +1,6 @@
 """A restore killed with SIGKILL at every step: whichever command comes next finds the old data or the new, whole."""
 
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 from __future__ import annotations
 
 from collections.abc import Iterator

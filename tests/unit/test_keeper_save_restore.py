@@ -1,5 +1,6 @@
 """Saves and restores against a real redis-server, with moto in place of AWS."""
 
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 from __future__ import annotations
 
 import os

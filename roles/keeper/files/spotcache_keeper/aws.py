@@ -1,5 +1,6 @@
 """Clients for AWS, and its errors in words: above all, which action was denied."""
 
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 from __future__ import annotations
 
 from collections.abc import Iterator

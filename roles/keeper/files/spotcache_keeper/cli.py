@@ -4,6 +4,7 @@ JSON goes to standard output; one line for a person goes to standard error. Exit
 or configuration, 3 refused, 4 nothing to restore from.
 """
 
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 from __future__ import annotations
 
 import argparse

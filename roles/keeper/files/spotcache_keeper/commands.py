@@ -1,5 +1,6 @@
 """Running other programs: the one place that starts a process."""
 
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 from __future__ import annotations
 
 import subprocess

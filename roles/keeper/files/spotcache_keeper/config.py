@@ -1,5 +1,6 @@
 """The keeper's configuration: one JSON file, checked as a whole before anything is done."""
 
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 from __future__ import annotations
 
 import json

@@ -1,5 +1,6 @@
 """Everything a save or a restore works with, put together once."""
 
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 from __future__ import annotations
 
 from collections.abc import Callable

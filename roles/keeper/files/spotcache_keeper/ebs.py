@@ -3,6 +3,7 @@
 A snapshot is ours by its tags: `spotcache:environment`, `spotcache:save` (the save's id) and `spotcache:verified`.
 """
 
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 from __future__ import annotations
 
 import time

@@ -3,6 +3,7 @@
 `Engine` is all that saving and restoring need of it; `DockerEngine` is the one used on a host.
 """
 
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 from __future__ import annotations
 
 import json

@@ -3,6 +3,7 @@
 The text of an error is the whole message a person gets: what happened, to which value, and what to do.
 """
 
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 from __future__ import annotations
 
 

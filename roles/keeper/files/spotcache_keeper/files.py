@@ -1,5 +1,6 @@
 """Files that are there whole or not at all, and what else the standard library leaves out."""
 
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 from __future__ import annotations
 
 import ctypes

@@ -1,5 +1,6 @@
 """The host itself: who it is, which EBS volume carries the data, and mounting another one for a moment."""
 
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 from __future__ import annotations
 
 import os

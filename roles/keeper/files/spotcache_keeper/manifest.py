@@ -1,5 +1,6 @@
 """The manifest beside every RDB: what it must be, byte for byte and key for key."""
 
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 from __future__ import annotations
 
 import json

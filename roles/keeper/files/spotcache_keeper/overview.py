@@ -1,5 +1,6 @@
 """What `list` and `status` say, as data and as tables for a person."""
 
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence

@@ -1,5 +1,6 @@
 """What Redis holds now, and whether a restore may put something else in its place."""
 
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 from __future__ import annotations
 
 import json

@@ -6,6 +6,7 @@ of keys with a time to live, each as a length (rdb.c: rdbSaveDb, rdbSaveLen). So
 whatever the file's size; `[info] N keys read` is what their sum must be.
 """
 
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 from __future__ import annotations
 
 import re

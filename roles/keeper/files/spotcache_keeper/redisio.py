@@ -1,5 +1,6 @@
 """Talking to Redis, and reading what it says about itself."""
 
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 from __future__ import annotations
 
 import time

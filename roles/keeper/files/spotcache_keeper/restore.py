@@ -1,5 +1,6 @@
 """Restoring a save: picked, fetched, verified, put in place, compared."""
 
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 from __future__ import annotations
 
 import shutil

@@ -3,6 +3,7 @@
 Without a manifest a save does not exist.
 """
 
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator

@@ -1,5 +1,6 @@
 """Taking a save: asked for, seen finished, checked, and only then copied off the host."""
 
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 from __future__ import annotations
 
 import os

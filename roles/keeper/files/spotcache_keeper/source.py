@@ -1,5 +1,6 @@
 """What a restore can read, and which of it is taken: pure functions."""
 
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence

@@ -1,5 +1,6 @@
 """What the keeper remembers from run to run, for `status`: the last save, restore and error."""
 
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 from __future__ import annotations
 
 import json

@@ -4,6 +4,7 @@ Everything is prepared in `restore/new` on the data volume; then that directory 
 of the filesystem. A journal in `restore/` says what was going on; `recover` reads it at the beginning of every run.
 """
 
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 from __future__ import annotations
 
 import json

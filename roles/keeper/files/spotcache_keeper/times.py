@@ -1,5 +1,6 @@
 """Moments and the ids made of them. All moments are aware and in UTC; texts have a resolution of one second."""
 
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 from __future__ import annotations
 
 import re

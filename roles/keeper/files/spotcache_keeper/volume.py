@@ -4,6 +4,7 @@ A directory with a save's name is a whole save; everything unfinished is called 
 next run.
 """
 
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 from __future__ import annotations
 
 import os
