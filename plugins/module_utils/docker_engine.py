@@ -15,7 +15,7 @@ SOCKET = "/var/run/docker.sock"
 # What a server says at every start, and what says nothing about why it ended.
 _NOISE = re.compile(
     r"oO0OoO0OoO0Oo|Redis version=|Configuration loaded|overcommit|TCP backlog|maximum clients|"
-    r"Redis is now ready|User requested"
+    r"Redis is now ready|User requested|Server initialized|signal-handler|listening socket ::1"
 )
 _SECRET_LINE = re.compile(r"^>>> '(user|requirepass|masterauth|tls-[a-z-]*pass)\b.*", re.IGNORECASE)
 
@@ -114,6 +114,13 @@ def unframe(data: bytes) -> bytes:
 
 def reason(lines: list[str], limit: int = 4) -> str:
     """Why a server ended, from its log: the last telling lines, without times and without secrets."""
+    # A server that is started again and again says the same each time; before its last start it may have said more.
+    starts = [number for number, line in enumerate(lines) if "Redis is starting" in line]
+    last = lines[starts[-1] :] if starts else lines
+    return _telling(last, limit) or _telling(lines, limit)
+
+
+def _telling(lines: list[str], limit: int) -> str:
     told: list[str] = []
     for line in lines:
         text = re.sub(r"^\d+:[A-Z] \d\d \w+ \d{4} [\d:.]+ ", "", line).strip()
@@ -121,7 +128,6 @@ def reason(lines: list[str], limit: int = 4) -> str:
         if not text or not notable or _NOISE.search(text):
             continue
         text = _SECRET_LINE.sub(r">>> '\1 ...'", text.removeprefix("# "))
-        # A server that is started again and again says the same each time.
         if text not in told:
             told.append(text)
     return " / ".join(told[-limit:])

@@ -189,6 +189,9 @@ def config_error(output: str) -> dict[str, str]:
     """
     match = re.search(r"Reading the configuration file, at line (\d+)\s*\n>>> '(.*)'\s*\n(.*)", output)
     if not match:
+        # Redis 8 takes what it does not know for a module's, and finds out when it has loaded the modules.
+        match = re.search(r"Unresolved Configuration\(s\) Detected:()\s*\n.*>>> '(.*)'\s*\n()", output)
+    if not match:
         return {}
     line = match[2].strip()
     name = line.split(maxsplit=1)[0].lower() if line else ""
@@ -196,5 +199,5 @@ def config_error(output: str) -> dict[str, str]:
         "line": match[1],
         "directive": name,
         "text": name if name in SECRET else line,
-        "reason": "" if name in SECRET - {"user"} else match[3].strip(),
+        "reason": "" if name in SECRET - {"user"} else match[3].strip() or "unknown directive",
     }

@@ -13,9 +13,9 @@ author: The spotcache team
 description:
   - Lets the C(redis-server) of an image read the configuration, and writes it only when every directive is accepted. A
     configuration that the server refuses never replaces one that works.
-  - The check starts no server, and happens only when something is to be written. The text goes in through standard
-    input, followed by a directive that no server knows; when that one is the first to be refused, everything before it
-    was accepted.
+  - The check happens only when something is to be written. The text goes in through standard input, and the server is
+    told to listen on a socket that cannot be made. When that is what it complains about, it has accepted everything
+    before; it serves nobody and never gets as far as reading data.
   - The open part and the secrets are two files. The open one is shown in diffs, the secrets never are.
 options:
   directory:
@@ -82,9 +82,11 @@ from dataclasses import dataclass
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.spotcache.redis.plugins.module_utils import redis_conf
-from ansible_collections.spotcache.redis.plugins.module_utils.docker_engine import Engine, EngineError
+from ansible_collections.spotcache.redis.plugins.module_utils.docker_engine import Engine, EngineError, reason
 
-SENTINEL = "spotcache-sentinel"
+SENTINEL = "/spotcache-sentinel/none"
+# The last words count, so these win over what the configuration says.
+SERVER_ARGUMENTS = ["-", "--port", "0", "--unixsocket", SENTINEL]
 ORIGINS = {"user": "redis_acl_users"}
 
 
@@ -140,35 +142,32 @@ def without_includes(text: str) -> str:
     return "\n".join("" if line.split(maxsplit=1)[:1] == ["include"] else line for line in lines) + "\n"
 
 
-def check_command(image: str, uid: int, gid: int) -> list[str]:
+def check_command(image: str, directory: str, uid: int, gid: int) -> list[str]:
     """How to let an image's server read a configuration, with nothing around it that it could touch."""
-    isolation = [
-        "--rm",
-        "--interactive",
-        "--network",
-        "none",
-        "--read-only",
-        "--cap-drop",
-        "ALL",
-        "--log-driver",
-        "none",
-    ]
-    run = ["docker", "run", *isolation, "--pull", "never", "--user", f"{uid}:{gid}", "--entrypoint", "redis-server"]
-    return [*run, image, "-", f"--{SENTINEL}", "yes"]
+    options = ["--rm", "--interactive", "--pull", "never", "--network", "none", "--log-driver", "none"]
+    options += ["--read-only", "--cap-drop", "ALL", "--user", f"{uid}:{gid}", "--tmpfs", "/data:mode=1777"]
+    if os.path.isdir(directory):
+        # A directive may name a file beside the configuration, such as a certificate.
+        options += ["--volume", f"{directory}:/etc/redis:ro"]
+    return ["docker", "run", *options, "--entrypoint", "redis-server", image, *SERVER_ARGUMENTS]
 
 
 def verdict(output: str, code: int) -> str:
     """Empty when the server accepted everything, else why not."""
-    error = redis_conf.config_error(output)
-    if error.get("directive") == SENTINEL:
+    if "Failed opening Unix socket" in output:
         return ""
+    error = redis_conf.config_error(output)
     if not error:
-        return f"the image's redis-server could not check the configuration (exit code {code}): {output.strip()[-600:]}"
+        why = reason(output.splitlines()) or "it said nothing"
+        return (
+            f"the image's redis-server ended with {code} when it read the configuration: {why}. Nothing was replaced."
+        )
     name = error["directive"]
     variable = ORIGINS.get(name, "redis_secret_settings" if name in redis_conf.SECRET else "redis_settings")
     why = f" ({error['reason']})" if error["reason"] else ""
+    where = f", line {error['line']} of the configuration" if error["line"] else ""
     return (
-        f"Redis does not accept '{error['text']}'{why}, line {error['line']} of the configuration: "
+        f"Redis does not accept '{error['text']}'{why}{where}: "
         f"correct or remove {name} in {variable}. Nothing was replaced."
     )
 
@@ -212,7 +211,7 @@ def main() -> None:
     if checked:
         text = without_includes(params["config"]) + params["secrets"]
         done = subprocess.run(
-            check_command(params["image"], uid, gid),
+            check_command(params["image"], params["directory"], uid, gid),
             input=text.encode("utf-8", "surrogateescape"),
             capture_output=True,
             check=False,

@@ -137,10 +137,13 @@ STATIC = frozenset(
         "aclfile",
         "always-show-logo",
         "aof_rewrite_cpulist",
+        "aof-rewrite-cpulist",
         "appenddirname",
         "appendfilename",
         "bgsave_cpulist",
+        "bgsave-cpulist",
         "bio_cpulist",
+        "bio-cpulist",
         "cluster-config-file",
         "cluster-enabled",
         "cluster-port",
@@ -154,12 +157,12 @@ STATIC = frozenset(
         "enable-protected-configs",
         "io-threads",
         "io-threads-do-reads",
-        "locale-collate",
         "logfile",
         "pidfile",
         "rdbchecksum",
         "replicaof",
         "server_cpulist",
+        "server-cpulist",
         "set-proc-title",
         "slaveof",
         "socket-mark-id",
@@ -177,6 +180,7 @@ LOADING_LIMIT = 3600
 # How long another server may answer in our server's place before that is taken for the truth.
 STRANGER_LIMIT = 3
 WAIT_STEP = 0.1
+OLDEST = 7
 SCRATCH_SOCKET = "/tmp/redis.sock"
 # Directives that no single setting stands for; users are compared on their own.
 NOT_SETTINGS = frozenset(("user", "include"))
@@ -559,6 +563,11 @@ def converge(module: AnsibleModule, live: Live) -> dict[str, Any]:
     Raises:
         LiveError: the server refuses a value; what was set before is set back.
     """
+    about = live.connection.info("server")
+    if int(about["redis_version"].split(".")[0]) < OLDEST:
+        raise LiveError(
+            f"the server is Redis {about['redis_version']}, older than {OLDEST}.0: choose an image with a newer one"
+        )
     differing = live.differing()
     static = [] if module.params["just_started"] else live.unseen()
     to_set, gone = live.user_changes()
@@ -575,7 +584,6 @@ def converge(module: AnsibleModule, live: Live) -> dict[str, Any]:
         except LiveError:
             live.roll_back()
             raise
-    about = live.connection.info("server")
     users = sorted([words[0] for words in to_set] + gone)
     shown = [(name, redis_conf.shown(name, old), redis_conf.shown(name, new)) for name, (old, new) in differing.items()]
     return {

@@ -122,7 +122,7 @@ def test_the_secrets() -> None:
 def test_the_server_accepts_it(scenario: dict[str, Any], tmp_path: Path) -> None:
     text = redis_config.without_includes(render("redis", "redis.conf.j2", scenario)).replace("/data", str(tmp_path))
     text += render("redis", "secrets.conf.j2", scenario)
-    server = ["redis-server", "-", "--spotcache-sentinel", "yes"]
+    server = ["redis-server", *redis_config.SERVER_ARGUMENTS]
     done = subprocess.run(server, input=text, capture_output=True, text=True, check=False)
     assert redis_config.verdict(done.stdout + done.stderr, done.returncode) == ""
 

@@ -211,7 +211,7 @@ def test_a_volume_that_is_not_there(capsys: Capture) -> None:
 @pytest.fixture
 def config_args(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """redis_config with this machine's own redis-server as the image's, and the test's user as root."""
-    server = ["redis-server", "-", "--spotcache-sentinel", "yes"]
+    server = ["redis-server", *redis_config.SERVER_ARGUMENTS]
     monkeypatch.setattr(redis_config, "check_command", lambda *_: server)
     monkeypatch.setattr(redis_config, "has_image", lambda _: True)
     monkeypatch.setattr(redis_config, "ensure_directory", lambda path, _: Path(path).mkdir(exist_ok=True))
@@ -253,7 +253,7 @@ def test_a_refused_configuration_replaces_nothing(config_args: dict[str, Any], c
 
 
 def test_the_check_can_touch_nothing() -> None:
-    argv = redis_config.check_command("redis:1", 999, 999)
+    argv = redis_config.check_command("redis:1", "/nowhere", 999, 999)
     assert argv[:2] == ["docker", "run"]
     for word in ("--rm", "none", "--read-only", "ALL", "999:999", "never"):
         assert word in argv

@@ -31,7 +31,7 @@ def test_what_is_quoted_is_read_back(text: str) -> None:
 @settings(max_examples=8, deadline=None)
 @given(st.text(alphabet=st.characters(min_codepoint=33, max_codepoint=126), min_size=16, max_size=40))
 def test_the_server_reads_the_same_password(text: str) -> None:
-    check = ["redis-server", "-", "--spotcache-sentinel", "yes"]
+    check = ["redis-server", *redis_config.SERVER_ARGUMENTS]
     given_text = f"requirepass {redis_conf.quote(text)}\n"
     done = subprocess.run(check, input=given_text, capture_output=True, text=True, check=False)
     assert redis_config.verdict(done.stdout + done.stderr, done.returncode) == ""
@@ -107,8 +107,36 @@ def test_settings_from_yaml(value: Any, lines: list[str]) -> None:
     assert redis_conf.arguments_of(value) == lines
 
 
-def test_the_check_accepts_what_only_the_sentinel_ends() -> None:
-    assert redis_config.verdict(FATAL.format(line=9, text='spotcache-sentinel "yes"', reason="Bad directive"), 1) == ""
+def check(text: str) -> str:
+    """What a real server's check says."""
+    done = subprocess.run(
+        ["redis-server", *redis_config.SERVER_ARGUMENTS], input=text, capture_output=True, text=True, check=False
+    )
+    return redis_config.verdict(done.stdout + done.stderr, done.returncode)
+
+
+def test_the_check_by_a_real_server() -> None:
+    good = (
+        'port 6379\nbind 10.255.255.1\nsave 900 1\nuser joe on nopass +get\nrename-command FLUSHALL ""\nunixsocket /x\n'
+    )
+    assert check(good) == ""
+    assert "Redis does not accept 'max-clients 5' (" in check(good + "max-clients 5\n")
+    assert "correct or remove maxclients in redis_settings" in check(good + "maxclients many\n")
+
+
+def test_the_check_by_redis_8_which_takes_the_unknown_for_a_modules() -> None:
+    log = (
+        "7:M 22 Nov 2026 02:29:49.005 # Unresolved Configuration(s) Detected:\n"
+        "7:M 22 Nov 2026 02:29:49.005 # >>> 'max-clients 5'\n"
+        "7:M 22 Nov 2026 02:29:49.005 # Module Configuration detected without loadmodule directive: aborting\n"
+    )
+    said = redis_config.verdict(log, 1)
+    assert said.startswith("Redis does not accept 'max-clients 5' (unknown directive): correct or remove max-clients")
+
+
+def test_the_check_of_users_names_the_rule() -> None:
+    log = "7:M 22 Nov 2026 02:29:48.791 # Error loading ACL rule '+@x' for the user named 'bob': Unknown category\n"
+    assert "'+@x' for the user named 'bob'" in redis_config.verdict(log, 1)
 
 
 def test_the_check_names_directive_reason_and_variable() -> None:
@@ -128,7 +156,7 @@ def test_the_check_never_shows_a_secret(text: str, variable: str) -> None:
 
 
 def test_a_check_that_did_not_happen_is_no_approval() -> None:
-    assert "could not check" in redis_config.verdict("docker: Error response from daemon: oh no", 125)
+    assert "ended with 125" in redis_config.verdict("docker: Error response from daemon: oh no", 125)
 
 
 def test_includes_are_left_out_of_the_check_without_moving_lines() -> None:
