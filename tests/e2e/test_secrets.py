@@ -66,7 +66,7 @@ def run(
         said = ""
         for playbook, *arguments in (
             ("provision", "--diff", "-vvv"),
-            ("provision", "--diff", "-vvv", "-e", '{"redis_directives": {"maxclients": 200}}'),
+            ("provision", "--diff", "-vvv", "-e", '{"redis_settings": {"maxclients": 200}}'),
             ("snapshot", "-vvv"),
             ("restore", "--diff", "-vvv", "-e", "restore_force=true"),
         ):
