@@ -140,7 +140,8 @@ def ec2_targets(action: str, data: Mapping[str, Any], account: str, region: str)
     if action.startswith("Describe"):
         return [Target("*")]
     backend = ec2_backends[account][region]
-    texts = [str(text) for value in data.values() for text in listed(value)]
+    # A tag's value may look like an id and is none.
+    texts = [str(text) for name, value in data.items() if not TAG.match(name) for text in listed(value)]
     matches = [match for match in map(ID.match, texts) if match is not None]
     found = [Target(arn_of(KINDS[m[1]], m[0], account, region), _tags(backend, m[0])) for m in matches]
     tags = request_tags(data)
