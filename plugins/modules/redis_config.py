@@ -145,7 +145,9 @@ def without_includes(text: str) -> str:
 def check_command(image: str, directory: str, uid: int, gid: int) -> list[str]:
     """How to let an image's server read a configuration, with nothing around it that it could touch."""
     options = ["--rm", "--interactive", "--pull", "never", "--network", "none", "--log-driver", "none"]
-    options += ["--read-only", "--cap-drop", "ALL", "--user", f"{uid}:{gid}", "--tmpfs", "/data:mode=1777"]
+    # Owned outright: older engines give a tmpfs the mode of the image's directory, and that one is for its owner only.
+    data = f"/data:uid={uid},gid={gid},mode=0700"
+    options += ["--read-only", "--cap-drop", "ALL", "--user", f"{uid}:{gid}", "--tmpfs", data]
     if os.path.isdir(directory):
         # A directive may name a file beside the configuration, such as a certificate.
         options += ["--volume", f"{directory}:/etc/redis:ro"]
