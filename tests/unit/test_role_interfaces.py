@@ -87,6 +87,11 @@ def test_every_option_has_a_type_and_a_description(role: Path) -> None:
         assert spec.get("short_description"), f"{role.name}: entry point {entry} has no short_description"
 
 
+def as_list(value: Any) -> list[Any]:
+    """A list's items are each one of the choices."""
+    return value if isinstance(value, list) else [value]
+
+
 @parametrize
 def test_defaults_are_among_the_choices(role: Path) -> None:
     wrong = [
@@ -94,8 +99,8 @@ def test_defaults_are_among_the_choices(role: Path) -> None:
         for name, option in options(role).items()
         if option.get("choices")
         and "default" in option
-        and option["default"] not in option["choices"]
         and not is_expression(option["default"])
+        and not set(as_list(option["default"])) <= set(option["choices"])
     ]
     assert wrong == []
 
