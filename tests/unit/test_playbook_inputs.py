@@ -1,0 +1,414 @@
+"""Bad input to the playbooks: a sentence with the variable, the value and the fix, and nothing changed in AWS."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import boto3
+import botocore.config
+import pytest
+import yaml
+from ansible_collections.spotcache.redis.plugins.module_utils import lease
+
+from rehearsal.work import ROOT, tool
+
+REGION = "ap-northeast-1"
+BUCKET = "spotcache-t-saves"
+PASSWORD = "correct-horse-battery-staple"
+# moto's server, with decisions about permissions as IAM makes them.
+SERVER = """
+import sys
+from sandbox.iam import close_gaps
+from moto.server import main
+close_gaps()
+main(["-H", "127.0.0.1", "-p", sys.argv[1]])
+"""
+
+
+@dataclass(frozen=True)
+class Aws:
+    """An empty account on this machine, with users."""
+
+    endpoint: str
+    keys: dict[str, tuple[str, str]]
+    image: str
+    folder: Path
+
+    def client(self, service: str, user: str = "root") -> Any:
+        key, secret = self.keys[user]
+        return boto3.client(
+            service,
+            region_name=REGION,
+            endpoint_url=self.endpoint,
+            aws_access_key_id=key,
+            aws_secret_access_key=secret,
+            config=botocore.config.Config(s3={"addressing_style": "path"}),
+        )
+
+    def made(self) -> set[str]:
+        """Everything that a playbook makes."""
+        ec2, iam = self.client("ec2"), self.client("iam")
+        found = {one["VpcId"] for one in ec2.describe_vpcs()["Vpcs"] if not one["IsDefault"]}
+        found |= {one["KeyName"] for one in ec2.describe_key_pairs()["KeyPairs"]}
+        found |= {one["LaunchTemplateName"] for one in ec2.describe_launch_templates()["LaunchTemplates"]}
+        found |= {
+            one["GroupId"] for one in ec2.describe_security_groups()["SecurityGroups"] if one["GroupName"] != "default"
+        }
+        found |= {one["InstanceId"] for r in ec2.describe_instances()["Reservations"] for one in r["Instances"]}
+        found |= {one["RoleName"] for one in iam.list_roles()["Roles"] if "aws-service-role" not in one["Path"]}
+        found |= {one["Name"] for one in self.client("s3").list_buckets()["Buckets"]}
+        return found | {one["Id"] for one in self.client("route53").list_hosted_zones()["HostedZones"]}
+
+    def variables(self, user: str = "operator") -> dict[str, Any]:
+        """What an inventory says."""
+        key, secret = self.keys[user]
+        return {
+            "spotcache_environment": "t",
+            "spotcache_region": REGION,
+            "spotcache_bucket": BUCKET,
+            "spotcache_aws_environment": {
+                "AWS_REGION": REGION,
+                "AWS_ENDPOINT_URL": self.endpoint,
+                "AWS_ACCESS_KEY_ID": key,
+                "AWS_SECRET_ACCESS_KEY": secret,
+                "AWS_MAX_ATTEMPTS": "1",
+            },
+            "spot_host_image_id": self.image,
+            "spot_host_ssh_private_key_file": str(self.folder / "id"),
+            "redis_password": PASSWORD,
+        }
+
+    def play(self, playbook: str, variables: dict[str, Any], *arguments: str) -> tuple[int, str]:
+        """Run a playbook; exit code, and what it said, on one line."""
+        inventory = self.folder / f"{time.monotonic_ns()}.yml"
+        localhost = {"ansible_connection": "local", "ansible_python_interpreter": "{{ ansible_playbook_python }}"}
+        text = {"all": {"hosts": {"localhost": {**localhost, **variables}}, "children": {"spotcache_redis": {}}}}
+        inventory.write_text(yaml.safe_dump(text))
+        done = subprocess.run(
+            [tool("ansible-playbook"), playbook, "-i", str(inventory), *arguments],
+            cwd=ROOT,
+            env={
+                **{name: value for name, value in os.environ.items() if not name.startswith("AWS_")},
+                "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+                "ANSIBLE_NOCOLOR": "1",
+                "AWS_EC2_METADATA_DISABLED": "true",
+                "HOME": str(self.folder),
+            },
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+        )
+        return done.returncode, " ".join((done.stdout + done.stderr).split())
+
+
+@pytest.fixture(scope="module")
+def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aws]:
+    folder = tmp_path_factory.mktemp("inputs")
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / "id"], check=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    dummy = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "MOTO_IAM_LOAD_MANAGED_POLICIES": "false"}
+    log = (folder / "moto.log").open("wb")
+    with subprocess.Popen(
+        [sys.executable, "-c", SERVER, str(port)], cwd=ROOT, env={**os.environ, **dummy}, stdout=log, stderr=log
+    ) as server:
+        try:
+            yield populated(f"http://127.0.0.1:{port}", folder)
+        finally:
+            server.send_signal(signal.SIGKILL)
+
+
+def populated(endpoint: str, folder: Path) -> Aws:
+    """Users, and from then on every call must be allowed."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            urllib.request.urlopen(f"{endpoint}/moto-api/", timeout=5).close()
+            break
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+    open_aws = Aws(endpoint, {"root": ("x", "x")}, "", folder)
+    policy = json.loads((ROOT / "docs" / "iam" / "operator-policy.json").read_text())
+    lacking = {"ec2:CreateVpc", "iam:PutRolePolicy", "s3:PutLifecycleConfiguration"}
+    without = {**policy, "Statement": [drop(statement, lacking) for statement in policy["Statement"]]}
+    anything = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
+    iam, keys = open_aws.client("iam"), {}
+    for user, document in {"root": anything, "operator": policy, "weak": without}.items():
+        iam.create_user(UserName=user)
+        iam.put_user_policy(UserName=user, PolicyName=user, PolicyDocument=json.dumps(document))
+        key = iam.create_access_key(UserName=user)["AccessKey"]
+        keys[user] = (key["AccessKeyId"], key["SecretAccessKey"])
+    images = open_aws.client("ec2").describe_images(Filters=[{"Name": "architecture", "Values": ["x86_64"]}])
+    request = urllib.request.Request(
+        f"{endpoint}/moto-api/reset-auth", data=b"0", headers={"Content-Type": "text/plain"}, method="POST"
+    )
+    urllib.request.urlopen(request, timeout=5).close()
+    return Aws(endpoint, keys, images["Images"][0]["ImageId"], folder)
+
+
+def drop(statement: dict[str, Any], actions: set[str]) -> dict[str, Any]:
+    """A statement without some of its actions."""
+    listed = statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
+    return {**statement, "Action": [action for action in listed if action not in actions]}
+
+
+# The roles' own inputs: one run of Ansible for all of them.
+
+NETWORK: dict[str, Any] = {"network_environment": "t", "network_region": REGION}
+HOST: dict[str, Any] = {
+    "spot_host_environment": "t",
+    "spot_host_region": REGION,
+    "spot_host_bucket": BUCKET,
+    "spot_host_instance_types": ["t3.small"],
+}
+REDIS: dict[str, Any] = {"redis_password": PASSWORD, "redis_host_memory_mb": 2048}
+CASES: dict[str, tuple[str, dict[str, Any], list[str]]] = {
+    "network as it comes": ("network", {}, ["accepted"]),
+    "name": ("network", {"network_environment": "Stg_1"}, ["network_environment is 'Stg_1'", "for example stg"]),
+    "zone outside the region": (
+        "network",
+        {"network_zones": [f"{REGION}a", "us-east-1b"]},
+        ["network_zones names us-east-1b", f"the region {REGION} does not have", f"{REGION}c"],
+    ),
+    "one zone": ("network", {"network_zones": [f"{REGION}a"]}, ["network_zones is", "at least two different zones"]),
+    "everybody": (
+        "network",
+        {"network_redis_client_cidrs": ["10.0.0.0/8", "0.0.0.0/0"]},
+        ["network_redis_client_cidrs names 0.0.0.0/0", "network_allow_public_redis: true"],
+    ),
+    "everybody by IPv6": (
+        "network",
+        {"network_redis_client_cidrs": ["::/0"]},
+        ["network_redis_client_cidrs names ::/0"],
+    ),
+    "a public range": (
+        "network",
+        {"network_redis_client_cidrs": ["203.0.113.0/24"]},
+        ["network_redis_client_cidrs names 203.0.113.0/24", "public internet"],
+    ),
+    "a public range that is meant": (
+        "network",
+        {"network_redis_client_cidrs": ["0.0.0.0/0"], "network_allow_public_redis": True},
+        ["accepted"],
+    ),
+    "no range at all": (
+        "network",
+        {"network_redis_client_cidrs": ["10.0.0/8"]},
+        ["'10.0.0/8' is no address range", "write it as"],
+    ),
+    "SSH for everybody": (
+        "network",
+        {"network_ssh_cidrs": ["0.0.0.0/0"]},
+        ["network_ssh_cidrs names 0.0.0.0/0", "VPN"],
+    ),
+    "VPC range too small": (
+        "network",
+        {"network_cidr": "10.0.0.0/28"},
+        ["network_cidr is '10.0.0.0/28'", "/16 to /24"],
+    ),
+    "VPC range off its start": (
+        "network",
+        {"network_cidr": "10.0.7.0/16"},
+        ["network_cidr is '10.0.7.0/16'", "starts at its first address"],
+    ),
+    "VPC without subnets": (
+        "network",
+        {"network_vpc_id": "vpc-1", "network_egress": "existing"},
+        ["network_vpc_id is 'vpc-1'", "give both"],
+    ),
+    "existing way of no VPC": ("network", {"network_egress": "existing"}, ["network_egress is 'existing'", "ipv6"]),
+    "NAT gateway": (
+        "network",
+        {"network_egress": "nat"},
+        ["network_egress", "existing, ipv6, public_ipv4, none", "nat"],
+    ),
+    "host as it comes": ("spot_host", {}, ["accepted"]),
+    "unknown type": (
+        "spot_host",
+        {"spot_host_instance_types": ["t3.small", "t9.huge"]},
+        ["spot_host_instance_types names t9.huge", f"{REGION} does not have", "such as t3.small"],
+    ),
+    "mixed architectures": (
+        "spot_host",
+        {"spot_host_instance_types": ["t3.small", "t4g.small"]},
+        ["spot_host_instance_types is", "one processor architecture"],
+    ),
+    "no type": ("spot_host", {"spot_host_instance_types": []}, ["spot_host_instance_types is empty", "[t3.small]"]),
+    "price": ("spot_host", {"spot_host_max_price": "a lot"}, ["spot_host_max_price is 'a lot'", "USD per hour"]),
+    "market": ("spot_host", {"spot_host_market": "black"}, ["spot_host_market", "spot, on_demand", "black"]),
+    "volume": (
+        "spot_host",
+        {"spot_host_data_volume_size_gb": 0},
+        ["spot_host_data_volume_size_gb is 0", "between 1 and 16384"],
+    ),
+    "image": (
+        "spot_host",
+        {"spot_host_image_id": "ami-0123456789abcdef0"},
+        ["spot_host_image_id is 'ami-0123456789abcdef0'", "no such image", "for x86_64"],
+    ),
+    "key": (
+        "spot_host",
+        {"spot_host_ssh_private_key_file": "/nowhere/id"},
+        ["spot_host_ssh_private_key_file is '/nowhere/id'", "No such file", "ssh-keygen -t ed25519"],
+    ),
+    "no host to jump through": (
+        "spot_host",
+        {"spot_host_connection": "jump"},
+        ["spot_host_jump_host is empty", "admin@bastion"],
+    ),
+    "SSM without an agent": (
+        "spot_host",
+        {"spot_host_connection": "ssm", "spot_host_image_id": ""},
+        ["spot_host_connection is 'ssm'", "the SSM agent", "spot_host_image_id"],
+    ),
+    "bucket": ("spot_host", {"spot_host_bucket": "Not_A_Bucket"}, ["spot_host_bucket is 'Not_A_Bucket'"]),
+    "Redis as it comes": ("redis", {}, ["accepted"]),
+    "no password": ("redis", {"redis_password": ""}, ["redis_password"]),
+    "password 0": ("redis", {"redis_password": "0"}, ["redis_password"]),
+    "short password": ("redis", {"redis_password": "short"}, ["redis_password", "16"]),
+    "maxmemory above the host's": (
+        "redis",
+        {"redis_maxmemory": "64gb"},
+        ["redis_maxmemory", "64gb"],
+    ),
+    "save policy": ("redis", {"redis_save": ["often"]}, ["redis_save", "often"]),
+    "a small type is allowed": ("spot_host", {"spot_host_instance_types": ["t3.micro"]}, ["accepted"]),
+}
+
+
+@pytest.fixture(scope="module")
+def said(aws: Aws) -> tuple[dict[str, str], str, set[str]]:
+    """What the roles say to each case, all they print, and what was made meanwhile."""
+    before = aws.made()
+    result = aws.folder / "said.json"
+    tasks: list[dict[str, Any]] = []
+    for name, (role, variables, _) in CASES.items():
+        base = {"network": NETWORK, "spot_host": HOST, "redis": REDIS}[role]
+        tasks.append(
+            {
+                "block": [
+                    {
+                        "ansible.builtin.include_role": {"name": f"spotcache.redis.{role}", "tasks_from": "preflight"},
+                        "vars": {**base, **variables},
+                    },
+                    {"ansible.builtin.set_fact": {"said": "{{ said | default({}) | combine({name: 'accepted'}) }}"}},
+                ],
+                "rescue": [
+                    {
+                        "ansible.builtin.set_fact": {
+                            "said": "{{ said | default({}) | combine({name: ansible_failed_result.msg}) }}"
+                        }
+                    }
+                ],
+                "vars": {"name": name},
+            }
+        )
+    tasks.append({"ansible.builtin.copy": {"dest": str(result), "content": "{{ said | to_json }}", "mode": "0600"}})
+    playbook = aws.folder / "cases.yml"
+    play = {
+        "hosts": "localhost",
+        "gather_facts": False,
+        "environment": "{{ spotcache_aws_environment }}",
+        "tasks": tasks,
+    }
+    playbook.write_text(yaml.safe_dump([play], sort_keys=False))
+    code, text = aws.play(str(playbook), aws.variables())
+    assert code == 0, text[-3000:]
+    return json.loads(result.read_text()), text, aws.made() - before
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_roles_say_what_is_wrong(said: tuple[dict[str, str], str, set[str]], case: str) -> None:
+    answer = " ".join(said[0][case].split())
+    for part in CASES[case][2]:
+        assert part in answer
+
+
+def test_a_small_type_is_warned_about(said: tuple[dict[str, str], str, set[str]]) -> None:
+    assert "WARNING: t3.micro of spot_host_instance_types is known to run out of memory" in said[1]
+
+
+def test_and_nothing_was_made(said: tuple[dict[str, str], str, set[str]]) -> None:
+    assert said[2] == set()
+
+
+# Whole playbooks.
+
+
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        ({"spotcache_region": ""}, ["spotcache_region is not set", "-i inventories/stg"]),
+        ({"spotcache_backend": "heroku"}, ["spotcache_backend is 'heroku', which is unknown", "ec2_spot, ec2"]),
+        ({"redis_password": "0"}, ["redis_password", "16"]),
+    ],
+    ids=lambda value: next(iter(value.items()), "")[1] or "empty" if isinstance(value, dict) else "",
+)
+def test_provision_refuses(aws: Aws, change: dict[str, Any], parts: list[str]) -> None:
+    before = aws.made()
+    code, text = aws.play("playbooks/provision.yml", {**aws.variables(), **change})
+    assert code != 0
+    for part in parts:
+        assert part in text
+    assert aws.made() == before
+
+
+def test_missing_credentials_are_named(aws: Aws) -> None:
+    variables = aws.variables()
+    variables["spotcache_aws_environment"] = {"AWS_REGION": REGION, "AWS_ENDPOINT_URL": aws.endpoint}
+    code, text = aws.play("playbooks/provision.yml", variables)
+    assert code != 0
+    assert "There are no AWS credentials: set AWS_PROFILE" in text
+
+
+def test_missing_permissions_are_named_before_anything_is_made(aws: Aws) -> None:
+    before = aws.made()
+    code, text = aws.play("playbooks/provision.yml", aws.variables("weak"))
+    assert code != 0
+    assert "user/weak lack ec2:CreateVpc, iam:PutRolePolicy, s3:PutLifecycleConfiguration" in text
+    assert "docs/iam/operator-policy.json; nothing was changed" in text
+    assert aws.made() == before
+
+
+def test_the_operators_policy_is_enough(aws: Aws) -> None:
+    code, text = aws.play("playbooks/provision.yml", aws.variables(), "--check")
+    assert code == 0, text[-3000:]
+    assert "There is no host yet" in text
+    assert aws.made() == set()
+
+
+def test_destroy_must_be_meant(aws: Aws) -> None:
+    code, text = aws.play("playbooks/destroy.yml", aws.variables(), "-e", "destroy_confirm=other")
+    assert code != 0
+    assert "Nothing was destroyed: destroy_confirm is 'other'" in text
+    assert "-e destroy_confirm=t" in text
+
+
+def test_a_second_run_is_refused_while_one_runs(aws: Aws) -> None:
+    s3 = aws.client("s3")
+    s3.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
+    other = lease.Owner("alice", "laptop", "another boot", "pid:[1]", 4711, "100")
+    now = lease.datetime.now(lease.UTC)
+    record = lease.renewed(other, "provision", now, 600)
+    s3.put_object(Bucket=BUCKET, Key="t/locks/environment.json", Body=record.to_json().encode())
+    before = aws.made()
+    code, text = aws.play("playbooks/provision.yml", aws.variables("root"))
+    assert code != 0
+    assert "Another run holds the lease of this environment: provision by alice@laptop" in text
+    assert aws.made() == before
+    held = s3.get_object(Bucket=BUCKET, Key="t/locks/environment.json")["Body"].read()
+    assert json.loads(held)["owner"]["user"] == "alice"
