@@ -9,7 +9,7 @@ from pathlib import Path
 from rehearsal.sandboxes import Sandbox
 from rehearsal.work import ROOT
 from tests.e2e.conftest import LOGS
-from tests.e2e.test_caretaker import PLAYBOOK, House
+from tests.pending.test_caretaker import PLAYBOOK, House
 
 NOTIFY = """    notify_environment: "{{ spotcache_environment }}"
     notify_region: "{{ spotcache_region }}"
