@@ -3,15 +3,21 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import boto3
 import pytest
+from moto import mock_aws
+from moto.sqs.models import Queue
 
-from sandbox.events import permits
+from sandbox.events import Bus, permits
 from sandbox.fis import duration
+from sandbox.functions import Functions
 from sandbox.scaling import Clock, Cron, times
 
 TOKYO = ZoneInfo("Asia/Tokyo")
@@ -107,6 +113,19 @@ def statement(**more: Any) -> dict[str, Any]:
 )
 def test_resource_policies(policy: dict[str, Any] | None, allowed: bool) -> None:
     assert permits(policy, "events.amazonaws.com", "sqs:SendMessage", RULE, "123456789012") is allowed
+
+
+def test_a_queue_keeps_its_policy_when_something_else_is_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(Queue, "_set_attributes", Queue._set_attributes)
+    Bus("123456789012", "us-east-1", Functions(tmp_path, "123456789012", "us-east-1", "http://127.0.0.1:9"))._queues()
+    with mock_aws():
+        sqs = boto3.client("sqs", region_name="us-east-1", aws_access_key_id="a", aws_secret_access_key="b")
+        url = sqs.create_queue(QueueName="q", Attributes={"VisibilityTimeout": "5"})["QueueUrl"]
+        sqs.set_queue_attributes(QueueUrl=url, Attributes={"Policy": json.dumps(statement())})
+        sqs.set_queue_attributes(QueueUrl=url, Attributes={"VisibilityTimeout": "7"})
+        found = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
+    assert json.loads(found["Policy"]) == statement()
+    assert found["VisibilityTimeout"] == "7"
 
 
 def test_durations() -> None:
