@@ -19,10 +19,12 @@ HERE = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark everything here: it needs a sandbox."""
-    for item in items:
-        if HERE in item.path.parents:
-            item.add_marker(pytest.mark.e2e)
+    """Mark everything here: it needs a sandbox. Files that share one run in one process, two processes side by side."""
+    here = [item for item in items if HERE in item.path.parents]
+    sharing = {item.path for item in here if {"sandbox", "provisioned"} & set(getattr(item, "fixturenames", ()))}
+    for item in here:
+        item.add_marker(pytest.mark.e2e)
+        item.add_marker(pytest.mark.xdist_group("shared" if item.path in sharing else item.path.stem))
 
 
 @pytest.fixture(scope="session")
