@@ -169,6 +169,9 @@ class Gaps:
         def begin_pending(instance: Any, *args: Any, **kwargs: Any) -> None:
             begin(instance, *args, **kwargs)
             instance._state.name, instance._state.code = "pending", 0
+            for nic in instance.nics.values():
+                # The interface that a launch makes goes with its instance.
+                nic.delete_on_termination = True
             if kwargs.get("instance_market_options"):
                 instance.lifecycle = "spot"
 

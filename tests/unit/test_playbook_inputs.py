@@ -12,6 +12,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -402,7 +403,7 @@ def test_a_second_run_is_refused_while_one_runs(aws: Aws) -> None:
     s3 = aws.client("s3")
     s3.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
     other = lease.Owner("alice", "laptop", "another boot", "pid:[1]", 4711, "100")
-    now = lease.datetime.now(lease.UTC)
+    now = datetime.now(UTC)
     record = lease.renewed(other, "provision", now, 600)
     s3.put_object(Bucket=BUCKET, Key="t/locks/environment.json", Body=record.to_json().encode())
     before = aws.made()
