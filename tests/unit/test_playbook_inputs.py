@@ -122,8 +122,14 @@ def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aws]:
         port = free.getsockname()[1]
     dummy = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "MOTO_IAM_LOAD_MANAGED_POLICIES": "false"}
     log = (folder / "moto.log").open("wb")
+    # Whatever a test before this one has set for its own servers.
+    images = {"MOTO_EC2_LOAD_DEFAULT_AMIS": "true"}
     with subprocess.Popen(
-        [sys.executable, "-c", SERVER, str(port)], cwd=ROOT, env={**os.environ, **dummy}, stdout=log, stderr=log
+        [sys.executable, "-c", SERVER, str(port)],
+        cwd=ROOT,
+        env={**os.environ, **dummy, **images},
+        stdout=log,
+        stderr=log,
     ) as server:
         try:
             yield populated(f"http://127.0.0.1:{port}", folder)
