@@ -209,7 +209,12 @@ def test_refusing_changes_nothing(
 
 
 def test_check_needs_no_docker_and_aws_needs_only_ssh(door: ModuleType) -> None:
-    assert {tool.program for tool in door.CHECK.tools} == {"redis-cli", "redis-check-rdb"}
+    assert {tool.program for tool in door.CHECK.tools} == {
+        "redis-cli",
+        "redis-check-rdb",
+        "php",
+        "/usr/share/php/Dotenv/autoload.php",
+    }
     assert {tool.program for tool in door.AWS.tools} == {"ssh"}
     assert not door.CHECK.sandbox
     assert not door.AWS.sandbox
