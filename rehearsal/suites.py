@@ -172,7 +172,7 @@ def e2e_jobs() -> list[Job]:
     """The tests that go through the sandbox."""
     return [
         Job("with Docker", pytest(*unit_folders(), "-m", "docker"), junit=True),
-        Job("e2e", pytest("tests/e2e", "-v", "-n", "2", "--dist", "loadgroup"), junit=True),
+        Job("e2e", pytest("tests/e2e", "-v"), junit=True),
     ]
 
 
