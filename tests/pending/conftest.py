@@ -11,6 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.conftest import provisioned, sandbox
+
+__all__ = ["provisioned", "sandbox"]
+
 HERE = Path(__file__).parent
 
 
