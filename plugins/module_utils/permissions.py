@@ -27,7 +27,7 @@ def as_list(value: Any) -> list[str]:
 
 def example(pattern: str, samples: dict[str, str], account: str, partition: str = "aws") -> str:
     """A resource that a pattern means: the given sample, else the account's number and the name for each star."""
-    if pattern in samples:
+    if pattern != "*" and pattern in samples:
         return samples[pattern]
     parts = pattern.split(":", 5)
     if pattern == "*" or len(parts) < 6:
