@@ -149,7 +149,7 @@ def check_jobs() -> list[Job]:
         Job("ansible-lint", [tool("ansible-lint"), "--offline", "--nocolor", "-q"]),
         Job(
             "unit and templates",
-            pytest(*unit_folders(), "-m", "not docker and not e2e", "-n", "2", "--dist", "loadfile"),
+            pytest(*unit_folders(), "-m", "not docker and not e2e and not plays", "-n", "2", "--dist", "loadfile"),
             junit=True,
         ),
         Job("mypy", [tool("mypy"), *existing]),
@@ -171,6 +171,7 @@ def molecule_jobs() -> list[Job]:
 def e2e_jobs() -> list[Job]:
     """The tests that go through the sandbox."""
     return [
+        Job("whole playbooks", pytest(*unit_folders(), "-m", "plays", "-n", "2"), junit=True),
         Job("with Docker", pytest(*unit_folders(), "-m", "docker"), junit=True),
         Job("e2e", pytest("tests/e2e", "-v"), junit=True),
     ]

@@ -94,7 +94,7 @@ def end_on_sigterm() -> None:
     signal.signal(signal.SIGHUP, end)
 
 
-def tail(log: Path, lines: int = 40) -> str:
+def tail(log: Path, lines: int = 120) -> str:
     """The end of a log."""
     return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
 

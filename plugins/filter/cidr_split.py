@@ -39,23 +39,18 @@ _value:
   elements: str
 """
 
-import ipaddress
-import itertools
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
+from ansible_collections.spotcache.redis.plugins.module_utils.cidr import split
 
 
 def cidr_split(value: str, count: int, prefix: int) -> list[str]:
     """The first `count` parts of the range `value` that have a prefix of `prefix` bits."""
     try:
-        network = ipaddress.ip_network(str(value), strict=False)
-        parts = [str(part) for part in itertools.islice(network.subnets(new_prefix=int(prefix)), int(count))]
+        return split(value, int(count), int(prefix))
     except ValueError as error:
-        raise AnsibleFilterError(f"'{value}' cannot be split into ranges of /{prefix}: {error}") from error
-    if len(parts) < int(count):
-        raise AnsibleFilterError(f"'{value}' holds only {len(parts)} ranges of /{prefix}, and {count} are wanted")
-    return parts
+        raise AnsibleFilterError(str(error)) from error
 
 
 class FilterModule:

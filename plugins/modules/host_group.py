@@ -113,6 +113,10 @@ instance_id:
   returned: always
   type: str
   sample: i-0123456789abcdef0
+instance:
+  description: The same as EC2 describes it, with keys in snake case.
+  returned: for O(state=present)
+  type: dict
 template_version:
   description: Version of the launch template that the instance was launched from.
   returned: when there is an instance
@@ -135,6 +139,7 @@ from typing import Any
 with contextlib.suppress(ImportError):
     from botocore.exceptions import BotoCoreError, ClientError
 
+from ansible.module_utils.common.dict_transformations import camel_dict_to_snake_dict
 from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleAWSModule
 
 POLL_S = 1.5
@@ -299,7 +304,7 @@ class HostGroup:
         if not running:
             return None
         newest = max(running, key=lambda item: (item["LaunchTime"], item["InstanceId"]))
-        return {**serving[newest["InstanceId"]], "Running": newest["State"]["Name"] == "running"}
+        return {**serving[newest["InstanceId"]], "Running": newest["State"]["Name"] == "running", "Described": newest}
 
     def wait_for_host(self, timeout: int) -> dict[str, Any]:
         """The host, once it runs."""
@@ -375,6 +380,7 @@ def ensure_present(module: AnsibleAWSModule, group: HostGroup) -> dict[str, Any]
     result["diff"] = {"before": before or {}, "after": wanted}
     if latest:
         result["latest_version"] = latest
+    result["instance"] = camel_dict_to_snake_dict(host["Described"], ignore_list=["Tags"]) if host else {}
     if host:
         result["template_version"] = str((host.get("LaunchTemplate") or {}).get("Version", ""))
     return result

@@ -24,6 +24,8 @@ from ansible_collections.spotcache.redis.plugins.module_utils import lease
 
 from rehearsal.work import ROOT, tool
 
+pytestmark = pytest.mark.plays
+
 REGION = "ap-northeast-1"
 BUCKET = "spotcache-t-saves"
 PASSWORD = "correct-horse-battery-staple"
