@@ -3,9 +3,19 @@
 
 from __future__ import annotations
 
+import functools
+import os
 from pathlib import Path
 
+import botocore.loaders
+import botocore.session
 import pytest
+
+# Else moto makes 1,300 images and as many policies for each test; those that need one make it.
+os.environ["MOTO_EC2_LOAD_DEFAULT_AMIS"] = "false"
+os.environ["MOTO_IAM_LOAD_MANAGED_POLICIES"] = "false"
+# Every session reads the services' models from disk, megabytes of JSON, and modules make a session at each run.
+botocore.session.create_loader = functools.cache(botocore.loaders.create_loader)
 
 
 @pytest.fixture

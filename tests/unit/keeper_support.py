@@ -69,13 +69,17 @@ class NativeEngine:
         return self._directory / "redis.pid"
 
     def _pid(self) -> int | None:
-        """The server's process, unless it ended; one that nobody waited for has ended as well."""
+        """The server's process, unless it ended; one that nobody waited for has ended as well.
+
+        Its first thread may be gone while others still hold the port.
+        """
         try:
             pid = int(self.pid_file.read_text())
             status = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+            threads = len(list(Path(f"/proc/{pid}/task").iterdir()))
         except (OSError, ValueError):
             return None
-        return None if status == "Z" else pid
+        return None if status == "Z" and threads == 1 else pid
 
     def state(self) -> ContainerState | None:
         return ContainerState("running" if self._pid() else "exited", "image", 0)
