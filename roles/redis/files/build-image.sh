@@ -1,17 +1,17 @@
 #!/bin/sh
 # Builds an image of Redis from the host's own package sources, without a registry and without installing anything.
 #
-#     build-image.sh TAG [VERSION]      (the Dockerfile is in the environment variable DOCKERFILE)
+#     build-image.sh TAG [VERSION]        (the Dockerfile is in the environment variable DOCKERFILE)
+#     build-image.sh --lay-out [VERSION]  does all that needs no engine; a later build of that version begins there
 #
 # apt fetches redis-server and all it depends on, as for a system that has nothing yet, and checks the signatures. Of these
 # packages only the programs, the libraries that they really load, and the licences go into the image.
 set -eu
 tag=$1
 version=${2:+=$2}
-work=$(mktemp -d /var/tmp/spotcache-image.XXXXXX)
+work=/var/cache/spotcache-image
 trap 'rm -rf "$work"' EXIT
 trap 'exit 1' HUP INT TERM
-mkdir -p "$work/debs/partial" "$work/all" "$work/root"
 
 fetch() {
     apt-get -qq -y --no-install-recommends --download-only \
@@ -19,57 +19,71 @@ fetch() {
         -o Debug::NoLocking=1 -o APT::Sandbox::User=root -o Acquire::Retries=3 \
         install "redis-server$version" "redis-tools$version" >"$work/apt.log" 2>&1
 }
-# Package lists may be missing (a fresh host) or so old that the packages are gone.
-fetch || { apt-get -qq update && fetch; } || { cat "$work/apt.log" >&2; exit 1; }
+lay_out() {
+    rm -rf "$work"
+    mkdir -m 0700 "$work"
+    mkdir -p "$work/debs/partial" "$work/all" "$work/root" "$work/context"
+    # Package lists may be missing (a fresh host) or so old that the packages are gone.
+    fetch || { apt-get -qq update && fetch; } || { cat "$work/apt.log" >&2; exit 1; }
 
-# One layout for all releases: /lib and the like are links, whether or not the packages think so.
-cd "$work/all"
-mkdir -p usr/bin usr/sbin usr/lib usr/lib64
-for name in bin sbin lib lib64; do ln -s "usr/$name" "$name"; done
-for deb in "$work"/debs/*.deb; do
-    case ${deb##*/} in
-        lib*-perl_* | libperl*) ;;
-        redis-* | lib* | zlib*) dpkg-deb --fsys-tarfile "$deb" | tar -x --keep-directory-symlink ;;
-    esac
-done
+    # One layout for all releases: /lib and the like are links, whether or not the packages think so.
+    cd "$work/all"
+    mkdir -p usr/bin usr/sbin usr/lib usr/lib64
+    for name in bin sbin lib lib64; do ln -s "usr/$name" "$name"; done
+    for deb in "$work"/debs/*.deb; do
+        case ${deb##*/} in
+            lib*-perl_* | libperl*) ;;
+            redis-* | lib* | zlib*) dpkg-deb --fsys-tarfile "$deb" | tar -x --keep-directory-symlink ;;
+        esac
+    done
 
-loader=$(find usr/lib usr/lib64 -name 'ld-linux*.so.*' | head -n 1)
-programs="redis-check-aof redis-check-rdb redis-benchmark redis-cli"
-for program in $programs; do
-    chroot . "/$loader" --list "/usr/bin/$program"
-done | sed -n 's,.* => \(/[^ ]*\) .*,\1,p' | sort -u >"$work/libraries"
+    loader=$(find usr/lib usr/lib64 -name 'ld-linux*.so.*' | head -n 1)
+    programs="redis-check-aof redis-check-rdb redis-benchmark redis-cli"
+    for program in $programs; do
+        chroot . "/$loader" --list "/usr/bin/$program"
+    done | sed -n 's,.* => \(/[^ ]*\) .*,\1,p' | sort -u >"$work/libraries"
 
-cd "$work/root"
-mkdir -p data etc tmp usr/bin usr/sbin usr/lib usr/lib64 usr/share/doc
-for name in bin sbin lib lib64; do ln -s "usr/$name" "$name"; done
-while read -r library; do
-    mkdir -p ".${library%/*}"
-    cp -L "$work/all$library" ".$library"
-done <"$work/libraries"
-mkdir -p "${loader%/*}"
-cp -L "$work/all/$loader" "$loader"
-# The program's interpreter is named by an absolute path, which differs between architectures and releases.
-for path in lib64/ld-linux-x86-64.so.2 lib/ld-linux-aarch64.so.1; do
-    [ -e "$path" ] || case $loader in *"${path##*/}") ln -s "/$loader" "$path" ;; esac
-done
-for program in $programs; do cp "$work/all/usr/bin/$program" usr/bin/; done
-ln -s redis-check-rdb usr/bin/redis-server
-for licence in "$work"/all/usr/share/doc/*/copyright; do
-    package=${licence%/copyright}
-    mkdir -p "usr/share/doc/${package##*/}"
-    cp -L "$licence" "usr/share/doc/${package##*/}/"
-done
-printf 'root:x:0:0:root:/:/nonexistent\nredis:x:999:999:redis:/data:/nonexistent\n' >etc/passwd
-printf 'root:x:0:\nredis:x:999:\n' >etc/group
-printf 'hosts: files dns\n' >etc/nsswitch.conf
-chmod 1777 tmp
-chown 999:999 data
-chmod 700 data
+    cd "$work/root"
+    mkdir -p data etc tmp usr/bin usr/sbin usr/lib usr/lib64 usr/share/doc
+    for name in bin sbin lib lib64; do ln -s "usr/$name" "$name"; done
+    while read -r library; do
+        mkdir -p ".${library%/*}"
+        cp -L "$work/all$library" ".$library"
+    done <"$work/libraries"
+    mkdir -p "${loader%/*}"
+    cp -L "$work/all/$loader" "$loader"
+    # The program's interpreter is named by an absolute path, which differs between architectures and releases.
+    for path in lib64/ld-linux-x86-64.so.2 lib/ld-linux-aarch64.so.1; do
+        [ -e "$path" ] || case $loader in *"${path##*/}") ln -s "/$loader" "$path" ;; esac
+    done
+    for program in $programs; do cp "$work/all/usr/bin/$program" usr/bin/; done
+    ln -s redis-check-rdb usr/bin/redis-server
+    for licence in "$work"/all/usr/share/doc/*/copyright; do
+        package=${licence%/copyright}
+        mkdir -p "usr/share/doc/${package##*/}"
+        cp -L "$licence" "usr/share/doc/${package##*/}/"
+    done
+    printf 'root:x:0:0:root:/:/nonexistent\nredis:x:999:999:redis:/data:/nonexistent\n' >etc/passwd
+    printf 'root:x:0:\nredis:x:999:\n' >etc/group
+    printf 'hosts: files dns\n' >etc/nsswitch.conf
+    chmod 1777 tmp
+    chown 999:999 data
+    chmod 700 data
 
-mkdir "$work/context"
-tar -C "$work/root" --sort=name -cf "$work/context/root.tar" .
+    tar -C "$work/root" --sort=name -cf "$work/context/root.tar" .
+    dpkg-deb --field "$(find "$work/debs" -name 'redis-server_*.deb')" Version >"$work/installed"
+    printf '%s\n' "version$version" >"$work/ready"
+}
+
+if [ "$tag" = --lay-out ]; then
+    lay_out
+    trap - EXIT
+    exit
+fi
+[ "$(cat "$work/ready" 2>/dev/null)" = "version$version" ] || lay_out
+cd /
 printf '%s\n' "$DOCKERFILE" >"$work/context/Dockerfile"
-installed=$(dpkg-deb --field "$(find "$work/debs" -name 'redis-server_*.deb')" Version)
+installed=$(cat "$work/installed")
 # The engine's own builder: the newer one is a component that may not be installed.
 DOCKER_BUILDKIT=0 docker build --quiet --tag "$tag" --label "spotcache.redis.version=$installed" "$work/context" >/dev/null
 echo "$tag: redis-server $installed, $(docker image inspect --format '{{.Size}}' "$tag" | awk '{printf "%d MB", $1 / 1000000}')"
