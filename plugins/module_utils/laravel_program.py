@@ -249,16 +249,37 @@ try {
             'password' => hash_hmac('sha256', (string) ($settings['password'] ?? ''), $question['token']),
         ];
     }
-    $try = static function (string $what, callable $call) use (&$found, $why): void {
+    $try = static function (string $what, callable $call) use (&$found, $why): bool {
         try {
             $call();
+
+            return true;
         } catch (Throwable $error) {
             $found['errors'][] = ['what' => $what, 'error' => $why($error)];
+
+            return false;
         }
     };
     if ($question['ping']) {
         $try('the application key', static fn () => $app['encrypter']);
+        // What each uses; null stands for a driver without a connection.
+        $purposes = ['' => $found['session']] + $found['stores'];
+        $connections = array_map(
+            static fn (?array $one): ?string =>
+                ($one['driver'] ?? '') === 'redis' ? ($one['connection'] ?: 'default') : null,
+            $purposes
+        );
+        // First of all, since what does not answer is waited for: nothing else is asked of it then.
+        $silent = [];
+        foreach (array_unique(array_filter($connections)) as $name) {
+            if (! $try("the connection $name", static fn () => $app['redis']->connection($name)->command('ping', []))) {
+                $silent[] = $name;
+            }
+        }
         foreach (array_keys(array_filter($found['stores'])) as $name) {
+            if (in_array($connections[$name], $silent, true)) {
+                continue;
+            }
             $try("the store $name", static function () use ($app, $name, $question): void {
                 $key = 'spotcache:check:'.$question['token'];
                 $store = $app['cache']->store($name);
@@ -270,35 +291,24 @@ try {
                 }
             });
         }
-        $try('the sessions', static function () use ($app, $config, $question): void {
-            $driver = $config->get('session.driver');
-            $handler = $app['session']->driver()->getHandler();
-            if ($driver === 'file' && ! is_writable((string) $config->get('session.files'))) {
-                throw new RuntimeException($config->get('session.files').' is not writable');
-            }
-            if ($driver === 'redis') {
-                // Not a session: a key that no cookie can name, gone at once.
-                $id = 'spotcache-check-'.$question['token'];
-                $handler->write($id, 'x');
-                $back = $handler->read($id);
-                $handler->destroy($id);
-                if ($back !== 'x') {
-                    throw new RuntimeException('what was put in did not come back');
+        if (! in_array($connections[''], $silent, true)) {
+            $try('the sessions', static function () use ($app, $config, $question): void {
+                $driver = $config->get('session.driver');
+                $handler = $app['session']->driver()->getHandler();
+                if ($driver === 'file' && ! is_writable((string) $config->get('session.files'))) {
+                    throw new RuntimeException($config->get('session.files').' is not writable');
                 }
-            }
-        });
-        $used = [];
-        foreach ($found['stores'] as $store) {
-            // Null for a store that is not defined, which is told apart from what fails.
-            if (($store['driver'] ?? '') === 'redis') {
-                $used[] = $store['connection'];
-            }
-        }
-        if ($found['session']['driver'] === 'redis') {
-            $used[] = $found['session']['connection'] ?: 'default';
-        }
-        foreach (array_unique($used) as $name) {
-            $try("the connection $name", static fn () => $app['redis']->connection($name)->command('ping', []));
+                if ($driver === 'redis') {
+                    // Not a session: a key that no cookie can name, gone at once.
+                    $id = 'spotcache-check-'.$question['token'];
+                    $handler->write($id, 'x');
+                    $back = $handler->read($id);
+                    $handler->destroy($id);
+                    if ($back !== 'x') {
+                        throw new RuntimeException('what was put in did not come back');
+                    }
+                }
+            });
         }
     }
 } catch (Throwable $error) {

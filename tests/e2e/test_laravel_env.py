@@ -141,7 +141,7 @@ class App:
             "laravel_env_redis_host": self.world.redis,
             "laravel_env_redis_password": PASSWORD,
             "laravel_env_applications": [application],
-            "laravel_env_timeout": 3,
+            "laravel_env_timeout": 2,
             **variables,
         }
         return run_role(self.folder, given, *arguments)
@@ -291,7 +291,7 @@ def test_on_files_while_redis_is_gone_and_back(app: App) -> None:
         assert app.play("-e", "laravel_env_fallback=file")[1].changed == 0
         # Back too early: the old Redis accepts and never answers.
         before = app.env.read_bytes()
-        code, done = app.play()
+        code, done = app.play(laravel_env_timeout=1)
         assert code != 0
         assert "read error on connection" in said(done)
         assert app.env.read_bytes() == before

@@ -84,11 +84,11 @@ def test_a_slow_host_is_named(fleet: WebFleet) -> None:
     slow = fleet.hosts()[-1]
     fleet.shell(slow, "docker pause php")
     try:
-        code, text, _ = clear(fleet, "-e", f"apcu_group={GROUP}", "-e", "apcu_timeout=3")
+        code, text, _ = clear(fleet, "-e", f"apcu_group={GROUP}", "-e", "apcu_timeout=2")
     finally:
         fleet.shell(slow, "docker unpause php")
     assert code == 2
-    assert f"{slow.id} ended with Failed, exit code 28: no answer within 3 s" in text
+    assert f"{slow.id} ended with Failed, exit code 28: no answer within 2 s" in text
 
 
 def test_a_container_that_is_not_there_is_named(fleet: WebFleet) -> None:
