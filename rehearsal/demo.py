@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The main job, rehearsed: provision, fill, save, lose the host, restore on the next one, compare, destroy.
 
+A Laravel application with people in it goes along: it follows Redis, and they must not notice.
+
 Prints a table at the end and writes build/demo/report.json. Ends non-zero when anything is not equal.
 """
 
@@ -18,9 +20,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rehearsal import keys
+from rehearsal import keys, shop
 from rehearsal.sandboxes import Sandbox
 from rehearsal.work import BUILD, Failed, Journal, Step, end_on_sigterm, table
+from tests.laravel import image
 
 FOLDER = BUILD / "demo"
 PORT = 6379
@@ -35,6 +38,11 @@ class Report:
     values_equal: bool = False
     second_provision_changed: int | None = None
     check_mode_changed: int | None = None
+    session_survived: bool | None = None
+    env_second_run_changed: int | None = None
+    lost_batches: dict[str, str] = field(default_factory=dict)
+    visits: int = 0
+    visits_without_redis: int = 0
     zone_before: str = ""
     zone_after: str = ""
     databases: list[dict[str, Any]] = field(default_factory=list)
@@ -76,6 +84,12 @@ class Report:
         if self.second_provision_changed is not None:
             changed = f"{self.second_provision_changed} changed; in check mode {self.check_mode_changed}"
             lines.append(f"Provisioned again: {changed}.")
+        if self.session_survived is not None:
+            told = "same cookies, sessions and caches as before" if self.session_survived else "NOT as before"
+            met = f"{self.visits} visits meanwhile, {self.visits_without_redis} of them without Redis"
+            lines.append(f"The Laravel application after the loss: {told} ({met}).")
+            batches = ", ".join(f"{name} {state}" for name, state in self.lost_batches.items()) or "none"
+            lines.append(f"Its .env, set again: {self.env_second_run_changed} changed. Lost batches: {batches}.")
         lines += [f"Problem: {problem}" for problem in self.problems]
         return "\n".join([*lines, "", f"Verdict: {self.verdict}"])
 
@@ -100,15 +114,47 @@ def rehearse(sandbox: Sandbox, journal: Journal, report: Report, count: int) -> 
     with journal.step("Sandbox up"):
         sandbox.up()
     empty = sandbox.resources()
-    with journal.step("Provision"):
-        sandbox.play("provision", log="1-provision")
+    web = shop.Shop(image.ensure(), sandbox.logs.resolve(), sandbox.name, sandbox.state["cidr"])
+    # The application's own inventory, beside the environment's.
+    also = ("-i", str(web.inventory))
+    with ThreadPoolExecutor(1) as beside, journal.step("Provision, and an application on files"):
+        opened = beside.submit(web.open)
+        sandbox.play("provision", *also, log="1-provision")
+        report.problems += opened.result()
     host, password = sandbox.host(), sandbox.password
-    with journal.step(f"Load {count:,} keys"):
+    with ThreadPoolExecutor(1) as beside, journal.step(f"Load {count:,} keys, and customers of the application"):
+        customers = shop.Customers(web)
+        come = beside.submit(customers.come)
         now = int(time.time() * 1000)
         keys.load(host.ip, PORT, password, keys.load_commands(count, now))
+        report.problems += come.result()
+    with shop.Watch(shop.Person("witness", web)).going_on() as watch:
+        lose_and_restore(sandbox, journal, report, count, customers, also)
+    report.visits, report.visits_without_redis = watch.asked, watch.failed
+    report.problems += [f"the witness was answered from the session of {one or 'nobody'}" for one in watch.strangers]
+    with journal.step("Provision in check mode"):
+        report.check_mode_changed = sandbox.play("provision", "--check", "--diff", *also, log="5-check-mode").changed
+    for name, changed in (("again", report.second_provision_changed), ("in check mode", report.check_mode_changed)):
+        if changed:
+            report.problems.append(f"provision {name} changed {changed} things instead of none")
+    web.stop()
+    with journal.step("Destroy"):
+        sandbox.play("destroy", *DESTROY_ALL, log="6-destroy")
+    left = sorted(f"{kind} {name}" for kind, name in sandbox.resources() - empty)
+    left += [f"container {name}" for name in sandbox.containers()]
+    if left:
+        report.problems.append(f"destroy left behind: {', '.join(left)}")
+    report.finished = True
+
+
+def lose_and_restore(
+    sandbox: Sandbox, journal: Journal, report: Report, count: int, customers: shop.Customers, also: Sequence[str]
+) -> None:
+    """Save, lose the host, restore on the next one, and compare keys and customers."""
+    host, password = sandbox.host(), sandbox.password
     # Reading changes nothing, and neither does what runs beside it: a machine has two cores.
     with ThreadPoolExecutor(1) as beside, journal.step("Snapshot, while every key is read"):
-        reading = beside.submit(keys.fingerprint, host.ip, PORT, password)
+        reading = beside.submit(keys.fingerprint, host.ip, PORT, password, shop.DATABASES)
         sandbox.play("snapshot", log="2-snapshot")
         before = reading.result()
     report.keys_before = sum(one.keys for one in before.values())
@@ -120,23 +166,19 @@ def rehearse(sandbox: Sandbox, journal: Journal, report: Report, count: int) -> 
     if lost.zone == successor.zone:
         report.problems.append(f"the successor came up in {lost.zone} again, not in the other zone")
     with journal.step("Restore on the new host"):
-        sandbox.play("restore", log="3-restore")
+        sandbox.play("restore", *also, "-e", "restore_batches=true", log="3-restore")
+    report.lost_batches = customers.shop.batches()
+    if set(report.lost_batches.values()) != {"done"}:
+        report.problems.append(f"the restore should have run the lost batches: {report.lost_batches}")
+    missed = customers.come_back()
+    report.session_survived = not missed
+    report.problems += missed
     with ThreadPoolExecutor(1) as beside, journal.step("Provision again, while every key is read"):
-        reading = beside.submit(keys.fingerprint, successor.ip, PORT, password)
-        report.second_provision_changed = sandbox.play("provision", log="4-provision-again").changed
+        reading = beside.submit(keys.fingerprint, successor.ip, PORT, password, shop.DATABASES)
+        again = sandbox.play("provision", *also, log="4-provision-again")
+        report.second_provision_changed = again.changed
+        report.env_second_run_changed = again.recap[shop.HOST]["changed"]
         compare(report, before, reading.result())
-    with journal.step("Provision in check mode"):
-        report.check_mode_changed = sandbox.play("provision", "--check", "--diff", log="5-check-mode").changed
-    for name, changed in (("again", report.second_provision_changed), ("in check mode", report.check_mode_changed)):
-        if changed:
-            report.problems.append(f"provision {name} changed {changed} things instead of none")
-    with journal.step("Destroy"):
-        sandbox.play("destroy", *DESTROY_ALL, log="6-destroy")
-    left = sorted(f"{kind} {name}" for kind, name in sandbox.resources() - empty)
-    left += [f"container {name}" for name in sandbox.containers()]
-    if left:
-        report.problems.append(f"destroy left behind: {', '.join(left)}")
-    report.finished = True
 
 
 # A rehearsal keeps nothing; a person's `destroy` keeps the saves.

@@ -12,7 +12,7 @@ import hashlib
 import random
 import socket
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 import redis
@@ -202,10 +202,10 @@ def database_print(client: redis.Redis, page: int = 4000) -> DatabasePrint:
     return DatabasePrint(len(digests), ordered.count(b"T"), ordered)
 
 
-def fingerprint(host: str, port: int, password: str) -> dict[int, DatabasePrint]:
-    """The fingerprint of every database that holds a key."""
+def fingerprint(host: str, port: int, password: str, but: Collection[int] = ()) -> dict[int, DatabasePrint]:
+    """The fingerprint of every database that holds a key, but for those that are in use meanwhile."""
     with redis.Redis(host=host, port=port, password=password, socket_timeout=120) as client:
-        numbers = sorted(int(name.removeprefix("db")) for name in client.info("keyspace"))
+        numbers = sorted({int(name.removeprefix("db")) for name in client.info("keyspace")} - set(but))
     found = {}
     for number in numbers:
         with redis.Redis(host=host, port=port, password=password, db=number, socket_timeout=120) as client:

@@ -4,19 +4,29 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.cookiejar
+import ipaddress
 import json
 import secrets
 import socket
 import subprocess
+import sys
+import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rehearsal.work import Failed
+
+# The application's host in an inventory of its own.
+HOST = "shop-web"
+# Those of its caches and its sessions; nothing else is in them.
+DATABASES = (14, 15)
 
 
 def _docker(*words: str) -> str:
@@ -42,6 +52,8 @@ class Shop:
     folder: Path
     # The sandbox's own mark, so that taking the sandbox down takes the application away too.
     sandbox: str
+    # The network of the VPC whose resolver knows the name of Redis; empty: the machine's own names.
+    network: str = ""
     port: int = field(default_factory=free_port)
 
     @property
@@ -57,13 +69,43 @@ class Shop:
     @property
     def variables(self) -> dict[str, Any]:
         """What an inventory says about it."""
-        application = {"name": "shop", "hosts": "localhost", "place": "container", "path": "/srv/app"}
+        application: dict[str, Any] = {"name": "shop", "hosts": HOST, "place": "container", "path": "/srv/app"}
         application |= {"container": self.container, "env_file": str(self.env)}
-        return {"laravel_env_applications": [application], "laravel_env_driver": "redis"}
+        application |= dict(zip(("database", "session_database"), DATABASES, strict=True))
+        # Never run before: a restore has to take its data for lost.
+        batch = {"command": "batch:slow", "arguments": ["--steps=1", "--pause=0"], "timeout": 60}
+        batches = {"name": "shop", "hosts": HOST, "place": "container", "path": "/srv/app", "container": self.container}
+        return {
+            "laravel_env_applications": [application],
+            "laravel_env_driver": "redis",
+            "laravel_batch_applications": [{**batches, "batches": [batch]}],
+            "laravel_batch_directory": str(self.folder / "shop-batch"),
+            "laravel_batch_report": str(self.batch_report),
+        }
+
+    @property
+    def batch_report(self) -> Path:
+        """Where a playbook tells of its batches."""
+        return self.folder / "shop-batch.json"
+
+    def batches(self) -> dict[str, str]:
+        """The batches of the last run and what has become of them."""
+        if not self.batch_report.exists():
+            return {}
+        return {str(one["id"]): str(one["state"]) for one in json.loads(self.batch_report.read_text())["runs"]}
+
+    @property
+    def inventory(self) -> Path:
+        """An inventory with the application and its host, which is this machine; it stands beside the environment's."""
+        path = self.folder / "shop.json"
+        host = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
+        path.write_text(json.dumps({"all": {"hosts": {HOST: host}, "vars": self.variables}}))
+        return path
 
     def start(self) -> None:
         """On files, as an application is before there is a Redis."""
         self.stop()
+        self.batch_report.unlink(missing_ok=True)
         self.env.parent.mkdir(parents=True, exist_ok=True)
         self.env.parent.chmod(0o755)
         key = base64.b64encode(secrets.token_bytes(32)).decode()
@@ -71,6 +113,8 @@ class Shop:
         self.env.chmod(0o644)
         run = ["run", "-d", "--rm", "--name", self.container, "--label", f"spotcache-sandbox={self.sandbox}"]
         # The machine's own network: it stands at the VPC's gateway.
+        if self.network:
+            run += ["--dns", str(ipaddress.ip_network(self.network)[2])]
         run += ["--network", "host", "-e", f"PORT={self.port}", "-v", f"{self.env.parent}:/srv/env", self.image]
         _docker(*run, "sh", "-c", "ln -sf /srv/env/.env /srv/app/.env; exec verify web")
         deadline = time.monotonic() + 30
@@ -82,6 +126,13 @@ class Shop:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.2)
+
+    def open(self) -> list[str]:
+        """Start it, and have somebody come while all is on files. Returns what is wrong."""
+        self.start()
+        found = Person("early", self).ask("/diag?quiet=1")
+        drivers = {name: found[name] for name in ("method", "batch", "session") if found[name] != "file"}
+        return [f"the application begins with {drivers} and not on files"] if drivers else []
 
     def stop(self) -> None:
         """Away with it."""
@@ -124,3 +175,69 @@ class Person:
         if found["n"] != self.visits:
             problems.append(f"{self.name} was counted as visit {found['n']}, and it was {self.visits}")
         return problems
+
+
+@dataclass
+class Watch:
+    """Somebody who keeps asking for as long as the shop is watched: no answer may ever come from another's session."""
+
+    person: Person
+    pause: float = 1.0
+    asked: int = 0
+    failed: int = 0
+    strangers: list[str] = field(default_factory=list)
+
+    @contextlib.contextmanager
+    def going_on(self) -> Iterator[Watch]:
+        """Ask beside whatever is done meanwhile. Without Redis there is an error, and that is all there may be."""
+        over = threading.Event()
+
+        def ask() -> None:
+            while not over.wait(self.pause):
+                self.asked += 1
+                try:
+                    owner = self.person.ask(f"/counter?owner={self.person.name}")["owner"]
+                except Failed:
+                    self.failed += 1
+                else:
+                    if owner != self.person.name:
+                        self.strangers.append(str(owner))
+
+        beside = threading.Thread(target=ask, daemon=True)
+        beside.start()
+        try:
+            yield self
+        finally:
+            over.set()
+            beside.join(30)
+
+
+@dataclass
+class Customers:
+    """People with sessions, and what lies in the caches: made before a loss, and looked for after it."""
+
+    shop: Shop
+    run: str = ""
+    value: str = ""
+
+    def __post_init__(self) -> None:
+        # Two of them: one alone could not be taken for another.
+        self.people = [Person(name, self.shop) for name in ("ann", "bob")]
+
+    def come(self) -> list[str]:
+        """Count up twice each, and fill the caches. Returns what is wrong."""
+        wrong = [problem for _ in range(2) for one in self.people for problem in one.visit()]
+        self.run = str(json.loads(self.shop.artisan("batch:warm"))["run"])
+        self.value = str(self.people[0].ask("/method/price")["value"])
+        return wrong
+
+    def come_back(self) -> list[str]:
+        """Count on, and find the caches as they were. Returns what is wrong."""
+        wrong = [problem for one in self.people for problem in one.visit()]
+        item = self.people[1].ask("/batch/7")["value"] or {}
+        if item.get("run") != self.run:
+            wrong.append("the batch cache does not hold what the batch put there")
+        found = self.people[1].ask("/method/price")
+        if (found["hit"], found["value"]) != (True, self.value):
+            wrong.append("the method cache does not hold what was put there")
+        return wrong

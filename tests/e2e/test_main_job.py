@@ -42,6 +42,19 @@ def test_provisioning_again_changes_nothing(report: demo.Report) -> None:
     assert report.check_mode_changed == 0
 
 
+def test_people_in_the_application_do_not_notice_the_loss(report: demo.Report) -> None:
+    # The same cookies count on, both caches hold what they held, and nobody saw another's session.
+    assert report.session_survived
+    assert report.env_second_run_changed == 0
+    assert report.visits > 10
+    # Without Redis there were errors: the watch looked while it mattered.
+    assert 0 < report.visits_without_redis < report.visits
+
+
+def test_the_restore_runs_what_it_could_not_bring_back(report: demo.Report) -> None:
+    assert report.lost_batches == {"shop/batch:slow": "done"}
+
+
 def test_nothing_is_left_and_nothing_was_wrong(report: demo.Report) -> None:
     assert report.problems == []
     assert report.verdict == "equal"

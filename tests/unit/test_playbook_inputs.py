@@ -357,6 +357,8 @@ def test_and_nothing_was_made(said: tuple[dict[str, str], str, set[str]]) -> Non
 
 # Whole playbooks.
 
+SHOP = {"name": "shop", "hosts": "localhost", "path": "/srv/shop"}
+
 
 @pytest.mark.parametrize(
     ("change", "parts"),
@@ -364,6 +366,14 @@ def test_and_nothing_was_made(said: tuple[dict[str, str], str, set[str]]) -> Non
         ({"spotcache_region": ""}, ["spotcache_region is not set", "-i inventories/stg"]),
         ({"spotcache_backend": "heroku"}, ["spotcache_backend is 'heroku', which is unknown", "ec2_spot, ec2"]),
         ({"redis_password": "0"}, ["redis_password", "16"]),
+        (
+            {"laravel_env_applications": [{**SHOP, "hosts": "wbe"}]},
+            ['laravel_env_applications, shop: hosts is "wbe"', "name a group or a host that is there"],
+        ),
+        (
+            {"laravel_env_applications": [{**SHOP, "path": "srv/shop"}]},
+            ['laravel_env_applications, shop: path is "srv/shop"', "beginning with /"],
+        ),
     ],
     ids=lambda value: next(iter(value.items()), "")[1] or "empty" if isinstance(value, dict) else "",
 )
@@ -394,10 +404,31 @@ def test_missing_permissions_are_named_before_anything_is_made(aws: Aws) -> None
 
 
 def test_the_operators_policy_is_enough(aws: Aws) -> None:
-    code, text = aws.play("playbooks/provision.yml", aws.variables(), "--check")
+    applications = {"laravel_env_driver": "redis", "laravel_env_applications": [SHOP]}
+    code, text = aws.play("playbooks/provision.yml", {**aws.variables(), **applications}, "--check")
     assert code == 0, text[-3000:]
     assert "There is no host yet" in text
+    assert "There is no Redis yet that applications could be brought to" in text
     assert aws.made() == set()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({}, "laravel_env_redis_host is empty, and applications are to use Redis: provision the environment first"),
+        (
+            {"spotcache_redis_address": "redis.example:6379"},
+            '_redis_host is "redis.example:6379", which has a port',
+        ),
+        ({"laravel_env_applications": []}, ""),
+    ],
+)
+def test_applications_without_a_redis_to_go_to(aws: Aws, change: dict[str, Any], said: str) -> None:
+    applications = {"laravel_env_driver": "redis", "laravel_env_applications": [SHOP], **change}
+    code, text = aws.play("playbooks/laravel_env.yml", {**aws.variables(), **applications})
+    assert (code != 0) is bool(said)
+    assert said in text
+    assert "WARNING" not in text
 
 
 def test_destroy_must_be_meant(aws: Aws) -> None:

@@ -99,7 +99,13 @@ def test_an_empty_redis_before_is_not_a_success() -> None:
 
 def test_the_report_has_the_named_fields_and_a_table() -> None:
     report = demo.Report(
-        keys_before=2, finished=True, second_provision_changed=0, check_mode_changed=0, steps=[Step("Provision", 61.25)]
+        keys_before=2,
+        finished=True,
+        second_provision_changed=0,
+        check_mode_changed=0,
+        session_survived=True,
+        env_second_run_changed=0,
+        steps=[Step("Provision", 61.25)],
     )
     demo.compare(report, {0: database("a", "b")}, {0: database("a", "b")})
     written = json.loads(json.dumps(report.as_json()))
@@ -108,11 +114,14 @@ def test_the_report_has_the_named_fields_and_a_table() -> None:
         "keys_after": 2,
         "values_equal": True,
         "second_provision_changed": 0,
+        "session_survived": True,
+        "env_second_run_changed": 0,
     }.items() <= written.items()
     assert written["steps"] == [{"name": "Provision", "seconds": 61.25}]
     assert written["verdict"] == "equal"
     text = report.as_text()
     assert "Provision     61.2" in text
+    assert "The Laravel application after the loss: same cookies, sessions and caches as before" in text
     assert text.endswith("Verdict: equal")
 
 
