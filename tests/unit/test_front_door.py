@@ -220,6 +220,26 @@ def test_check_needs_no_docker_and_aws_needs_only_ssh(door: ModuleType) -> None:
     assert not door.AWS.sandbox
 
 
+def test_only_what_rehearses_the_application_needs_its_image(door: ModuleType) -> None:
+    with_laravel = {name for name, verb in door.VERBS.items() if verb.need([]).laravel}
+    assert with_laravel == {"demo", "test", "bench", "setup"}
+    assert not door.VERBS["bench"].need(["dotenv"]).sandbox
+    assert door.VERBS["bench"].need(["dotenv", "redis"]).sandbox
+
+
+def test_images_are_made_once_docker_answers(
+    door: ModuleType, commands: list[list[str]], programs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(door, "venv_ready", lambda: True)
+    monkeypatch.setattr(door, "refuse_unsuitable", lambda *_: None)
+    monkeypatch.setattr(door, "start_docker", lambda _: commands.append(["docker"]))
+    door.prepare(door.Need(sandbox=True, laravel=True), machine(door, programs("ssh")))
+    assert [command[-1] for command in commands] == ["docker", "sandbox.image", "tests.laravel.image"]
+    commands.clear()
+    door.prepare(door.Need(sandbox=True), machine(door, programs("ssh")))
+    assert [command[-1] for command in commands] == ["docker", "sandbox.image"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "sandbox"),
     [
