@@ -62,6 +62,16 @@ options:
         there is none to be had on the Spot market; how many it has is then left as it is, and not waited for.
     type: bool
     default: false
+  termination_hook:
+    description:
+      - Name of a lifecycle hook that holds an instance which the group ends, until the instance itself says that it is
+        ready, for example since it has saved. Empty means none. What Spot takes back is not held.
+    type: str
+    default: ''
+  termination_hook_timeout:
+    description: Seconds that it holds an instance at the longest.
+    type: int
+    default: 300
   health_check_grace_period:
     description: Seconds after launch in which a failed health check does not count.
     type: int
@@ -148,6 +158,9 @@ PROFILE_PATIENCE_S = 60
 RUNNING = ("pending", "running")
 
 
+TERMINATING = "autoscaling:EC2_INSTANCE_TERMINATING"
+
+
 class Trouble(Exception):
     """Something that a person must know."""
 
@@ -166,11 +179,14 @@ def wanted_settings(params: dict[str, Any]) -> dict[str, Any]:
         "size": [0, None, 1] if params.get("standby") else [1, 1, 1],
         "capacity_rebalance": params["capacity_rebalance"],
         "health_check_grace_period": params["health_check_grace_period"],
+        "termination_hook": {params["termination_hook"]: params["termination_hook_timeout"]}
+        if params.get("termination_hook")
+        else {},
         "tags": {str(key): str(value) for key, value in params["tags"].items()},
     }
 
 
-def present_settings(group: dict[str, Any]) -> dict[str, Any]:
+def present_settings(group: dict[str, Any], hooks: dict[str, int] | None = None) -> dict[str, Any]:
     """The same form of a group as Auto Scaling describes it."""
     policy = group.get("MixedInstancesPolicy") or {}
     template = policy.get("LaunchTemplate") or {}
@@ -187,6 +203,7 @@ def present_settings(group: dict[str, Any]) -> dict[str, Any]:
         "size": [int(group["MinSize"]), int(group["DesiredCapacity"]), int(group["MaxSize"])],
         "capacity_rebalance": bool(group.get("CapacityRebalance")),
         "health_check_grace_period": int(group.get("HealthCheckGracePeriod") or 0),
+        "termination_hook": hooks or {},
         "tags": {
             tag["Key"]: tag["Value"]
             for tag in group.get("Tags") or []
@@ -262,14 +279,38 @@ class HostGroup:
         """Create the group, or change what differs."""
         if before is None:
             self._create(wanted)
+            self._hold(wanted["termination_hook"])
             return
-        if {**before, "tags": None} != {**wanted, "tags": None}:
+        apart = {"tags": None, "termination_hook": None}
+        if before["termination_hook"] != wanted["termination_hook"]:
+            self._hold(wanted["termination_hook"])
+        if {**before, **apart} != {**wanted, **apart}:
             self.autoscaling.update_auto_scaling_group(**request(self.name, wanted))
         surplus = {key: value for key, value in before["tags"].items() if key not in wanted["tags"]}
         if surplus:
             self.autoscaling.delete_tags(Tags=group_tags(self.name, surplus))
         if before["tags"] != wanted["tags"]:
             self.autoscaling.create_or_update_tags(Tags=group_tags(self.name, wanted["tags"]))
+
+    def hooks(self, name: str) -> dict[str, int]:
+        """The termination hook of that name and its seconds; empty when there is none."""
+        found = self.autoscaling.describe_lifecycle_hooks(AutoScalingGroupName=self.name, LifecycleHookNames=[name])
+        return {
+            hook["LifecycleHookName"]: int(hook["HeartbeatTimeout"])
+            for hook in found["LifecycleHooks"]
+            if hook["LifecycleTransition"] == TERMINATING
+        }
+
+    def _hold(self, hooks: dict[str, int]) -> None:
+        """Have the termination hook."""
+        for name, seconds in hooks.items():
+            self.autoscaling.put_lifecycle_hook(
+                AutoScalingGroupName=self.name,
+                LifecycleHookName=name,
+                LifecycleTransition=TERMINATING,
+                HeartbeatTimeout=seconds,
+                DefaultResult="CONTINUE",
+            )
 
     def _create(self, wanted: dict[str, Any]) -> None:
         deadline = time.monotonic() + PROFILE_PATIENCE_S
@@ -366,7 +407,8 @@ def ensure_present(module: AnsibleAWSModule, group: HostGroup) -> dict[str, Any]
         # It is being deleted: only once that has ended can there be a new one of the same name.
         group.wait_for_end([], module.params["wait_timeout"])
         described = None
-    before = present_settings(described) if described else None
+    hook = module.params["termination_hook"]
+    before = present_settings(described, group.hooks(hook) if hook else None) if described else None
     if before and module.params["standby"]:
         before["size"][1] = None
     changed = before != wanted
@@ -412,6 +454,8 @@ def main() -> None:
             "capacity_rebalance": {"type": "bool", "default": False},
             "health_check_grace_period": {"type": "int", "default": 120},
             "standby": {"type": "bool", "default": False},
+            "termination_hook": {"type": "str", "default": ""},
+            "termination_hook_timeout": {"type": "int", "default": 300},
             "tags": {"type": "dict", "default": {}},
             "wait": {"type": "bool", "default": True},
             "wait_timeout": {"type": "int", "default": 300},

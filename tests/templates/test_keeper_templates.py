@@ -38,6 +38,10 @@ EVERYTHING: dict[str, Any] = BASE | {
     "keeper_dbfilename": "cache.rdb",
     "keeper_appendonly": True,
     "keeper_timeouts": {"save": 60},
+    "keeper_metadata_url": "http://127.0.0.1:1338",
+    "keeper_watch_seconds": 2,
+    "keeper_topic_arn": "arn:aws:sns:ap-northeast-1:123456789012:spotcache-stg",
+    "keeper_hook": "save",
 }
 SPEC = yaml.safe_load((ROOT / "roles/keeper/meta/argument_specs.yml").read_text())["argument_specs"]["main"]["options"]
 INTERVALS: list[str] = SPEC["keeper_save_interval"]["choices"]
@@ -77,6 +81,10 @@ def test_every_option_arrives() -> None:
         keep_count=3,
         keep_days=0,
         keep_local_count=1,
+        metadata_url="http://127.0.0.1:1338",
+        watch_seconds=2,
+        topic_arn="arn:aws:sns:ap-northeast-1:123456789012:spotcache-stg",
+        hook="save",
         timeouts=Timeouts(save=60),
     )
 
@@ -106,6 +114,7 @@ def test_the_password_is_in_no_file_that_a_diff_shows() -> None:
         "/etc/spotcache/keeper.json",
         "/etc/systemd/system/spotcache-save.service",
         "/etc/systemd/system/spotcache-save.timer",
+        "/etc/systemd/system/spotcache-watch.service",
     ]
     assert "strange" not in json.dumps(written)
     assert [entry["mode"] for entry in written[:2]] == ["0700", "0600"]
@@ -134,4 +143,18 @@ def test_the_service_may_write_the_data_volume_and_nothing_else() -> None:
     assert "RequiresMountsFor=/data" in service
     assert "ProtectSystem=strict" in service
     # It would hide the links by which the data volume is known.
+    assert not any(line.startswith("PrivateDevices") for line in service)
+
+
+def test_the_watcher_is_ended_gently_and_may_write_the_data_volume_and_nothing_else() -> None:
+    service = render("keeper", "spotcache-watch.service.j2", EVERYTHING).splitlines()
+    assert "ExecStart=/usr/local/sbin/spotcache-keeper watch" in service
+    assert [line for line in service if "WritePaths" in line] == ["ReadWritePaths=/data"]
+    for line in (
+        "ProtectSystem=strict",
+        "Restart=always",
+        "KillMode=mixed",
+        "After=docker.service network-online.target",
+    ):
+        assert line in service
     assert not any(line.startswith("PrivateDevices") for line in service)

@@ -49,7 +49,7 @@ class AwsError(KeeperError):
         self.code = code
 
 
-def make_client(service: str, region: str, endpoint_url: str | None) -> Any:
+def make_client(service: str, region: str, endpoint_url: str | None, read_timeout: int = 60) -> Any:
     """A client of one service; credentials come from the host's instance profile."""
     # Imported here: it takes a fifth of a second, and `--help` or a wrong option need none of it.
     import boto3
@@ -57,7 +57,7 @@ def make_client(service: str, region: str, endpoint_url: str | None) -> Any:
 
     options: dict[str, Any] = {
         "connect_timeout": 5,
-        "read_timeout": 60,
+        "read_timeout": read_timeout,
         "retries": {"mode": "standard", "max_attempts": 4},
     }
     if endpoint_url:

@@ -1,4 +1,4 @@
-"""The command line: `spotcache-keeper save|restore|list|status [--json]`.
+"""The command line: `spotcache-keeper save|restore|list|status|watch [--json]`.
 
 JSON goes to standard output; one line for a person goes to standard error. Exit codes: 0 done, 1 failed, 2 wrong usage
 or configuration, 3 refused, 4 nothing to restore from.
@@ -10,16 +10,20 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import select
 import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from spotcache_keeper.commands import run_command
 from spotcache_keeper.config import DEFAULT_PATH, load_config
 from spotcache_keeper.context import Context, build_context
 from spotcache_keeper.errors import InterruptedRunError, KeeperError
 from spotcache_keeper.lock import only_run
+from spotcache_keeper.outside import build_outside
 from spotcache_keeper.overview import listing_table, make_listing, make_status, status_table
 from spotcache_keeper.restore import Request, RestoreResult, restore
 from spotcache_keeper.save import SaveResult, save
@@ -27,8 +31,9 @@ from spotcache_keeper.state import remember, remember_end
 from spotcache_keeper.swap import recover
 from spotcache_keeper.times import to_text
 from spotcache_keeper.volume import mib
+from spotcache_keeper.watch import EarlySave, LeaseHolder, Watch, system_is_stopping
 
-REASONS = ("manual", "timer", "final")
+REASONS = ("manual", "timer", "final", "rebalance")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -40,7 +45,7 @@ def make_parser() -> argparse.ArgumentParser:
         "overwritten, 4 nothing to restore from.",
     )
     parser.add_argument("--config", type=Path, default=DEFAULT_PATH, metavar="FILE", help="default: %(default)s")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="save|restore|list|status")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="save|restore|list|status|watch")
 
     def command(name: str, text: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text)
@@ -66,6 +71,7 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--expect-environment", metavar="ENV", help="refuse to work on another environment's host")
     command("list", "List every save there is to restore from.")
     command("status", "Say how Redis, its saves and the keeper itself are.")
+    command("watch", "Watch for the end of this host, and save before it comes; runs until it is stopped.")
     return parser
 
 
@@ -112,6 +118,8 @@ def _run(options: argparse.Namespace, context: Context) -> int:
         else:
             print(status_table(status, context.now()))
         return 0
+    if options.command == "watch":
+        return _watch(options, context)
     with only_run(context.lock_path, options.command, context.config.timeouts.lock, context.now()):
         recover(context)
         return _save(options, context) if options.command == "save" else _restore(options, context)
@@ -133,6 +141,28 @@ def _save(options: argparse.Namespace, context: Context) -> int:
     _warn(context)
     _say(save_line(result))
     return 1 if problem else 0
+
+
+def _watch(options: argparse.Namespace, context: Context) -> int:
+    """`watch`: one line for each thing that happens."""
+    # A pipe, since a signal may come at any moment, and must not interrupt a final save.
+    told, tell = os.pipe()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda _number, _frame: os.write(tell, b"."))
+    outside = build_outside(context.config)
+    early = [sys.executable, "-I", sys.argv[0], "--config", str(options.config), "save", "--reason", "rebalance"]
+    lease = LeaseHolder(context, outside)
+    watch = Watch(context, outside, _say, EarlySave(early), lease)
+    keeping = threading.Thread(target=lease.run, name="lease", daemon=True)
+    keeping.start()
+    _say(f"watching for the end of {context.machine.identity().instance_id}")
+    pause = 0.0
+    while not select.select([told], [], [], pause)[0]:
+        pause = watch.step()
+    lease.stopped.set()
+    if system_is_stopping(run_command):
+        watch.shut_down()
+    return 0
 
 
 def _restore(options: argparse.Namespace, context: Context) -> int:

@@ -28,6 +28,9 @@ class Timeouts:
         start: Redis to load its data and answer after a start.
         stop: Redis to write its last save before Docker kills it.
         volume: EC2 to make, attach or detach an EBS volume.
+        lease: how long the right to serve the environment lasts unless it is renewed.
+        handover: a host that boots waits for the last words of the one before, once EC2 ends that.
+        ending: a final save may take where nothing says when the host ends.
     """
 
     lock: int = 60
@@ -37,6 +40,9 @@ class Timeouts:
     start: int = 900
     stop: int = 120
     volume: int = 300
+    lease: int = 90
+    handover: int = 180
+    ending: int = 90
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,10 @@ class Config:
         keep_count: that many of the newest verified saves are kept in S3 and as EBS snapshots.
         keep_days: younger ones are kept as well; days.
         keep_local_count: verified saves kept on the data volume.
+        metadata_url: address of the instance metadata service; EC2's own without one.
+        watch_seconds: how often it is asked.
+        topic_arn: the SNS topic by which people are told; nobody is without one.
+        hook: the Auto Scaling group's hook on termination, which waits for the final save; none waits without one.
         timeouts: see `Timeouts`.
     """
 
@@ -93,7 +103,16 @@ class Config:
     keep_count: int = 24
     keep_days: int = 2
     keep_local_count: int = 2
+    metadata_url: str | None = None
+    watch_seconds: int = 1
+    topic_arn: str | None = None
+    hook: str | None = None
     timeouts: Timeouts = field(default_factory=Timeouts)
+
+    @property
+    def shared_prefix(self) -> str:
+        """What the keys begin with by which this environment's hosts tell each other whose turn it is."""
+        return f"{self.prefix}{self.environment}/keeper/"
 
     @property
     def saves_directory(self) -> Path:
@@ -135,6 +154,8 @@ _PATTERNS: dict[str, tuple[str, str]] = {
     "bucket": (r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", "the name of an S3 bucket"),
     "prefix": (r"[A-Za-z0-9!_.*'()/-]{0,200}", "the beginning of an S3 key"),
     "endpoint_url": (r"https?://[^\s/]+(/\S*)?", "an http or https address"),
+    "metadata_url": (r"http://[^\s/]+", "an http address without a path"),
+    "topic_arn": (r"arn:aws[a-z-]*:sns:[a-z0-9-]+:\d{12}:[A-Za-z0-9_-]+", "the ARN of an SNS topic"),
     "container": (r"[A-Za-z0-9][A-Za-z0-9_.-]+", "the name of a container"),
     "image": (r"[A-Za-z0-9][\w.:/@-]*", "a Docker image"),
     "redis_host": (r"[A-Za-z0-9_.:-]+", "a host name or address"),
@@ -142,11 +163,11 @@ _PATTERNS: dict[str, tuple[str, str]] = {
     "appendfilename": (r"[^/\s]+", "a file name without a directory"),
     "appenddirname": (r"[^/\s]+", "a directory's own name"),
 }
-_MINIMA = {"redis_port": 1, "keep_count": 1, "keep_days": 0, "keep_local_count": 1}
+_MINIMA = {"redis_port": 1, "keep_count": 1, "keep_days": 0, "keep_local_count": 1, "watch_seconds": 1}
 _PATHS = frozenset({"volume_path", "redis_directory", "state_directory", "redis_password_file"})
 _NUMBERS = frozenset(_MINIMA)
 _FLAGS = frozenset({"appendonly", "ebs_snapshots", "require_mount"})
-_OPTIONAL = frozenset({"endpoint_url", "redis_username", "redis_password_file"})
+_OPTIONAL = frozenset({"endpoint_url", "redis_username", "redis_password_file", "metadata_url", "topic_arn", "hook"})
 
 
 def parse_config(data: object, origin: str) -> Config:

@@ -14,7 +14,7 @@ from spotcache_keeper.config import Config
 from spotcache_keeper.ebs import EbsStore
 from spotcache_keeper.engine import DockerEngine, Engine
 from spotcache_keeper.errors import KeeperError
-from spotcache_keeper.machine import LinuxMachine, Machine
+from spotcache_keeper.machine import LinuxMachine, Machine, metadata
 from spotcache_keeper.redisio import NotAnsweringError, Redis, ServerState
 from spotcache_keeper.s3 import S3Store
 from spotcache_keeper.times import utc_now
@@ -107,22 +107,22 @@ class Context:
             raise KeeperError(f"Redis' directory {config.redis_directory} does not exist; run provision first")
 
 
-def build_context(config: Config, report: Callable[[str], None] = no_report) -> Context:
-    """The parts of a real host."""
-    machine = LinuxMachine(run_command)
+def build_context(config: Config, report: Callable[[str], None] = no_report, *, read_timeout: int = 60) -> Context:
+    """The parts of a real host; `read_timeout` is how many seconds AWS may be silent."""
+    machine = LinuxMachine(run_command, read_metadata=lambda path: metadata(path, config.metadata_url))
     return Context(
         config=config,
         engine=DockerEngine(run_command, config.container, config.image),
         machine=machine,
         volume=VolumeStore(config.saves_directory, config.environment),
         s3=S3Store(
-            lambda: make_client("s3", config.region, config.endpoint_url),
+            lambda: make_client("s3", config.region, config.endpoint_url, read_timeout),
             config.bucket,
             config.s3_prefix,
             config.environment,
         ),
         ebs=EbsStore(
-            lambda: make_client("ec2", config.region, config.endpoint_url),
+            lambda: make_client("ec2", config.region, config.endpoint_url, read_timeout),
             config.environment,
             machine,
             config.timeouts.volume,

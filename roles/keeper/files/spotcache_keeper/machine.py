@@ -3,11 +3,9 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 from __future__ import annotations
 
-import os
 import re
 import socket
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -16,11 +14,11 @@ from typing import Protocol
 
 from spotcache_keeper.commands import Commands
 from spotcache_keeper.errors import DamagedError, KeeperError
+from spotcache_keeper.imds import Imds, ImdsError
 
 # The link udev makes from the NVMe controller's serial number, which is the volume's id without its dash.
 _LINK_PREFIX = "nvme-Amazon_Elastic_Block_Store_vol"
 _LINK = re.compile(_LINK_PREFIX + r"([0-9a-f]{8,17})(?:[-_].*)?$")
-_METADATA = "http://169.254.169.254"
 _MOUNT_TIMEOUT = 120.0
 
 
@@ -72,23 +70,16 @@ def metadata(path: str, base: str | None = None, timeout: float = 2.0) -> str:
 
     Args:
         path: below `/latest/meta-data/`.
-        base: address of the service; by default that of EC2, or of AWS_EC2_METADATA_SERVICE_ENDPOINT as the SDK has it.
+        base: address of the service; see `Imds`.
         timeout: seconds for each of the two requests.
 
     Raises:
         OSError: it does not answer, or has no such value.
     """
-    base = (base or os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT") or _METADATA).rstrip("/")
-    # A proxy that the environment names must never see these requests.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    request = urllib.request.Request(
-        f"{base}/latest/api/token", method="PUT", headers={"X-aws-ec2-metadata-token-ttl-seconds": "60"}
-    )
-    with opener.open(request, timeout=timeout) as answer:
-        token = answer.read().decode()
-    request = urllib.request.Request(f"{base}/latest/meta-data/{path}", headers={"X-aws-ec2-metadata-token": token})
-    with opener.open(request, timeout=timeout) as answer:
-        return str(answer.read().decode()).strip()
+    answer = Imds(base, timeout, ttl=60).get(path)
+    if answer is None:
+        raise ImdsError(f"the metadata service has no {path} (404)")
+    return answer.text
 
 
 class LinuxMachine:
@@ -112,13 +103,18 @@ class LinuxMachine:
         self._links = links
         self._mounts = mounts
         self._read_metadata = read_metadata
+        self._identity: Identity | None = None
 
     def identity(self) -> Identity:
-        """See `Machine`."""
-        try:
-            return Identity(self._read_metadata("instance-id"), self._read_metadata("placement/availability-zone"))
-        except OSError:
-            return Identity(socket.gethostname(), "")
+        """See `Machine`. Once known it is not asked for again: a host stays who it is."""
+        if self._identity is None:
+            try:
+                self._identity = Identity(
+                    self._read_metadata("instance-id"), self._read_metadata("placement/availability-zone")
+                )
+            except OSError:
+                return Identity(socket.gethostname(), "")
+        return self._identity
 
     def is_mounted(self, path: Path) -> bool:
         """See `Machine`."""

@@ -4,17 +4,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
 from spotcache_keeper.context import Context
+from spotcache_keeper.ending import read_ending
 from spotcache_keeper.errors import KeeperError
 from spotcache_keeper.lock import holder_of, is_held
 from spotcache_keeper.manifest import databases_json
 from spotcache_keeper.restore import gather
 from spotcache_keeper.source import BEFORE_RESTORE, Source, newest_first
-from spotcache_keeper.state import recall
+from spotcache_keeper.state import WATCH, recall
 from spotcache_keeper.swap import read_journal
 from spotcache_keeper.times import age_text, from_epoch, from_text, to_text
 from spotcache_keeper.volume import mib
@@ -95,6 +96,8 @@ def make_status(ctx: Context) -> dict[str, Any]:
         "last_save": remembered.get("last_save"),
         "last_restore": remembered.get("last_restore"),
         "last_error": remembered.get("last_error"),
+        "ending": _ending(ctx),
+        "watch": recall(ctx.config.state_directory, WATCH),
         "running": holder_of(ctx.lock_path) if is_held(ctx.lock_path) else None,
         "interrupted_restore": journal.id if journal and not is_held(ctx.lock_path) else None,
     }
@@ -128,6 +131,7 @@ def status_table(status: dict[str, Any], now: datetime) -> str:
         if status[key]:
             rows.append((name, f"{status[key]['id']} at {status[key]['at']}"))
     rows.append(("Last error", f"{error['at']} {error['command']}: {error['message']}" if error else "none"))
+    rows += _watch_rows(status)
     if status["running"]:
         rows.append(("Running", status["running"]))
     if status["interrupted_restore"]:
@@ -139,6 +143,32 @@ def status_table(status: dict[str, Any], now: datetime) -> str:
         )
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {text}" for name, text in rows)
+
+
+def _ending(ctx: Context) -> dict[str, Any] | None:
+    """How far this host's end has come; None while it goes on."""
+    ending = read_ending(ctx.config.state_directory)
+    return None if ending is None else asdict(ending) | {"over": ending.over}
+
+
+def _watch_rows(status: dict[str, Any]) -> list[tuple[str, str]]:
+    """What the watcher knows, for a person."""
+    watch, ending = status["watch"], status["ending"]
+    rows = []
+    if sentence := (watch.get("budget") or {}).get("sentence"):
+        rows.append(("Spot notice", sentence))
+    if ending and ending["host"] == status["host"]:
+        text = "taken back" if ending["withdrawn"] else "done" if ending["over"] else "at work"
+        steps = ", ".join(ending["steps"]) or "nothing yet"
+        rows.append(("End of host", f"{ending['cause']}, due {ending['due']}: {text} ({steps})"))
+    lines = [f"{line['at']} {line['line']}" for line in _last(watch)]
+    return rows + list(zip(["Watch", *[""] * len(lines)], lines, strict=False))
+
+
+def _last(watch: dict[str, Any]) -> list[dict[str, str]]:
+    """The watcher's last lines."""
+    lines: list[dict[str, str]] = watch.get("lines") or []
+    return lines[-8:]
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[int] = ()) -> str:

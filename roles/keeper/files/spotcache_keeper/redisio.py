@@ -188,6 +188,30 @@ class Redis:
             raise
         return True
 
+    def save(self, timeout: float) -> None:
+        """A save in the foreground: it needs no second process, and nobody is served meanwhile.
+
+        Raises:
+            KeeperError: it failed, or did not end in time.
+        """
+        pool = self._client.connection_pool
+        before = pool.connection_kwargs.get("socket_timeout")
+        pool.disconnect()
+        pool.connection_kwargs["socket_timeout"] = timeout
+        try:
+            self._call("SAVE")
+        finally:
+            pool.disconnect()
+            pool.connection_kwargs["socket_timeout"] = before
+
+    def pause_writes(self, seconds: float) -> None:
+        """Hold back every write for so long: clients wait and get no answer, reads go on."""
+        self._call("CLIENT PAUSE", str(int(seconds * 1000)), "WRITE")
+
+    def go_on(self) -> None:
+        """Undo `pause_writes`."""
+        self._call("CLIENT UNPAUSE")
+
     def setting(self, name: str) -> str | None:
         """A directive as the server has it, or None where CONFIG is not allowed."""
         try:
@@ -260,6 +284,23 @@ class Redis:
             if isinstance(error, redis.ConnectionError | redis.TimeoutError):
                 raise NotAnsweringError(f"Redis at {self._name} does not answer: {text}") from error
             raise KeeperError(f"Redis at {self._name} refuses {command[0]}: {text}") from error
+
+
+def save_in_foreground(server: Redis, timeout: float) -> ServerState:
+    """A save without a fork, for when Redis has no memory for one and nobody is served anyway.
+
+    Raises:
+        KeeperError: it was refused, failed, or did not end in time.
+    """
+    before = server.state()
+    if before.saves is None:
+        while time.time() < before.last_save + 1:
+            time.sleep(0.1)
+    server.save(timeout)
+    state = server.state()
+    if not state.save_ok or (state.saves == before.saves if state.saves is not None else False):
+        raise KeeperError("SAVE was answered, but Redis does not say that it saved")
+    return state
 
 
 def save_in_background(

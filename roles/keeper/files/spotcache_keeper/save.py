@@ -7,6 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -18,7 +19,7 @@ from spotcache_keeper.ebs import EbsStore, SnapshotLimitError
 from spotcache_keeper.errors import KeeperError, RefusedError
 from spotcache_keeper.files import readable_errors
 from spotcache_keeper.manifest import RDB_NAME, Manifest, databases_json
-from spotcache_keeper.redisio import ServerState, save_in_background
+from spotcache_keeper.redisio import ServerState, save_in_background, save_in_foreground
 from spotcache_keeper.retention import Kept, Policy, given_up
 from spotcache_keeper.times import created_of, new_id, next_moment, to_text
 from spotcache_keeper.volume import check_free_space, examine
@@ -65,7 +66,9 @@ class SaveResult:
         }
 
 
-def save(ctx: Context, reason: str, *, snapshot: bool = True, prune: bool = True) -> SaveResult:
+def save(
+    ctx: Context, reason: str, *, snapshot: bool = True, prune: bool = True, foreground: bool = False
+) -> SaveResult:
     """Take a verified save and copy it off the host. The caller holds the lock.
 
     Args:
@@ -73,6 +76,7 @@ def save(ctx: Context, reason: str, *, snapshot: bool = True, prune: bool = True
         reason: written into the manifest.
         snapshot: also ask for an EBS snapshot.
         prune: also apply retention.
+        foreground: let Redis save without a fork; nobody is served meanwhile.
 
     Returns:
         The verified save. Copies that failed are in `problems`: the save itself is good then, on this volume only.
@@ -84,23 +88,19 @@ def save(ctx: Context, reason: str, *, snapshot: bool = True, prune: bool = True
     ctx.check_volume()
     ctx.volume.prepare()
     seconds: dict[str, float] = {}
-    manifest, directory = _save_on_volume(ctx, reason, seconds)
+    manifest, directory = _save_on_volume(ctx, reason, seconds, foreground=foreground)
     result = SaveResult(manifest, {"volume": str(directory), "s3": None, "ebs": None}, seconds=seconds)
-    ctx.report(f"copying {manifest.id} to {ctx.s3.url(manifest.id)}")
-    with _timed(seconds, "s3"):
-        try:
-            result.stored["s3"] = ctx.s3.upload(directory, manifest)
-        except (KeeperError, OSError) as error:
-            result.problems.append(f"not copied to S3: {error}")
-    if snapshot and ctx.ebs is not None:
-        ctx.report("asking for an EBS snapshot")
-        with _timed(seconds, "ebs"):
+    # Both at once: asking EBS takes a moment, and a slow S3 must not keep it from being asked.
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        asked = pool.submit(_ask_for_snapshot, ctx, result) if snapshot and ctx.ebs is not None else None
+        ctx.report(f"copying {manifest.id} to {ctx.s3.url(manifest.id)}")
+        with _timed(seconds, "s3"):
             try:
-                result.stored["ebs"] = ctx.ebs.create(ctx.config.volume_path, manifest)
-            except SnapshotLimitError as error:
-                ctx.warnings.append(str(error))
-            except KeeperError as error:
-                result.problems.append(f"no EBS snapshot: {error}")
+                result.stored["s3"] = ctx.s3.upload(directory, manifest)
+            except (KeeperError, OSError) as error:
+                result.problems.append(f"not copied to S3: {error}")
+        if asked is not None:
+            asked.result()
     if prune:
         ctx.report("pruning older saves")
         with _timed(seconds, "prune"):
@@ -108,7 +108,21 @@ def save(ctx: Context, reason: str, *, snapshot: bool = True, prune: bool = True
     return result
 
 
-def _save_on_volume(ctx: Context, reason: str, seconds: dict[str, float]) -> tuple[Manifest, Path]:
+def _ask_for_snapshot(ctx: Context, result: SaveResult) -> None:
+    """Ask for an EBS snapshot; that there is none is said in the result."""
+    if ctx.ebs is None:
+        return
+    ctx.report("asking for an EBS snapshot")
+    with _timed(result.seconds, "ebs"):
+        try:
+            result.stored["ebs"] = ctx.ebs.create(ctx.config.volume_path, result.manifest)
+        except SnapshotLimitError as error:
+            ctx.warnings.append(str(error))
+        except KeeperError as error:
+            result.problems.append(f"no EBS snapshot: {error}")
+
+
+def _save_on_volume(ctx: Context, reason: str, seconds: dict[str, float], *, foreground: bool) -> tuple[Manifest, Path]:
     """The verified save on the data volume."""
     config = ctx.config
     with ctx.redis() as server:
@@ -120,7 +134,8 @@ def _save_on_volume(ctx: Context, reason: str, seconds: dict[str, float]) -> tup
         created = next_moment(ctx.now(), created_of(local[-1]) if local else None)
         ctx.report(f"asking Redis for a save of {state.keys} keys")
         with _timed(seconds, "bgsave"):
-            state = save_in_background(server, config.timeouts.save)
+            save_now = save_in_foreground if foreground else save_in_background
+            state = save_now(server, config.timeouts.save)
     if _mark(ctx.rdb_path) == before:
         raise KeeperError(
             f"Redis says it saved, but {ctx.rdb_path} did not change: `dir` or `dbfilename` in redis.conf is not what "

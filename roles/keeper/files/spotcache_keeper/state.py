@@ -10,22 +10,25 @@ from typing import Any
 from spotcache_keeper.files import read_json, readable_errors, write_atomically
 
 _NAME = "status.json"
+# Files of their own: the watcher and a save write at the same time.
+WATCH = "watch.json"
+BOOT = "boot.json"
 
 
-def recall(directory: Path) -> dict[str, Any]:
+def recall(directory: Path, name: str = _NAME) -> dict[str, Any]:
     """What was remembered; empty at first, or when the file cannot be read."""
-    return read_json(directory / _NAME) or {}
+    return read_json(directory / name) or {}
 
 
-def remember(directory: Path, **parts: Any) -> None:
+def remember(directory: Path, name: str = _NAME, /, **parts: Any) -> None:
     """Replace some parts of what is remembered.
 
     Raises:
         KeeperError: the file cannot be written.
     """
-    with readable_errors(f"writing {directory / _NAME}"):
+    with readable_errors(f"writing {directory / name}"):
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_atomically(directory / _NAME, json.dumps({**recall(directory), **parts}, indent=2) + "\n")
+        write_atomically(directory / name, json.dumps({**recall(directory, name), **parts}, indent=2) + "\n")
 
 
 def remember_end(directory: Path, command: str, error: str | None, at: str) -> None:

@@ -1,0 +1,488 @@
+"""The last a host does: hold writes back, save, bring the save away, leave a record, tell people.
+
+Every step is noted on the disk when it is done, may be done twice, and is tried again until it succeeds or the host is
+gone. A keeper that is killed and started again goes on where it was.
+"""
+
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from spotcache_keeper.aws import AwsError
+from spotcache_keeper.config import Timeouts
+from spotcache_keeper.context import Context
+from spotcache_keeper.errors import ConfigError, KeeperError, RefusedError
+from spotcache_keeper.files import read_json, write_atomically
+from spotcache_keeper.lease import Final
+from spotcache_keeper.lock import is_held, only_run
+from spotcache_keeper.outside import Outside
+from spotcache_keeper.redisio import NotAnsweringError
+from spotcache_keeper.save import SaveResult, save
+from spotcache_keeper.signed import ConflictError
+from spotcache_keeper.source import newest_first
+from spotcache_keeper.state import remember
+from spotcache_keeper.swap import recover
+from spotcache_keeper.tell import Message
+from spotcache_keeper.times import age_text, from_text, to_text
+from spotcache_keeper.volume import mib
+
+_SCALING_VERSION = "2011-01-01"
+# Writes stay held back for so long beyond the end that was announced, unless the keeper lets go before.
+_PAUSE_SECONDS = 600.0
+# With less time than this left, what there is counts as all there will be.
+_LAST_SECONDS = 10.0
+
+
+@dataclass
+class Ending:
+    """How far the end of this host has come; kept in `ending.json`.
+
+    Attributes:
+        host: instance id.
+        boot: the run of the kernel it belongs to.
+        cause: `spot`, `group` or `shutdown`.
+        mark: what tells this notice from another one: the text of its time.
+        seen: when it was first seen, as text.
+        due: when the host ends, as text, by AWS's clock; what is assumed where nobody says.
+        steps: what is done, and when.
+        save: the final save, as `save --json` has it.
+        refused: why there is nothing to save; empty when there is.
+        tries: to save.
+        problems: what went wrong, newest last.
+        withdrawn: the host was not ended after all.
+    """
+
+    host: str
+    boot: str
+    cause: str
+    mark: str
+    seen: str
+    due: str
+    steps: dict[str, str] = field(default_factory=dict)
+    save: dict[str, Any] | None = None
+    refused: str = ""
+    tries: int = 0
+    problems: list[str] = field(default_factory=list)
+    withdrawn: bool = False
+
+    @property
+    def off_host(self) -> bool:
+        """Whether the final save lies in S3."""
+        return bool(self.save and (self.save.get("stored") or {}).get("s3"))
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing is left to do but to hold writes back."""
+        return {"recorded", "told"} <= set(self.steps) and (self.off_host or bool(self.refused))
+
+
+def read_ending(directory: Path) -> Ending | None:
+    """What an earlier run of the keeper noted, or None."""
+    data = read_json(directory / "ending.json")
+    try:
+        return Ending(**data) if data is not None else None
+    except TypeError:
+        return None
+
+
+@dataclass
+class Ender:
+    """Ends this host.
+
+    Attributes:
+        ctx: the host's parts.
+        outside: the ways out of it.
+        say: tells a person one line, in the journal and in `status`.
+        now: the present moment by AWS's clock.
+    """
+
+    ctx: Context
+    outside: Outside
+    say: Callable[[str], None]
+    now: Callable[[], datetime]
+
+    def remaining(self, ending: Ending) -> float:
+        """Seconds until the host ends."""
+        return (from_text(ending.due) - self.now()).total_seconds()
+
+    def note(self, ending: Ending, *steps: str) -> None:
+        """Note steps as done. A disk that takes nothing more keeps no step from being done."""
+        for step in steps:
+            ending.steps.setdefault(step, to_text(self.now()))
+        try:
+            directory = self.ctx.config.state_directory
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_atomically(directory / "ending.json", json.dumps(asdict(ending), indent=2) + "\n")
+        except OSError as error:
+            self._problem(ending, f"how far the end has come cannot be noted: {error.strerror or error}")
+
+    def carry_on(self, ending: Ending) -> bool:
+        """Do what is left to do, each step once; True when all of it is done.
+
+        Never raises: what fails is said, and tried again with the next call.
+        """
+        self.fence(ending)
+        if ending.save is None and not ending.refused:
+            self._save(ending)
+        elif ending.save is not None and not ending.off_host:
+            self._bring_away(ending)
+        if ending.off_host or ending.refused or self.remaining(ending) < _LAST_SECONDS or ending.tries >= 3:
+            self._record(ending)
+            self.release_hook(ending)
+            self._tell(ending)
+        else:
+            self._heartbeat(ending)
+        return ending.over
+
+    def fence(self, ending: Ending) -> None:
+        """Hold back every write, from now until the host is gone; reads go on."""
+        try:
+            with self._quick().redis() as server:
+                server.pause_writes(max(0.0, self.remaining(ending)) + _PAUSE_SECONDS)
+        except (KeeperError, OSError) as error:
+            if "fenced" not in ending.steps:
+                self._problem(ending, f"writes could not be held back: {error}")
+            return
+        if "fenced" not in ending.steps:
+            self.note(ending, "fenced")
+            self.say(f"writes are held back; {self.remaining(ending):.0f} s are left")
+
+    def withdraw(self, ending: Ending, why: str) -> bool:
+        """The host goes on after all: take the record back, and then let writes through.
+
+        Returns:
+            Whether it does; False when another host serves by now.
+        """
+        try:
+            held = self.outside.book.lease()
+            if held is not None and held.lease.host != ending.host:
+                self._problem(ending, f"{why}, but {held.lease.host} serves now: writes here stay held back")
+                return False
+            if held is not None:
+                # By the condition: a host that takes the lease at this moment gets it, or this one does.
+                renewed = replace(held.lease, released=False, renewed=to_text(self.now()))
+                self.outside.book.write_lease(renewed, held)
+            if "recorded" in ending.steps:
+                self.outside.book.write_final(
+                    Final(ending.host, cause=ending.cause, withdrawn=True, written=to_text(self.now()), note=why)
+                )
+            with self._quick().redis() as server:
+                server.go_on()
+        except ConflictError:
+            self._problem(ending, f"{why}, but another host has taken over: writes here stay held back")
+            return False
+        except (KeeperError, OSError) as error:
+            self._problem(ending, f"{why}, but writes could not be let through again: {error}")
+            return False
+        ending.withdrawn = True
+        self.note(ending, "withdrawn")
+        self.say(f"{why}: this host goes on, and takes writes again")
+        return True
+
+    def release_hook(self, ending: Ending) -> None:
+        """Tell Auto Scaling that it need not wait any longer; without a waiting hook there is nothing to tell."""
+        config = self.ctx.config
+        if not config.hook or "hook" in ending.steps:
+            return
+        try:
+            self._scaling(ending, "CompleteLifecycleAction", LifecycleActionResult="CONTINUE")
+        except AwsError as error:
+            if error.code == "ValidationError":
+                # No hook waits (yet): Auto Scaling may still begin to end the host.
+                return
+            self._problem(ending, f"Auto Scaling was not told that the host is ready to go: {error}")
+            return
+        self.note(ending, "hook")
+        self.say(f"Auto Scaling was told that {ending.host} is ready to go")
+
+    def _quick(self) -> Context:
+        """The parts with little patience for Redis: a server that hangs must not use up the time."""
+        timeouts = replace(self.ctx.config.timeouts, answer=2, start=5)
+        return replace(self.ctx, config=replace(self.ctx.config, timeouts=timeouts))
+
+    def _save(self, ending: Ending) -> None:
+        """The final save, by the one implementation there is."""
+        ending.tries += 1
+        left = max(_LAST_SECONDS, self.remaining(ending))
+        running = is_held(self.ctx.lock_path)
+        if running and "waited" not in ending.steps:
+            self.note(ending, "waited")
+            holder = (read_json(self.ctx.lock_path) or {}).get("command", "another run")
+            self.say(f"a {holder} of the keeper is at work: the final save begins when it has ended")
+        ctx = replace(self.ctx, config=replace(self.ctx.config, timeouts=_limited(self.ctx.config.timeouts, left)))
+        try:
+            with only_run(ctx.lock_path, "final save", max(1.0, left / 3), ctx.now()):
+                recover(ctx)
+                # Redis may have been started anew by that; a save must not be overtaken by a write.
+                self.fence(ending)
+                result = save(ctx, "final", prune=False, foreground=ending.tries > 1)
+        except RefusedError as error:
+            ending.refused = str(error)
+            self.note(ending)
+            self.say(f"there is nothing to save: {error}")
+            return
+        except (KeeperError, OSError) as error:
+            self._problem(ending, f"the final save failed (try {ending.tries}): {error}")
+            if isinstance(error, NotAnsweringError):
+                self._start_redis(ending)
+            if isinstance(error, ConfigError) or ending.tries >= 3:
+                self._rescue(ending)
+            return
+        finally:
+            self.ctx.warnings.clear()
+        self._saved(ending, result)
+
+    def _start_redis(self, ending: Ending) -> None:
+        """Start a Redis that was stopped: only a running one can say what it holds."""
+        try:
+            container = self.ctx.engine.state()
+            if container is None or container.running:
+                return
+            self.ctx.engine.start()
+        except KeeperError as error:
+            self._problem(ending, f"Redis is stopped and could not be started for the final save: {error}")
+            return
+        self.say("Redis was stopped: it was started for the final save")
+
+    def _saved(self, ending: Ending, result: SaveResult) -> None:
+        """Note a verified final save."""
+        # What was acknowledged between the save and the fence would be missing in it.
+        ending.save = result.to_json() | {"fenced": "fenced" in ending.steps}
+        for step in ("recorded", "told"):
+            ending.steps.pop(step, None)
+        self.note(ending, "saved", *(["off-host"] if result.stored["s3"] else []))
+        manifest = result.manifest
+        places = "on the volume" + ("".join(f", {name}" for name in ("s3", "ebs") if result.stored[name]))
+        self.say(
+            f"final save {manifest.id}: {manifest.keys:,} keys, {mib(manifest.rdb_bytes)}, verified; {places}; "
+            f"{self.remaining(ending):.0f} s were left"
+        )
+        for problem in result.problems:
+            self._problem(ending, f"final save {manifest.id}: {problem}")
+        try:
+            at = to_text(self.ctx.now())
+            remember(self.ctx.config.state_directory, last_save={**ending.save, "at": at, "warnings": []})
+        except KeeperError as error:
+            self._problem(ending, str(error))
+
+    def _bring_away(self, ending: Ending) -> None:
+        """Try again to copy the final save to S3."""
+        if ending.save is None:
+            return
+        save_id = str(ending.save["id"])
+        manifest = self.ctx.volume.manifest(save_id)
+        if manifest is None:
+            # Somebody removed it, or the note is of another volume: there is none, then.
+            self._problem(ending, f"the final save {save_id} is not on the volume any more; another one is taken")
+            ending.save = None
+            return
+        try:
+            ending.save["stored"]["s3"] = self.ctx.s3.upload(self.ctx.volume.path(save_id), manifest)
+        except (KeeperError, OSError) as error:
+            self._problem(ending, f"final save {save_id}: not copied to S3: {error}")
+            return
+        for step in ("recorded", "told"):
+            ending.steps.pop(step, None)
+        self.note(ending, "off-host")
+        self.say(f"final save {save_id} is in S3 now; {self.remaining(ending):.0f} s are left")
+
+    def _rescue(self, ending: Ending) -> None:
+        """Without a final save, see that the newest verified one is off the host."""
+        newest = next((source for source in newest_first(self.ctx.volume.sources()) if source.usable), None)
+        if newest is None or newest.manifest is None:
+            return
+        try:
+            stored = self.ctx.s3.stored()
+            if newest.id not in stored or not stored[newest.id].has_manifest:
+                self.ctx.s3.upload(self.ctx.volume.path(newest.id), newest.manifest)
+                self.say(f"the newest verified save, {newest.id}, is in S3 now")
+        except (KeeperError, OSError) as error:
+            self._problem(ending, f"the newest verified save, {newest.id}, could not be copied to S3: {error}")
+
+    def _record(self, ending: Ending) -> None:
+        """Leave a record for the next host, and give the lease back."""
+        if "recorded" in ending.steps:
+            return
+        final = self._final(ending)
+        try:
+            self.outside.book.write_final(final)
+            held = self.outside.book.lease()
+            if held is not None and held.lease.host == ending.host and not held.lease.released:
+                self.outside.book.write_lease(replace(held.lease, released=True), held)
+        except ConflictError:
+            self._problem(ending, "another host has taken the lease already")
+        except (KeeperError, OSError) as error:
+            self._problem(ending, f"no record was left for the next host: {error}")
+            return
+        self.note(ending, "recorded")
+        self.say(f"record left for the next host: {final.note}")
+
+    def _final(self, ending: Ending) -> Final:
+        """What the record says."""
+        volume = ""
+        # Without a volume of its own there is none to take over.
+        with contextlib.suppress(KeeperError, OSError):
+            volume = self.ctx.machine.volume_id(self.ctx.config.volume_path)
+        common = Final(
+            ending.host,
+            zone=self.ctx.machine.identity().zone,
+            volume=volume,
+            cause=ending.cause,
+            written=to_text(self.now()),
+        )
+        if ending.save is not None:
+            return replace(
+                common,
+                save=str(ending.save["id"]),
+                created=str(ending.save["created"]),
+                keys=int(ending.save["keys"]),
+                complete=bool(ending.save.get("fenced")),
+                off_host=ending.off_host,
+                note=f"final save {ending.save['id']}" + ("" if ending.off_host else ", on the volume only"),
+            )
+        newest = next((source for source in newest_first(self.ctx.volume.sources()) if source.usable), None)
+        if newest is None:
+            return replace(common, note=ending.refused or "there is no verified save")
+        return replace(
+            common,
+            save=newest.id,
+            created=to_text(newest.created),
+            keys=newest.keys or 0,
+            note=f"no final save; the newest verified one is {newest.id}",
+        )
+
+    def _tell(self, ending: Ending) -> None:
+        """Tell people, once; the topic is tried again a few times."""
+        if "told" in ending.steps or ending.problems.count("(telling)") >= 5:
+            self.note(ending, "told")
+            return
+        try:
+            self.outside.tell(self._message(ending))
+        except (KeeperError, OSError) as error:
+            ending.problems.append("(telling)")
+            self._problem(ending, str(error))
+            return
+        self.note(ending, "told")
+
+    def _message(self, ending: Ending) -> Message:
+        """What people are told."""
+        environment = self.ctx.config.environment
+        why = {"spot": "Spot takes it back", "group": "Auto Scaling ends it", "shutdown": "it shuts down"}[ending.cause]
+        left = f"{max(0.0, self.remaining(ending)):.0f} s"
+        if ending.off_host and ending.save is not None:
+            fields = {
+                "Save": str(ending.save["id"]),
+                "Keys": f"{ending.save['keys']:,}",
+                "SHA-256": str(ending.save["rdb"]["sha256"])[:16],
+                "EBS snapshot": str(ending.save["stored"].get("ebs") or "none"),
+                "Time left": left,
+            }
+            return Message(
+                f"{environment}: saved before the host goes",
+                f"{ending.host} goes ({why}). Its data is saved, verified and off the host; a successor restores it.",
+                "good",
+                f"final/{ending.host}/{ending.mark}",
+                fields=fields,
+            )
+        if ending.refused:
+            return Message(
+                f"{environment}: a host goes that served nobody",
+                f"{ending.host} goes ({why}). Nothing had to be saved: {ending.refused}",
+                "info",
+                f"final/{ending.host}/{ending.mark}",
+            )
+        problem = next((text for text in reversed(ending.problems) if text != "(telling)"), "no reason is known")
+        final = self._final(ending)
+        age = (
+            f" Its newest verified save is {age_text((self.now() - from_text(final.created)).total_seconds())} old."
+            if final.created
+            else ""
+        )
+        return Message(
+            f"{environment}: NOT saved before the host goes",
+            f"{ending.host} goes ({why}), and its last changes could not be brought away: {problem}.{age}",
+            "error",
+            f"final/{ending.host}/{ending.mark}/failed",
+            fields={"Save": final.save or "none", "Time left": left},
+        )
+
+    def _heartbeat(self, ending: Ending) -> None:
+        """Ask Auto Scaling for more time, where a hook waits."""
+        config = self.ctx.config
+        if config.hook and ending.cause == "group":
+            try:
+                self._scaling(ending, "RecordLifecycleActionHeartbeat")
+            except AwsError as error:
+                if error.code != "ValidationError":
+                    self._problem(ending, f"Auto Scaling was not asked for more time: {error}")
+
+    def _scaling(self, ending: Ending, action: str, **parameters: str) -> None:
+        """One action on the lifecycle hook."""
+        config = self.ctx.config
+        self.outside.aws.query(
+            "autoscaling",
+            _SCALING_VERSION,
+            action,
+            AutoScalingGroupName=self._group(ending),
+            LifecycleHookName=config.hook or "",
+            InstanceId=ending.host,
+            **parameters,
+        )
+
+    def _group(self, ending: Ending) -> str:
+        """The host's group: it may be the one for Spot or the one that stands in for it.
+
+        Raises:
+            AwsError: Auto Scaling does not say; `ValidationError` when the host belongs to none.
+        """
+        answer = self.outside.aws.query(
+            "autoscaling",
+            _SCALING_VERSION,
+            "DescribeAutoScalingInstances",
+            **{"InstanceIds.member.1": ending.host},
+        )
+        found = re.search(r"<AutoScalingGroupName>([^<]+)<", answer.decode("utf-8", "replace"))
+        if found is None:
+            raise AwsError(f"{ending.host} belongs to no Auto Scaling group", "ValidationError")
+        return found.group(1)
+
+    def _problem(self, ending: Ending, text: str) -> None:
+        """Something went wrong: said once, and kept for `status`."""
+        if text not in ending.problems:
+            ending.problems.append(text)
+            self.say(text)
+
+
+def begin(ctx: Context, outside: Outside, cause: str, mark: str, now: datetime, due: datetime | None = None) -> Ending:
+    """The beginning of an end."""
+    end = due if due is not None else now + timedelta(seconds=ctx.config.timeouts.ending)
+    return Ending(
+        host=ctx.machine.identity().instance_id,
+        boot=outside.boot_id,
+        cause=cause,
+        mark=mark,
+        seen=to_text(now),
+        due=to_text(end),
+    )
+
+
+def _limited(timeouts: Timeouts, left: float) -> Timeouts:
+    """Timeouts that fit into the time that is left, with room for a second try."""
+    most = max(3, int(left * 0.7))
+    return replace(
+        timeouts,
+        answer=min(timeouts.answer, 5),
+        save=min(timeouts.save, most),
+        check=min(timeouts.check, most),
+        start=min(timeouts.start, max(3, int(left / 4))),
+        stop=min(timeouts.stop, most),
+        volume=min(timeouts.volume, most),
+    )

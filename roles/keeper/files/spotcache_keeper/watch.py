@@ -1,0 +1,478 @@
+"""Watching for the end of the host, for as long as it lives: `spotcache-keeper watch`.
+
+One look every second or two at what the metadata service announces. What is announced once is acted on once, whatever
+is announced afterwards and however often the keeper is started anew.
+"""
+
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+from __future__ import annotations
+
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from spotcache_keeper.aws import AwsError
+from spotcache_keeper.budget import REMEMBERED, Budget, estimate, measured
+from spotcache_keeper.commands import Commands
+from spotcache_keeper.context import Context
+from spotcache_keeper.ending import Ender, Ending, begin, read_ending
+from spotcache_keeper.errors import KeeperError
+from spotcache_keeper.files import read_json
+from spotcache_keeper.imds import Announced, ImdsError, SpotAction, look
+from spotcache_keeper.lease import Lease
+from spotcache_keeper.lock import is_held
+from spotcache_keeper.outside import Outside
+from spotcache_keeper.signed import ConflictError
+from spotcache_keeper.state import WATCH, recall, remember
+from spotcache_keeper.tell import Message
+from spotcache_keeper.times import from_text, to_text
+
+_LINES = 30
+_LONGEST_PAUSE = 10.0
+# A notice whose time is over by more than this is what is left of one that EC2 did not carry out.
+_STALE_SECONDS = 60.0
+# So long after its announced end a host that still runs was not ended.
+_SPARED_SECONDS = 300.0
+# So long nothing may be announced before a notice counts as taken back: one answer of 404 is none.
+_CALLED_OFF_SECONDS = 30.0
+_FENCE_SECONDS = 10.0
+_AGAIN_SECONDS = 2.0
+# Another recommendation within this time is the same risk.
+_REBALANCE_SECONDS = 3600.0
+
+
+class Lines:
+    """What a person should know: each line goes to the journal, and the last ones to `status`."""
+
+    def __init__(self, ctx: Context, say: Callable[[str], None]) -> None:
+        self._ctx = ctx
+        self._say = say
+        self._lines: list[dict[str, str]] = list(recall(ctx.config.state_directory, WATCH).get("lines", []))
+
+    def __call__(self, line: str) -> None:
+        """Say one line."""
+        self._say(line)
+        self._lines = [*self._lines, {"at": to_text(self._ctx.now()), "line": line}][-_LINES:]
+        try:
+            remember(self._ctx.config.state_directory, WATCH, lines=self._lines)
+        except KeeperError as error:
+            self._say(str(error))
+
+
+@dataclass
+class LeaseHolder:
+    """Renews this host's lease; in a thread of its own, since S3 may be slow while a notice comes.
+
+    Attributes:
+        ctx: the host's parts.
+        outside: the ways out.
+        held: it was this host's at the last look; None before the first.
+        lost_to: the host that took it from this one.
+        trouble: why it could not be renewed; empty when it could.
+    """
+
+    ctx: Context
+    outside: Outside
+    held: bool | None = None
+    lost_to: str = ""
+    trouble: str = ""
+    stopped: threading.Event = field(default_factory=threading.Event)
+
+    def renew(self) -> None:
+        """Renew the lease, or take one that nobody has; never one that another host may still use.
+
+        A host that lost it once does not take it back: what it holds is older than what was served elsewhere.
+        """
+        if self.lost_to:
+            return
+        host = self.ctx.machine.identity()
+        if not host.zone:
+            self.trouble = "the lease is not renewed: the metadata service does not say who this host is"
+            return
+        try:
+            held = self.outside.book.lease()
+            mine = held is not None and held.lease.host == host.instance_id
+            if held is not None and not mine:
+                if self.held:
+                    self.lost_to = held.lease.host
+                    return
+                self.held = False
+                if not held.ended or not self._serves():
+                    return
+            if (held is None and not self._serves()) or (mine and held is not None and held.lease.released):
+                return
+            now = to_text(self.ctx.now())
+            lease = Lease(
+                host=host.instance_id,
+                zone=host.zone,
+                volume=self._volume(),
+                since=held.lease.since if held is not None and mine else now,
+                renewed=now,
+                seconds=self.ctx.config.timeouts.lease,
+            )
+            self.outside.book.write_lease(lease, held)
+            self.held, self.trouble = True, ""
+        except ConflictError:
+            # Seen at the next look.
+            return
+        except AwsError as error:
+            self.trouble = f"the lease is not renewed: {error}"
+
+    def run(self) -> None:
+        """Renew until told to stop."""
+        self.renew()
+        while not self.stopped.wait(self.ctx.config.timeouts.lease / 3):
+            self.renew()
+
+    def _serves(self) -> bool:
+        """Whether Redis runs here on its volume, and not just because a boot has not come to it yet."""
+        if is_held(self.ctx.config.state_directory / "boot.lock"):
+            return False
+        try:
+            self.ctx.check_volume()
+            state = self.ctx.engine.state()
+        except KeeperError:
+            return False
+        return state is not None and state.running
+
+    def _volume(self) -> str:
+        """Id of the data volume, empty without one."""
+        try:
+            return self.ctx.machine.volume_id(self.ctx.config.volume_path)
+        except (KeeperError, OSError):
+            return ""
+
+
+class EarlySave:
+    """A save in a process of its own: the watcher goes on watching, and stays as small as it is.
+
+    Args:
+        argv: of the save.
+    """
+
+    def __init__(self, argv: Sequence[str]) -> None:
+        self._argv = list(argv)
+        self._process: subprocess.Popen[str] | None = None
+
+    def start(self) -> None:
+        """Begin one, unless one runs."""
+        if self._process is None:
+            self._process = subprocess.Popen(
+                self._argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+            )
+
+    def ended(self) -> tuple[bool, str] | None:
+        """Whether it went well and its last words, once it has ended."""
+        if self._process is None or self._process.poll() is None:
+            return None
+        words = (self._process.stderr.read() if self._process.stderr else "").strip().splitlines()
+        result = self._process.returncode == 0, words[-1] if words else ""
+        self._process = None
+        return result
+
+
+class Watch:
+    """The watcher.
+
+    Args:
+        ctx: the host's parts.
+        outside: the ways out of it.
+        say: writes a line to the journal.
+        early: takes the early save after a rebalance recommendation.
+        lease: renews the lease.
+        clock: a monotonic clock, in seconds.
+    """
+
+    def __init__(
+        self,
+        ctx: Context,
+        outside: Outside,
+        say: Callable[[str], None],
+        early: EarlySave,
+        lease: LeaseHolder,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._ctx, self._outside, self._early, self._lease, self._clock = ctx, outside, early, lease, clock
+        self.say = Lines(ctx, say)
+        # By how much AWS's clock is ahead of this host's.
+        self._ahead = timedelta()
+        self.ender = Ender(ctx, outside, self.say, self.now)
+        self.ending: Ending | None = None
+        self._failures = 0
+        self._blind_since: float | None = None
+        self._quiet_since: float | None = None
+        self._fenced_at = 0.0
+        self._measured_at = 0.0
+        self._trouble = ""
+        self._stale = ""
+        self._rebalance = ""
+        host = ctx.machine.identity().instance_id
+        lost = recall(ctx.config.state_directory, WATCH).get("lost") or {}
+        if lost.get("host") == host:
+            lease.lost_to = str(lost.get("to", ""))
+        self._resume()
+
+    def now(self) -> datetime:
+        """The present moment by AWS's clock."""
+        return self._ctx.now() + self._ahead
+
+    def step(self) -> float:
+        """One look, and what follows from it.
+
+        Returns:
+            Seconds until the next one.
+        """
+        announced = self._look()
+        if announced is not None:
+            self._heed(announced)
+        pause = self._carry_on()
+        if self.ending is None:
+            self._early_save_ended()
+            self._check_budget()
+        self._check_lease()
+        return max(pause, self._back_off()) if announced is None else pause
+
+    def shut_down(self) -> None:
+        """The host's system shuts down: do all that can be done, now."""
+        if self.ending is None:
+            self._begin("shutdown", "", None)
+        deadline = self._clock() + self._ctx.config.timeouts.ending
+        while self.ending is not None and self._clock() < deadline:
+            if self.ender.carry_on(self.ending):
+                return
+            time.sleep(1.0)
+
+    # --- looking
+
+    def _look(self) -> Announced | None:
+        """What is announced, or None when it cannot be known."""
+        try:
+            announced = look(self._outside.imds)
+        except ImdsError as error:
+            self._failures += 1
+            self._blind_since = self._blind_since if self._blind_since is not None else self._clock()
+            if self._failures == 3:
+                self.say(f"{error}; a notice would not be seen meanwhile")
+            return None
+        if self._failures >= 3 and self._blind_since is not None:
+            self.say(f"the metadata service answers again, after {self._clock() - self._blind_since:.0f} s")
+        self._failures, self._blind_since = 0, None
+        ahead = announced.at - self._ctx.now()
+        # To the second, and an answer takes a moment: less than that is no difference.
+        ahead = ahead if abs(ahead.total_seconds()) > 5 else timedelta()
+        if abs((ahead - self._ahead).total_seconds()) > 30:
+            off = f"{abs(ahead.total_seconds()):.0f} s {'behind' if ahead > timedelta() else 'ahead'}"
+            self.say(
+                f"this host's clock is {off}: notices go by AWS's own" if ahead else "this host's clock is right again"
+            )
+        self._ahead = ahead
+        return announced
+
+    def _back_off(self) -> float:
+        """How long to wait after failures: the service throttles whoever asks too often."""
+        return min(_LONGEST_PAUSE, self._ctx.config.watch_seconds * 2.0 ** min(self._failures, 8))
+
+    def _heed(self, announced: Announced) -> None:
+        """Act on what is announced, unless that was done."""
+        if announced.spot is not None:
+            self._heed_notice(announced.spot, announced.at)
+        elif announced.ending is not None and self.ending is None:
+            self._begin("group", announced.ending, None)
+        elif announced.rebalance is not None and self.ending is None:
+            self._heed_rebalance(announced.rebalance)
+        if self.ending is None:
+            return
+        if announced.ending is not None and self.ending.over:
+            self.ender.release_hook(self.ending)
+        self._consider_withdrawal(announced)
+
+    def _heed_notice(self, spot: SpotAction, at: datetime) -> None:
+        """A Spot notice."""
+        mark = to_text(spot.due)
+        if self.ending is not None or mark == self._stale:
+            return
+        if (at - spot.due).total_seconds() > _STALE_SECONDS:
+            self._stale = mark
+            self.say(f"a Spot notice for {mark}, which has passed, is what is left of an earlier one: a save is taken")
+            self._early.start()
+            return
+        self._begin("spot", mark, spot.due, spot.action)
+
+    def _heed_rebalance(self, notice: str) -> None:
+        """A rebalance recommendation: one early save, and nothing else."""
+        if notice == self._rebalance:
+            return
+        self._rebalance = notice
+        seen = recall(self._ctx.config.state_directory, WATCH).get("rebalance") or {}
+        try:
+            recent = (self.now() - from_text(str(seen.get("at", "")))).total_seconds() < _REBALANCE_SECONDS
+        except ValueError:
+            recent = False
+        host = self._ctx.machine.identity().instance_id
+        if seen.get("host") == host and (seen.get("notice") == notice or recent):
+            return
+        self.say(f"EC2 recommends a rebalance (of {notice}): an early save is taken, and nothing else")
+        self._remember(rebalance={"host": host, "notice": notice, "at": to_text(self.now())})
+        self._early.start()
+
+    def _early_save_ended(self) -> None:
+        """Say how an early save went."""
+        if (ended := self._early.ended()) is not None:
+            self.say(f"early save: {ended[1]}" if ended[0] else f"the early save failed: {ended[1]}")
+
+    # --- ending
+
+    def _begin(self, cause: str, mark: str, due: datetime | None, action: str = "") -> None:
+        """Begin to end the host."""
+        ending = begin(self._ctx, self._outside, cause, mark, self.now(), due)
+        # Before anything is said or noted: each moment may bring another write.
+        self.ender.fence(ending)
+        self.ending = ending
+        left = f"{self.ender.remaining(ending):.0f} s are left"
+        self.say(
+            {
+                "spot": f"Spot notice: EC2 will {action or 'terminate'} this host at {mark}; {left}",
+                "group": f"Auto Scaling ends this host (target state {mark}); about {left}",
+                "shutdown": f"this host shuts down; about {left}",
+            }[cause]
+        )
+        self.ender.note(ending)
+
+    def _carry_on(self) -> float:
+        """Do what is left to do at the end.
+
+        Returns:
+            Seconds until the next look.
+        """
+        usual = float(self._ctx.config.watch_seconds)
+        ending = self.ending
+        if ending is None:
+            return usual
+        if not ending.over:
+            done = self.ender.carry_on(ending)
+            self._fenced_at = self._clock()
+            return usual if done else _AGAIN_SECONDS
+        if self._clock() - self._fenced_at >= _FENCE_SECONDS:
+            self.ender.fence(ending)
+            self._fenced_at = self._clock()
+        return usual
+
+    def _consider_withdrawal(self, announced: Announced) -> None:
+        """Let the host go on when EC2 does not end it after all."""
+        ending = self.ending
+        if ending is None or not ending.over:
+            return
+        if announced.spot is None and announced.ending is None:
+            if ending.cause == "shutdown":
+                return
+            self._quiet_since = self._quiet_since if self._quiet_since is not None else self._clock()
+            why = "the notice was taken back" if self._clock() - self._quiet_since > _CALLED_OFF_SECONDS else ""
+        else:
+            self._quiet_since = None
+            spared = ending.cause == "spot" and -self.ender.remaining(ending) > _SPARED_SECONDS
+            why = "EC2 did not end the host" if spared and announced.ending is None else ""
+        if why and self.ender.withdraw(ending, why):
+            self._stale, self.ending, self._quiet_since = ending.mark, None, None
+
+    def _resume(self) -> None:
+        """Go on where an earlier run of the keeper was."""
+        ending = read_ending(self._ctx.config.state_directory)
+        if ending is None or ending.host != self._ctx.machine.identity().instance_id:
+            return
+        if ending.withdrawn:
+            self._stale = ending.mark
+            return
+        if ending.boot != self._outside.boot_id and ending.cause == "shutdown":
+            self.ender.withdraw(ending, "the host was only started anew")
+            return
+        self.ending = ending
+        self.say(f"the keeper was started again while this host ends ({ending.cause}): it goes on")
+
+    # --- what else is to be looked after
+
+    def _check_budget(self) -> None:
+        """Find out after each save whether a final one would fit into a notice, and say so when it does not."""
+        directory = self._ctx.config.state_directory
+        try:
+            changed = (directory / "status.json").stat().st_mtime
+        except OSError:
+            return
+        if changed == self._measured_at:
+            return
+        self._measured_at = changed
+        last = read_json(directory / "status.json") or {}
+        save = last.get("last_save") or {}
+        before = recall(directory, WATCH)
+        speeds = [speed for speed in before.get("speeds", []) if isinstance(speed, dict)]
+        if save.get("id") == before.get("measured") or (speed := measured(save)) is None:
+            return
+        speeds = [*speeds, speed][-REMEMBERED:]
+        budget = estimate(speeds, int(speed["bytes"]))
+        self._remember(
+            speeds=speeds, measured=save.get("id"), budget={"fits": budget.fits, "sentence": budget.sentence}
+        )
+        if budget.fits != (before.get("budget") or {}).get("fits", True):
+            self.say(budget.sentence)
+            self._tell_budget(budget)
+
+    def _tell_budget(self, budget: Budget) -> None:
+        """Tell people that a notice would not do, or does again."""
+        environment = self._ctx.config.environment
+        host = self._ctx.machine.identity().instance_id
+        try:
+            self._outside.tell(
+                Message(
+                    f"{environment}: a Spot notice would "
+                    + ("leave enough time again" if budget.fits else "not leave enough time"),
+                    f"On {host} {budget.sentence}.",
+                    "good" if budget.fits else "warning",
+                    f"budget/{host}/{'fits' if budget.fits else 'short'}",
+                )
+            )
+        except AwsError as error:
+            self.say(str(error))
+
+    def _check_lease(self) -> None:
+        """Hold writes back when another host has taken over; say what is wrong with the lease, once."""
+        lease = self._lease
+        if lease.lost_to and self.ending is None:
+            self._begin_lost(lease.lost_to)
+        elif lease.trouble != self._trouble:
+            self._trouble = lease.trouble
+            self.say(self._trouble or "the lease is renewed again")
+
+    def _begin_lost(self, host: str) -> None:
+        """Another host serves: hold writes back, again and again."""
+        if self._clock() - self._fenced_at < _FENCE_SECONDS:
+            return
+        self._fenced_at = self._clock()
+        try:
+            with self._ctx.redis() as server:
+                server.pause_writes(600)
+        except (KeeperError, OSError) as error:
+            self.say(f"{host} serves this environment now, and writes here could not be held back: {error}")
+            return
+        line = f"{host} serves this environment now: writes here are held back"
+        if line != self._trouble:
+            self._trouble = line
+            self.say(line)
+            self._remember(lost={"host": self._ctx.machine.identity().instance_id, "to": host})
+
+    def _remember(self, **parts: Any) -> None:
+        """Note something for `status` and for the next run."""
+        try:
+            remember(self._ctx.config.state_directory, WATCH, **parts)
+        except KeeperError as error:
+            self.say(str(error))
+
+
+def system_is_stopping(run: Commands) -> bool:
+    """Whether the whole system shuts down, and not just this unit."""
+    try:
+        return run(["systemctl", "is-system-running"], timeout=5).stdout.strip() == "stopping"
+    except KeeperError:
+        return False

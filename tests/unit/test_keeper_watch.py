@@ -1,0 +1,791 @@
+"""Watching for the end of a host: a real redis-server, a small metadata service, moto's server in place of AWS."""
+
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+import redis
+import requests
+from moto.server import ThreadedMotoServer
+from spotcache_keeper import ending as ending_module
+from spotcache_keeper.budget import estimate, measured
+from spotcache_keeper.ending import Ender, read_ending
+from spotcache_keeper.errors import KeeperError, RefusedError
+from spotcache_keeper.files import sha256_of
+from spotcache_keeper.imds import Imds, ImdsError, look
+from spotcache_keeper.lease import Book, Final, Lease
+from spotcache_keeper.lock import only_run
+from spotcache_keeper.outside import Outside
+from spotcache_keeper.overview import make_status, status_table
+from spotcache_keeper.redisio import Redis
+from spotcache_keeper.s3 import S3Store
+from spotcache_keeper.signed import Objects, Signed, role_credentials
+from spotcache_keeper.watch import LeaseHolder, Watch
+
+from tests.unit.imds_support import FakeImds
+from tests.unit.keeper_support import PASSWORD, REGION, ZONE, NoS3, TestHost
+
+TOPIC = f"arn:aws:sns:{REGION}:123456789012:spotcache-stg"
+HOST = "i-0123456789abcdef0"
+
+
+@pytest.fixture(scope="module")
+def moto() -> Iterator[str]:
+    """Moto's server: the watcher signs requests itself, so they must really travel."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    address, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(name, "testing")
+        for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_SESSION_TOKEN"):
+            patch.delenv(name, raising=False)
+        yield f"http://{address}:{port}"
+    server.stop()
+
+
+class Early:
+    """In place of the process that takes an early save."""
+
+    def __init__(self) -> None:
+        self.started = 0
+        self.result: tuple[bool, str] | None = None
+
+    def start(self) -> None:
+        self.started += 1
+
+    def ended(self) -> tuple[bool, str] | None:
+        result, self.result = self.result, None
+        return result
+
+
+@dataclass
+class World:
+    """A host, what it sees and whom it talks to."""
+
+    host: TestHost
+    imds: FakeImds
+    endpoint: str
+    clock: float = 0.0
+    said: list[str] = field(default_factory=list)
+    early: Early = field(default_factory=Early)
+
+    def client(self, service: str) -> Any:
+        return boto3.client(service, region_name=REGION, endpoint_url=self.endpoint)
+
+    @property
+    def outside(self) -> Outside:
+        imds = Imds(self.imds.url, timeout=0.3)
+        aws = Signed(REGION, self.endpoint, lambda: role_credentials(imds), timeout=2)
+        book = Book(Objects(aws, "saves"), self.host.config.shared_prefix)
+        return Outside(imds, aws, book, self.host.config.topic_arn, self.client, "boot-1")
+
+    def watch(self, **changes: Any) -> Watch:
+        """The watcher, started (again)."""
+        context = self.host.context()
+        outside = replace(self.outside, **changes)
+        return Watch(
+            context,
+            outside,
+            self.said.append,
+            self.early,  # type: ignore[arg-type]
+            LeaseHolder(context, outside),
+            clock=lambda: self.clock,
+        )
+
+    def told(self) -> list[dict[str, Any]]:
+        """The messages that went to the topic."""
+        backends = requests.get(f"{self.endpoint}/moto-api/data.json", timeout=5).json()
+        topics = [topic for topic in backends["sns"]["Topic"] if topic["arn"] == TOPIC]
+        sent = topics[0]["sent_notifications"] if topics else []
+        return [json.loads(entry[1]) for entry in sent]
+
+    @property
+    def final(self) -> Final | None:
+        return self.outside.book.final(HOST)
+
+    @property
+    def saves_in_s3(self) -> list[str]:
+        return [save_id for save_id, save in self.host.s3.stored().items() if save.has_manifest]
+
+    def writes(self) -> bool:
+        """Whether Redis takes a write."""
+        with redis.Redis(port=self.host.port, password=PASSWORD, socket_timeout=0.2) as client:
+            try:
+                return bool(client.set("probe", "x"))
+            except redis.TimeoutError:
+                return False
+
+    def line(self, part: str) -> str:
+        """The one line that a person was told with these words."""
+        found = [line for line in self.said if part in line]
+        assert len(found) == 1, self.said
+        assert part in json.dumps(make_status(self.host.context())["watch"]["lines"])
+        return found[0]
+
+
+@pytest.fixture
+def world(tmp_path: Path, moto: str) -> Iterator[World]:
+    requests.post(f"{moto}/moto-api/reset", timeout=5)
+    host = TestHost(tmp_path / "host")
+    host.start()
+    with FakeImds({"instance-id": HOST, "placement/availability-zone": ZONE}) as imds:
+        made = World(host, imds, moto)
+        s3 = made.client("s3")
+        s3.create_bucket(Bucket="saves", CreateBucketConfiguration={"LocationConstraint": REGION})
+        made.client("sns").create_topic(Name="spotcache-stg")
+        host.s3 = S3Store(lambda: s3, "saves", host.config.s3_prefix, host.environment)
+        host.config = replace(host.config, topic_arn=TOPIC)
+        yield made
+    host.engine.kill()
+
+
+# --- what the metadata service says
+
+
+def test_one_token_serves_many_questions_and_is_renewed_before_it_ends(world: World) -> None:
+    now = 0.0
+    imds = Imds(world.imds.url, clock=lambda: now)
+    for _ in range(5):
+        assert imds.get("instance-id") is not None
+        assert imds.get("spot/instance-action") is None
+    assert world.imds.tokens == 1
+    now = 21600 - 59
+    imds.get("instance-id")
+    assert world.imds.tokens == 2
+
+
+def test_a_token_that_is_refused_is_asked_for_anew(world: World) -> None:
+    imds = Imds(world.imds.url)
+    imds.get("instance-id")
+    world.imds.tokens = 7
+    answer = imds.get("instance-id")
+    assert answer is not None
+    assert answer.text == HOST
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("down", "breaks off|does not answer"),
+        ("slow", "does not answer: timed out"),
+        ("401", r"refuses its own token .*\(401\)"),
+        ("500", "answers 500"),
+        ("garbage", "garbage instead of a token"),
+    ],
+)
+def test_a_faulty_metadata_service_is_said_and_hides_no_later_notice(world: World, fault: str, words: str) -> None:
+    watch = world.watch()
+    watch.step()
+    world.imds.fault = fault
+    with pytest.raises(ImdsError, match=words):
+        look(Imds(world.imds.url, timeout=0.3))
+    pauses = [watch.step() for _ in range(4)]
+    assert pauses == sorted(pauses)
+    assert pauses[0] >= 2
+    assert pauses[-1] <= 10
+    world.line("a notice would not be seen meanwhile")
+    world.imds.fault = ""
+    world.imds.notice()
+    assert watch.step() <= 2
+    world.line("the metadata service answers again")
+    world.line("Spot notice: EC2 will terminate this host")
+    assert world.saves_in_s3
+
+
+@pytest.mark.parametrize(
+    "text", ["no JSON", "[]", '{"action": "terminate"}', '{"action": "dance", "time": "2026-11-22T08:00:00Z"}', ""]
+)
+def test_garbage_in_place_of_a_notice_ends_nothing(world: World, text: str) -> None:
+    world.imds.values["spot/instance-action"] = text
+    watch = world.watch()
+    for _ in range(3):
+        watch.step()
+    assert watch.ending is None
+    assert world.writes()
+    assert any("garbage" in line or "that is none" in line for line in world.said)
+
+
+# --- a rebalance recommendation
+
+
+def test_a_rebalance_makes_one_early_save_and_nothing_else(world: World) -> None:
+    world.imds.rebalance()
+    watch = world.watch()
+    for _ in range(3):
+        watch.step()
+    world.watch().step()
+    assert world.early.started == 1
+    assert watch.ending is None
+    assert world.writes()
+    world.line("an early save is taken, and nothing else")
+    world.early.result = (True, "saved 20261122T001503Z-3f9a1c")
+    watch.step()
+    world.line("early save: saved 20261122T001503Z-3f9a1c")
+
+
+# --- a notice
+
+
+def test_a_notice_saves_everything_that_was_acknowledged(world: World) -> None:
+    world.host.fill("one")
+    acknowledged: list[int] = []
+    stop = threading.Event()
+
+    def write() -> None:
+        with redis.Redis(port=world.host.port, password=PASSWORD, socket_timeout=1) as client:
+            number = 0
+            while not stop.is_set():
+                with suppress(redis.TimeoutError):
+                    client.set(f"n:{number}", number)
+                    acknowledged.append(number)
+                number += 1
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    time.sleep(0.2)
+    world.imds.notice()
+    watch = world.watch()
+    watch.step()
+    stop.set()
+    writer.join()
+    assert watch.ending is not None
+    assert watch.ending.over
+    final = world.final
+    assert final is not None
+    assert (final.complete, final.off_host, final.cause, final.withdrawn) == (True, True, "spot", False)
+    assert world.saves_in_s3 == [final.save]
+    assert world.host.context().volume.manifest(final.save).reason == "final"  # type: ignore[union-attr]
+    assert not world.writes()
+    # What the save holds, and not what Redis holds now.
+    world.host.engine.kill()
+    world.host.engine.start()
+    world.host.restore(final.save, force=True)
+    held = set(world.host.content())
+    assert {f"0/n:{number}" for number in acknowledged} <= held
+    assert len(acknowledged) > 20
+    [message] = world.told()
+    assert message["level"] == "good"
+    assert message["fields"]["Save"] == final.save
+    assert set(message) == {"text", "title", "level", "key", "window", "fields"}
+
+
+def test_the_same_notice_again_changes_nothing(world: World) -> None:
+    world.host.fill("one")
+    world.imds.notice()
+    watch = world.watch()
+    watch.step()
+    saves, lines = world.saves_in_s3, list(world.said)
+    # Also when its time slides, as one emulator has it.
+    world.imds.notice(130)
+    for _ in range(4):
+        watch.step()
+        world.clock += 11
+    again = world.watch()
+    for _ in range(3):
+        again.step()
+    assert world.saves_in_s3 == saves
+    assert world.said == [*lines, "the keeper was started again while this host ends (spot): it goes on"]
+    assert len(world.told()) == 1
+    assert not world.writes()
+
+
+def test_a_fence_that_redis_forgot_is_put_up_again(world: World) -> None:
+    world.host.fill("one")
+    world.imds.notice()
+    watch = world.watch()
+    watch.step()
+    with world.host.client() as client:
+        client.execute_command("CLIENT", "UNPAUSE")
+    assert world.writes()
+    world.clock += 11
+    watch.step()
+    assert not world.writes()
+
+
+def test_the_time_left_goes_by_awss_clock(world: World) -> None:
+    for ahead in (timedelta(minutes=-7), timedelta(minutes=7)):
+        world.said.clear()
+        world.imds.values.pop("spot/instance-action", None)
+        (world.host.config.state_directory / "ending.json").unlink(missing_ok=True)
+        world.imds.ahead = ahead
+        world.imds.notice(100)
+        watch = world.watch()
+        watch.step()
+        assert watch.ending is not None
+        assert watch.ending.over
+        assert re.search(r"this host's clock is (419|42\d) s (ahead|behind)", world.line("this host's clock is"))
+        assert any("99 s are left" in line or "100 s are left" in line for line in world.said)
+
+
+def test_a_notice_whose_time_is_over_is_no_notice(world: World) -> None:
+    world.imds.notice(-90)
+    watch = world.watch()
+    for _ in range(3):
+        watch.step()
+    assert watch.ending is None
+    assert world.writes()
+    assert world.early.started == 1
+    world.line("which has passed")
+
+
+def test_a_host_that_is_spared_goes_on(world: World) -> None:
+    world.host.fill("one")
+    world.imds.notice(100)
+    watch = world.watch()
+    watch.step()
+    assert not world.writes()
+    world.imds.ahead = timedelta(seconds=450)
+    watch.step()
+    world.line("EC2 did not end the host")
+    assert world.writes()
+    final = world.final
+    assert final is not None
+    assert final.withdrawn
+    # The notice that was not carried out still stands there.
+    for run in (watch, world.watch()):
+        run.step()
+        assert run.ending is None
+    assert world.writes()
+
+
+def test_a_spared_host_does_not_go_on_when_another_one_serves(world: World) -> None:
+    world.host.fill("one")
+    world.imds.notice(100)
+    watch = world.watch()
+    watch.step()
+    book = world.outside.book
+    book.write_lease(Lease("i-another"), book.lease())
+    world.imds.ahead = timedelta(seconds=450)
+    watch.step()
+    world.line("i-another serves now: writes here stay held back")
+    assert not world.writes()
+
+
+def test_auto_scaling_is_told_once_all_is_saved(world: World) -> None:
+    world.host.config = replace(world.host.config, hook="save")
+    world.host.fill("one")
+    world.imds.values["autoscaling/target-lifecycle-state"] = "InService"
+    watch = world.watch()
+    watch.step()
+    assert not world.saves_in_s3
+    world.imds.values["autoscaling/target-lifecycle-state"] = "Terminated"
+    asked: list[tuple[str, bool]] = []
+
+    def query(service: str, version: str, action: str, **parameters: str) -> bytes:
+        if action == "DescribeAutoScalingInstances":
+            return b"<AutoScalingGroupName>spotcache-stg</AutoScalingGroupName>"
+        if service == "autoscaling":
+            asked.append((action, bool(world.saves_in_s3)))
+            assert parameters["AutoScalingGroupName"] == "spotcache-stg"
+            assert parameters["InstanceId"] == HOST
+            assert version == "2011-01-01"
+        return b""
+
+    watch._outside.aws.query = query  # type: ignore[method-assign]
+    watch.step()
+    watch.step()
+    assert asked == [("CompleteLifecycleAction", True)]
+    final = world.final
+    assert final is not None
+    assert (final.cause, final.complete) == ("group", True)
+
+
+# --- bad things
+
+
+def test_s3_refused_keeps_the_save_and_goes_on_trying(world: World) -> None:
+    world.host.fill("one")
+    good = world.host.s3
+    world.host.s3 = S3Store(lambda: world.client("s3"), "nowhere", world.host.config.s3_prefix, "stg")
+    world.imds.notice()
+    watch = world.watch()
+    watch.step()
+    assert watch.ending is not None
+    assert "recorded" not in watch.ending.steps
+    world.line("the bucket does not exist")
+    watch._ctx.s3 = good
+    watch.step()
+    assert watch.ending.over
+    world.line("is in S3 now")
+    final = world.final
+    assert final is not None
+    assert final.complete
+    assert final.off_host
+
+
+def test_s3_that_stays_away_is_told_with_what_there_is(world: World) -> None:
+    world.host.fill("one")
+    world.host.s3 = S3Store(lambda: world.client("s3"), "nowhere", world.host.config.s3_prefix, "stg")
+    world.imds.notice(8)
+    watch = world.watch()
+    watch.step()
+    final = world.final
+    assert final is not None
+    assert (final.complete, final.off_host) == (True, False)
+    [message] = world.told()
+    assert message["level"] == "error"
+    assert "NOT saved" in message["title"]
+    assert "the bucket does not exist" in message["text"]
+
+
+def test_half_an_upload_is_no_save(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.host.fill("one")
+    real = S3Store.upload
+    calls: list[int] = []
+
+    def breaks_off(store: S3Store, directory: Path, manifest: Any) -> str:
+        calls.append(1)
+        if len(calls) == 1:
+            world.client("s3").put_object(Bucket="saves", Key=f"stg/saves/{manifest.id}/dump.rdb", Body=b"REDIS")
+            raise KeeperError("the connection broke off")
+        return real(store, directory, manifest)
+
+    monkeypatch.setattr(S3Store, "upload", breaks_off)
+    world.imds.notice()
+    watch = world.watch()
+    watch.step()
+    assert world.saves_in_s3 == []
+    watch.step()
+    final = world.final
+    assert final is not None
+    assert world.saves_in_s3 == [final.save]
+    body = world.client("s3").get_object(Bucket="saves", Key=f"stg/saves/{final.save}/dump.rdb")["Body"].read()
+    assert len(body) == world.host.rdb(final.save).stat().st_size
+
+
+def test_a_refused_bgsave_is_taken_in_the_foreground(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.host.fill("one")
+
+    def refuses(_server: Redis) -> bool:
+        raise KeeperError("Redis refuses BGSAVE: Can't save in background: fork: Cannot allocate memory")
+
+    monkeypatch.setattr(Redis, "background_save", refuses)
+    world.imds.notice()
+    watch = world.watch()
+    watch.step()
+    world.line("fork: Cannot allocate memory")
+    watch.step()
+    final = world.final
+    assert final is not None
+    assert final.complete
+    assert sha256_of(world.host.rdb(final.save))
+    assert final.keys == 900
+
+
+def test_a_full_disk_leaves_the_newest_verified_save(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.host.fill("one")
+    s3, world.host.s3 = world.host.s3, NoS3()
+    before = world.host.save().manifest.id
+    world.host.s3 = s3
+    usage = type("Usage", (), {"free": 1024})
+    monkeypatch.setattr("spotcache_keeper.volume.shutil.disk_usage", lambda _path: usage)
+    world.imds.notice()
+    watch = world.watch()
+    for _ in range(3):
+        watch.step()
+    assert any("not enough room on" in line for line in world.said)
+    # It had not reached S3 before.
+    assert world.saves_in_s3 == [before]
+    final = world.final
+    assert final is not None
+    assert (final.complete, final.save) == (False, before)
+    [message] = world.told()
+    assert "not enough room" in message["text"]
+    # Once there is room again, the final save is made up for.
+    monkeypatch.undo()
+    watch.step()
+    later = world.final
+    assert later is not None
+    assert later.complete
+    assert [entry["level"] for entry in world.told()] == ["error", "good"]
+
+
+def test_a_stopped_redis_is_started_for_the_final_save(world: World) -> None:
+    world.host.fill("one")
+    world.host.save()
+    world.host.engine.stop(5)
+    world.imds.notice()
+    watch = world.watch()
+    watch.step()
+    world.line("it was started for the final save")
+    with world.host.context().redis() as server:
+        server.wait_until_ready(10)
+    watch.step()
+    final = world.final
+    assert final is not None
+    assert final.keys == 900
+
+
+def test_a_redis_that_hangs_costs_seconds_not_minutes(world: World) -> None:
+    world.host.fill("one")
+    before = world.host.save().manifest.id
+    pid = int(world.host.engine.pid_file.read_text())
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        world.imds.notice(20)
+        watch = world.watch()
+        begun = time.monotonic()
+        watch.step()
+        assert time.monotonic() - begun < 19
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert any("writes could not be held back" in line for line in world.said)
+    assert any("the final save failed (try 1)" in line for line in world.said)
+    assert before in world.saves_in_s3
+
+
+def test_a_topic_that_is_gone_keeps_nothing_from_being_saved(world: World) -> None:
+    world.client("sns").delete_topic(TopicArn=TOPIC)
+    world.host.fill("one")
+    world.imds.notice()
+    watch = world.watch()
+    for _ in range(6):
+        watch.step()
+    world.line("does not exist; provision makes it")
+    assert watch.ending is not None
+    assert watch.ending.over
+    assert world.final is not None
+    assert world.saves_in_s3
+
+
+def test_a_host_that_serves_nobody_has_nothing_to_save(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(*_arguments: Any, **_named: Any) -> None:
+        raise RefusedError("this volume is new and nothing was restored onto it")
+
+    monkeypatch.setattr(ending_module, "save", refuses)
+    world.imds.notice()
+    watch = world.watch()
+    watch.step()
+    assert watch.ending is not None
+    assert watch.ending.over
+    [message] = world.told()
+    assert message["level"] == "info"
+
+
+def test_a_notice_during_a_restore_waits_for_it(world: World) -> None:
+    world.host.fill("one")
+    restoring, go = threading.Event(), threading.Event()
+
+    def restore() -> None:
+        context = world.host.context()
+        with only_run(context.lock_path, "restore", 1, context.now()):
+            restoring.set()
+            go.wait(5)
+
+    thread = threading.Thread(target=restore)
+    thread.start()
+    restoring.wait(5)
+    world.imds.notice()
+    watch = world.watch()
+    threading.Timer(0.5, go.set).start()
+    watch.step()
+    thread.join()
+    world.line("a restore of the keeper is at work")
+    final = world.final
+    assert final is not None
+    assert final.complete
+
+
+def test_a_shutdown_saves_and_a_host_that_was_only_started_anew_goes_on(world: World) -> None:
+    world.host.fill("one")
+    watch = world.watch()
+    watch.step()
+    watch.shut_down()
+    final = world.final
+    assert final is not None
+    assert (final.cause, final.complete, final.off_host) == ("shutdown", True, True)
+    # The same run of the kernel: it goes on ending.
+    assert world.watch().ending is not None
+    again = world.watch(boot_id="boot-2")
+    assert again.ending is None
+    assert world.writes()
+    taken_back = world.final
+    assert taken_back is not None
+    assert taken_back.withdrawn
+
+
+# --- killed
+
+
+def step_until_killed(world: World, count: int) -> bool:
+    """The watcher in a process that is killed with SIGKILL at moment `count`; False when it was over before that."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            reached = 0
+
+            def wrapped(function: Callable[..., Any]) -> Callable[..., Any]:
+                def call(*arguments: Any, **named: Any) -> Any:
+                    nonlocal reached
+                    for run in (lambda: None, lambda: function(*arguments, **named)):
+                        if reached == count:
+                            os.kill(os.getpid(), signal.SIGKILL)
+                        reached += 1
+                        result = run()
+                    return result
+
+                return call
+
+            for owner, name in (
+                (Ender, "fence"),
+                (Ender, "note"),
+                (ending_module, "save"),
+                (ending_module, "write_atomically"),
+                (S3Store, "upload"),
+                (Book, "write_final"),
+                (Book, "write_lease"),
+                (Outside, "tell"),
+            ):
+                setattr(owner, name, wrapped(getattr(owner, name)))
+            watch = world.watch()
+            for _ in range(3):
+                watch.step()
+            code = 0
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        return True
+    assert os.WEXITSTATUS(status) == 0
+    return False
+
+
+def test_a_watcher_killed_at_every_step_still_saves_all(world: World) -> None:
+    world.host.fill("one", keys=3)
+    holder = LeaseHolder(world.host.context(), world.outside)
+    killed = 0
+    while True:
+        # Each time a host of its own, whose notice is new.
+        (world.host.config.state_directory / "ending.json").unlink(missing_ok=True)
+        with world.host.client() as client:
+            client.execute_command("CLIENT", "UNPAUSE")
+            client.set(f"before-kill:{killed}", "x")
+        book = world.outside.book
+        held = book.lease()
+        book.write_lease(Lease(HOST, zone=ZONE, mark=str(killed)), held)
+        world.imds.notice(100 + killed)
+        was_killed = step_until_killed(world, killed)
+        watch = world.watch()
+        for _ in range(3):
+            watch.step()
+        ending = read_ending(world.host.config.state_directory)
+        assert ending is not None
+        assert ending.over, (killed, world.said[-6:])
+        final = world.final
+        assert final is not None
+        assert final.complete
+        assert final.save in world.saves_in_s3
+        assert final.keys == world.host.context().volume.manifest(final.save).keys  # type: ignore[union-attr]
+        assert final.keys == len(world.host.content())
+        lease = book.lease()
+        assert lease is not None
+        assert lease.lease.released
+        if not was_killed:
+            break
+        killed += 1
+    assert killed >= 14
+    assert holder.held is None
+
+
+# --- the lease
+
+
+def test_the_lease_is_renewed_and_never_taken_from_a_living_host(world: World) -> None:
+    holder = LeaseHolder(world.host.context(), world.outside)
+    holder.renew()
+    first = world.outside.book.lease()
+    assert first is not None
+    assert (first.lease.host, first.lease.zone, first.lease.volume) == (HOST, ZONE, "vol-0123456789abcdef0")
+    holder.renew()
+    second = world.outside.book.lease()
+    assert second is not None
+    assert second.etag != first.etag
+    assert second.lease.since == first.lease.since
+    # Another one takes it: this one never takes it back, and holds writes back.
+    world.outside.book.write_lease(Lease("i-another"), second)
+    watch = world.watch()
+    watch._lease.held = True
+    watch._lease.renew()
+    assert watch._lease.lost_to == "i-another"
+    world.clock = 100.0
+    watch.step()
+    world.line("i-another serves this environment now: writes here are held back")
+    assert not world.writes()
+    later = world.watch()
+    assert later._lease.lost_to == "i-another"
+    later._lease.renew()
+    now = world.outside.book.lease()
+    assert now is not None
+    assert now.lease.host == "i-another"
+
+
+def test_a_dead_hosts_lease_is_taken_only_when_it_has_ended(world: World) -> None:
+    book = world.outside.book
+    book.write_lease(Lease("i-dead", seconds=2), None)
+    holder = LeaseHolder(world.host.context(), world.outside)
+    holder.renew()
+    assert holder.held is False
+    time.sleep(3.1)
+    holder.renew()
+    assert holder.held is True
+
+
+def test_a_lease_that_cannot_be_renewed_is_said_once(world: World) -> None:
+    watch = world.watch()
+    nowhere = Signed(REGION, "http://127.0.0.1:9", lambda: role_credentials(Imds()))
+    watch._lease.outside = replace(world.outside, book=Book(Objects(nowhere, "saves"), ""))
+    watch._lease.renew()
+    for _ in range(3):
+        watch.step()
+    world.line("the lease is not renewed")
+
+
+# --- the budget
+
+
+def test_too_much_data_for_a_notice_is_said_beforehand(world: World) -> None:
+    slow = {"bgsave": 300.0, "check": 90.0, "s3": 200.0}
+    size = 4 * 1024**3
+
+    def saved(number: int, seconds: dict[str, float]) -> None:
+        save = {"id": f"save-{number}", "at": "2026-11-22T00:00:00Z", "seconds": seconds}
+        save |= {"rdb": {"bytes": size}, "stored": {"s3": "s3://x"}}
+        (world.host.config.state_directory / "status.json").write_text(json.dumps({"last_save": save}))
+
+    watch = world.watch()
+    for number in range(3):
+        saved(number, slow)
+        os.utime(world.host.config.state_directory / "status.json", (number, number))
+        watch.step()
+    world.line("but a Spot notice leaves 100 s")
+    [message] = world.told()
+    assert message["level"] == "warning"
+    status = make_status(world.host.context())
+    assert status["watch"]["budget"]["fits"] is False
+    assert "but a Spot notice leaves" in status_table(status, world.host.context().now())
+
+
+def test_the_expectation_is_that_of_the_middle_save() -> None:
+    speeds = [{"bytes": 200e6, "seconds": 2 + s} for s in (10.0, 90.0, 12.0)]
+    budget = estimate(speeds, int(400e6))
+    assert budget.seconds == pytest.approx(2 + 24)
+    assert budget.fits
+    assert not estimate(speeds, int(4000e6)).fits
+    assert estimate([], 5).fits
+    assert measured({"rdb": {"bytes": 1}, "stored": {"s3": None}}) is None
