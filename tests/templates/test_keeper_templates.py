@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from spotcache_keeper.config import Config, Timeouts, parse_config
+from spotcache_keeper.config import Config, Secret, Timeouts, parse_config
 
 from tests.templates.render import ROOT, render, value
 
@@ -42,6 +42,19 @@ EVERYTHING: dict[str, Any] = BASE | {
     "keeper_watch_seconds": 2,
     "keeper_topic_arn": "arn:aws:sns:ap-northeast-1:123456789012:spotcache-stg",
     "keeper_hook": "save",
+    "keeper_dns_zone_id": "Z1",
+    "keeper_dns_name": "redis.stg.example",
+    "keeper_dns_ttl": 5,
+    "keeper_allow_empty": True,
+    "keeper_data_device": "/dev/sdg",
+    "keeper_volume_label": "spotcache",
+    "keeper_volume_filesystem": "xfs",
+    "keeper_mount_options": "defaults",
+    "keeper_redis_uid": 1,
+    "keeper_redis_gid": 2,
+    "keeper_address": "10.20.0.5",
+    "keeper_address_files": ["/etc/spotcache/keeper.json"],
+    "keeper_secrets": [{"path": "/etc/x", "parameter": "/spotcache/stg/x", "mode": "0400", "uid": 999, "gid": 999}],
 }
 SPEC = yaml.safe_load((ROOT / "roles/keeper/meta/argument_specs.yml").read_text())["argument_specs"]["main"]["options"]
 INTERVALS: list[str] = SPEC["keeper_save_interval"]["choices"]
@@ -85,6 +98,19 @@ def test_every_option_arrives() -> None:
         watch_seconds=2,
         topic_arn="arn:aws:sns:ap-northeast-1:123456789012:spotcache-stg",
         hook="save",
+        dns_zone_id="Z1",
+        dns_name="redis.stg.example",
+        dns_ttl=5,
+        allow_empty=True,
+        data_device="/dev/sdg",
+        volume_label="spotcache",
+        volume_filesystem="xfs",
+        mount_options="defaults",
+        redis_uid=1,
+        redis_gid=2,
+        address="10.20.0.5",
+        address_files=(Path("/etc/spotcache/keeper.json"),),
+        secrets=(Secret(Path("/etc/x"), "/spotcache/stg/x", 0o400, 999, 999),),
         timeouts=Timeouts(save=60),
     )
 
@@ -115,6 +141,7 @@ def test_the_password_is_in_no_file_that_a_diff_shows() -> None:
         "/etc/systemd/system/spotcache-save.service",
         "/etc/systemd/system/spotcache-save.timer",
         "/etc/systemd/system/spotcache-watch.service",
+        "/etc/systemd/system/spotcache-boot.service",
     ]
     assert "strange" not in json.dumps(written)
     assert [entry["mode"] for entry in written[:2]] == ["0700", "0600"]

@@ -153,6 +153,7 @@ class FakeMachine:
         self.zone = ZONE
         self.mounts: list[str] = []
         self.left_overs_unmounted = 0
+        self.given: dict[str, tuple[int, int]] = {}
 
     def identity(self) -> Identity:
         return Identity(self.instance_id, self.zone)
@@ -178,6 +179,9 @@ class FakeMachine:
             yield content
         finally:
             self.mounts.remove(device.name)
+
+    def give(self, path: Path, uid: int, gid: int) -> None:
+        self.given[str(path)] = (uid, gid)
 
     def unmount_left_overs(self) -> None:
         self.left_overs_unmounted += 1

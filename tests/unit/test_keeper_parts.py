@@ -88,7 +88,7 @@ def test_a_short_configuration_has_sensible_defaults() -> None:
         ({"redis_directory": "/var/redis"}, "redis_directory /var/redis must lie below volume_path /srv/redis"),
         ({"dbfilename": "../dump.rdb"}, "a file name without a directory"),
         ({"container": 5}, "container is 5; it must be a text"),
-        ({"buckett": "x"}, "unknown key 'buckett'; known are appenddirname, "),
+        ({"buckett": "x"}, "unknown key 'buckett'; known are address, address_files, allow_empty, "),
         ({"timeouts": {"stop": 0}}, "timeouts.stop is 0; it must be a whole number of seconds, at least 1"),
         ({"timeouts": {"sleep": 5}}, "unknown timeout 'sleep'; known are answer, check"),
         ({"timeouts": 5}, "timeouts must be an object"),

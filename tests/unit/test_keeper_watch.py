@@ -11,147 +11,42 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 import redis
-import requests
-from moto.server import ThreadedMotoServer
 from spotcache_keeper import ending as ending_module
 from spotcache_keeper.budget import estimate, measured
 from spotcache_keeper.ending import Ender, read_ending
 from spotcache_keeper.errors import KeeperError, RefusedError
 from spotcache_keeper.files import sha256_of
 from spotcache_keeper.imds import Imds, ImdsError, look
-from spotcache_keeper.lease import Book, Final, Lease
+from spotcache_keeper.lease import Book, Lease
 from spotcache_keeper.lock import only_run
 from spotcache_keeper.outside import Outside
 from spotcache_keeper.overview import make_status, status_table
 from spotcache_keeper.redisio import Redis
 from spotcache_keeper.s3 import S3Store
 from spotcache_keeper.signed import Objects, Signed, role_credentials
-from spotcache_keeper.watch import LeaseHolder, Watch
+from spotcache_keeper.watch import LeaseHolder
 
-from tests.unit.imds_support import FakeImds
-from tests.unit.keeper_support import PASSWORD, REGION, ZONE, NoS3, TestHost
-
-TOPIC = f"arn:aws:sns:{REGION}:123456789012:spotcache-stg"
-HOST = "i-0123456789abcdef0"
+from tests.unit.keeper_support import PASSWORD, REGION, ZONE, NoS3
+from tests.unit.watch_support import HOST, TOPIC, World, made_world, moto_server
 
 
 @pytest.fixture(scope="module")
 def moto() -> Iterator[str]:
-    """Moto's server: the watcher signs requests itself, so they must really travel."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    address, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-            patch.setenv(name, "testing")
-        for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_SESSION_TOKEN"):
-            patch.delenv(name, raising=False)
-        yield f"http://{address}:{port}"
-    server.stop()
-
-
-class Early:
-    """In place of the process that takes an early save."""
-
-    def __init__(self) -> None:
-        self.started = 0
-        self.result: tuple[bool, str] | None = None
-
-    def start(self) -> None:
-        self.started += 1
-
-    def ended(self) -> tuple[bool, str] | None:
-        result, self.result = self.result, None
-        return result
-
-
-@dataclass
-class World:
-    """A host, what it sees and whom it talks to."""
-
-    host: TestHost
-    imds: FakeImds
-    endpoint: str
-    clock: float = 0.0
-    said: list[str] = field(default_factory=list)
-    early: Early = field(default_factory=Early)
-
-    def client(self, service: str) -> Any:
-        return boto3.client(service, region_name=REGION, endpoint_url=self.endpoint)
-
-    @property
-    def outside(self) -> Outside:
-        imds = Imds(self.imds.url, timeout=0.3)
-        aws = Signed(REGION, self.endpoint, lambda: role_credentials(imds), timeout=2)
-        book = Book(Objects(aws, "saves"), self.host.config.shared_prefix)
-        return Outside(imds, aws, book, self.host.config.topic_arn, self.client, "boot-1")
-
-    def watch(self, **changes: Any) -> Watch:
-        """The watcher, started (again)."""
-        context = self.host.context()
-        outside = replace(self.outside, **changes)
-        return Watch(
-            context,
-            outside,
-            self.said.append,
-            self.early,  # type: ignore[arg-type]
-            LeaseHolder(context, outside),
-            clock=lambda: self.clock,
-        )
-
-    def told(self) -> list[dict[str, Any]]:
-        """The messages that went to the topic."""
-        backends = requests.get(f"{self.endpoint}/moto-api/data.json", timeout=5).json()
-        topics = [topic for topic in backends["sns"]["Topic"] if topic["arn"] == TOPIC]
-        sent = topics[0]["sent_notifications"] if topics else []
-        return [json.loads(entry[1]) for entry in sent]
-
-    @property
-    def final(self) -> Final | None:
-        return self.outside.book.final(HOST)
-
-    @property
-    def saves_in_s3(self) -> list[str]:
-        return [save_id for save_id, save in self.host.s3.stored().items() if save.has_manifest]
-
-    def writes(self) -> bool:
-        """Whether Redis takes a write."""
-        with redis.Redis(port=self.host.port, password=PASSWORD, socket_timeout=0.2) as client:
-            try:
-                return bool(client.set("probe", "x"))
-            except redis.TimeoutError:
-                return False
-
-    def line(self, part: str) -> str:
-        """The one line that a person was told with these words."""
-        found = [line for line in self.said if part in line]
-        assert len(found) == 1, self.said
-        assert part in json.dumps(make_status(self.host.context())["watch"]["lines"])
-        return found[0]
+    with moto_server() as endpoint:
+        yield endpoint
 
 
 @pytest.fixture
 def world(tmp_path: Path, moto: str) -> Iterator[World]:
-    requests.post(f"{moto}/moto-api/reset", timeout=5)
-    host = TestHost(tmp_path / "host")
-    host.start()
-    with FakeImds({"instance-id": HOST, "placement/availability-zone": ZONE}) as imds:
-        made = World(host, imds, moto)
-        s3 = made.client("s3")
-        s3.create_bucket(Bucket="saves", CreateBucketConfiguration={"LocationConstraint": REGION})
-        made.client("sns").create_topic(Name="spotcache-stg")
-        host.s3 = S3Store(lambda: s3, "saves", host.config.s3_prefix, host.environment)
-        host.config = replace(host.config, topic_arn=TOPIC)
+    with made_world(tmp_path / "host", moto) as made:
         yield made
-    host.engine.kill()
 
 
 # --- what the metadata service says

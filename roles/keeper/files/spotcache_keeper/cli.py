@@ -1,4 +1,4 @@
-"""The command line: `spotcache-keeper save|restore|list|status|watch [--json]`.
+"""The command line: `spotcache-keeper save|restore|list|status|watch|boot [--json]`.
 
 JSON goes to standard output; one line for a person goes to standard error. Exit codes: 0 done, 1 failed, 2 wrong usage
 or configuration, 3 refused, 4 nothing to restore from.
@@ -15,23 +15,27 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from spotcache_keeper.boot import Boot
 from spotcache_keeper.commands import run_command
 from spotcache_keeper.config import DEFAULT_PATH, load_config
 from spotcache_keeper.context import Context, build_context
+from spotcache_keeper.disks import Disks
 from spotcache_keeper.errors import InterruptedRunError, KeeperError
 from spotcache_keeper.lock import only_run
 from spotcache_keeper.outside import build_outside
 from spotcache_keeper.overview import listing_table, make_listing, make_status, status_table
 from spotcache_keeper.restore import Request, RestoreResult, restore
 from spotcache_keeper.save import SaveResult, save
-from spotcache_keeper.state import remember, remember_end
+from spotcache_keeper.state import BOOT, begin_anew, remember, remember_end
 from spotcache_keeper.swap import recover
 from spotcache_keeper.times import to_text
+from spotcache_keeper.turn import Turn
 from spotcache_keeper.volume import mib
-from spotcache_keeper.watch import EarlySave, LeaseHolder, Watch, system_is_stopping
+from spotcache_keeper.watch import EarlySave, LeaseHolder, Lines, Watch, system_is_stopping
 
 REASONS = ("manual", "timer", "final", "rebalance")
 
@@ -45,7 +49,7 @@ def make_parser() -> argparse.ArgumentParser:
         "overwritten, 4 nothing to restore from.",
     )
     parser.add_argument("--config", type=Path, default=DEFAULT_PATH, metavar="FILE", help="default: %(default)s")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="save|restore|list|status|watch")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="save|restore|list|status|watch|boot")
 
     def command(name: str, text: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text)
@@ -71,6 +75,7 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--expect-environment", metavar="ENV", help="refuse to work on another environment's host")
     command("list", "List every save there is to restore from.")
     command("status", "Say how Redis, its saves and the keeper itself are.")
+    command("boot", "Become the host that serves: restore the best there is, start Redis, move the DNS name.")
     command("watch", "Watch for the end of this host, and save before it comes; runs until it is stopped.")
     return parser
 
@@ -118,6 +123,8 @@ def _run(options: argparse.Namespace, context: Context) -> int:
         else:
             print(status_table(status, context.now()))
         return 0
+    if options.command == "boot":
+        return _boot(options, context)
     if options.command == "watch":
         return _watch(options, context)
     with only_run(context.lock_path, options.command, context.config.timeouts.lock, context.now()):
@@ -143,12 +150,41 @@ def _save(options: argparse.Namespace, context: Context) -> int:
     return 1 if problem else 0
 
 
+def _boot(options: argparse.Namespace, context: Context) -> int:
+    """`boot`."""
+    directory = context.config.state_directory
+    _begin_anew(context)
+    outside = build_outside(context.config)
+    say = Lines(context, _say, BOOT)
+    boot = Boot(context, outside, say, Turn(context, outside, say), Disks(context, outside))
+    with only_run(directory / "boot.lock", "boot", context.config.timeouts.lock, context.now()):
+        try:
+            result = boot.run()
+        except (KeeperError, OSError) as error:
+            say(f"Redis does not serve: {error}")
+            boot.tell_failure(str(error))
+            raise
+    remember(directory, BOOT, last_boot={**asdict(result), "at": to_text(context.now())})
+    if options.json:
+        _print_json("boot", context, ok=not result.problems, changed=result.what != "served already", **asdict(result))
+    _warn(context)
+    return 0
+
+
+def _begin_anew(context: Context) -> None:
+    """Forget another host's past, as soon as the metadata service says who this one is."""
+    identity = context.machine.identity()
+    if identity.zone:
+        begin_anew(context.config.state_directory, identity.instance_id)
+
+
 def _watch(options: argparse.Namespace, context: Context) -> int:
     """`watch`: one line for each thing that happens."""
     # A pipe, since a signal may come at any moment, and must not interrupt a final save.
     told, tell = os.pipe()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda _number, _frame: os.write(tell, b"."))
+    _begin_anew(context)
     outside = build_outside(context.config)
     early = [sys.executable, "-I", sys.argv[0], "--config", str(options.config), "save", "--reason", "rebalance"]
     lease = LeaseHolder(context, outside)

@@ -46,6 +46,25 @@ class Timeouts:
 
 
 @dataclass(frozen=True)
+class Secret:
+    """A file that no image holds: a host that boots fetches it.
+
+    Attributes:
+        path: of the file.
+        parameter: name of the SSM parameter with its text.
+        mode: of the file.
+        uid: of its owner.
+        gid: of its group.
+    """
+
+    path: Path
+    parameter: str
+    mode: int = 0o600
+    uid: int = 0
+    gid: int = 0
+
+
+@dataclass(frozen=True)
 class Config:
     """What one host's keeper works with.
 
@@ -77,6 +96,19 @@ class Config:
         watch_seconds: how often it is asked.
         topic_arn: the SNS topic by which people are told; nobody is without one.
         hook: the Auto Scaling group's hook on termination, which waits for the final save; none waits without one.
+        dns_zone_id: the private zone with the name that clients use; no name is moved without one.
+        dns_name: that name.
+        dns_ttl: how long clients may remember it; seconds.
+        allow_empty: a host that boots and finds nothing to restore begins with nothing.
+        data_device: the device name under which EC2 attaches the data volume.
+        volume_label: of the data volume's filesystem.
+        volume_filesystem: made on a blank data volume: ext4 or xfs.
+        mount_options: of the data volume, as in /etc/fstab.
+        redis_uid: owner of Redis' directory.
+        redis_gid: its group.
+        secrets: what a host that boots fetches.
+        address: of the host this was written on: an image of it names it in `address_files`.
+        address_files: where a host that boots puts its own address in the place of that one.
         timeouts: see `Timeouts`.
     """
 
@@ -107,6 +139,19 @@ class Config:
     watch_seconds: int = 1
     topic_arn: str | None = None
     hook: str | None = None
+    dns_zone_id: str | None = None
+    dns_name: str | None = None
+    dns_ttl: int = 10
+    allow_empty: bool = False
+    data_device: str = "/dev/sdf"
+    volume_label: str = "spotcache-data"
+    volume_filesystem: str = "ext4"
+    mount_options: str = "defaults,noatime,nofail,x-systemd.device-timeout=60s,x-systemd.before=docker.service"
+    redis_uid: int = 999
+    redis_gid: int = 999
+    secrets: tuple[Secret, ...] = ()
+    address: str | None = None
+    address_files: tuple[Path, ...] = ()
     timeouts: Timeouts = field(default_factory=Timeouts)
 
     @property
@@ -156,6 +201,10 @@ _PATTERNS: dict[str, tuple[str, str]] = {
     "endpoint_url": (r"https?://[^\s/]+(/\S*)?", "an http or https address"),
     "metadata_url": (r"http://[^\s/]+", "an http address without a path"),
     "topic_arn": (r"arn:aws[a-z-]*:sns:[a-z0-9-]+:\d{12}:[A-Za-z0-9_-]+", "the ARN of an SNS topic"),
+    "address": (r"[0-9.]+", "an IPv4 address"),
+    "volume_filesystem": (r"ext4|xfs", "ext4 or xfs"),
+    "data_device": (r"/dev/[a-z0-9]+", "a device name such as /dev/sdf"),
+    "volume_label": (r"[A-Za-z0-9_-]{1,16}", "a filesystem's label"),
     "container": (r"[A-Za-z0-9][A-Za-z0-9_.-]+", "the name of a container"),
     "image": (r"[A-Za-z0-9][\w.:/@-]*", "a Docker image"),
     "redis_host": (r"[A-Za-z0-9_.:-]+", "a host name or address"),
@@ -163,11 +212,32 @@ _PATTERNS: dict[str, tuple[str, str]] = {
     "appendfilename": (r"[^/\s]+", "a file name without a directory"),
     "appenddirname": (r"[^/\s]+", "a directory's own name"),
 }
-_MINIMA = {"redis_port": 1, "keep_count": 1, "keep_days": 0, "keep_local_count": 1, "watch_seconds": 1}
+_MINIMA = {
+    "redis_port": 1,
+    "keep_count": 1,
+    "keep_days": 0,
+    "keep_local_count": 1,
+    "watch_seconds": 1,
+    "dns_ttl": 1,
+    "redis_uid": 0,
+    "redis_gid": 0,
+}
 _PATHS = frozenset({"volume_path", "redis_directory", "state_directory", "redis_password_file"})
 _NUMBERS = frozenset(_MINIMA)
-_FLAGS = frozenset({"appendonly", "ebs_snapshots", "require_mount"})
-_OPTIONAL = frozenset({"endpoint_url", "redis_username", "redis_password_file", "metadata_url", "topic_arn", "hook"})
+_FLAGS = frozenset({"allow_empty", "appendonly", "ebs_snapshots", "require_mount"})
+_OPTIONAL = frozenset(
+    {
+        "endpoint_url",
+        "redis_username",
+        "redis_password_file",
+        "metadata_url",
+        "topic_arn",
+        "hook",
+        "dns_zone_id",
+        "dns_name",
+        "address",
+    }
+)
 
 
 def parse_config(data: object, origin: str) -> Config:
@@ -191,10 +261,17 @@ def parse_config(data: object, origin: str) -> Config:
     values: dict[str, Any] = {
         key: _value(key, value, origin)
         for key, value in data.items()
-        if key != "timeouts" and not (value is None and key in _OPTIONAL)
+        if key not in ("timeouts", "secrets", "address_files") and not (value is None and key in _OPTIONAL)
     }
     if "timeouts" in data:
         values["timeouts"] = _timeouts(data["timeouts"], origin)
+    if "secrets" in data:
+        values["secrets"] = _secrets(data["secrets"], origin)
+    if "address_files" in data:
+        files = data["address_files"]
+        if not isinstance(files, list) or not all(isinstance(name, str) and name.startswith("/") for name in files):
+            raise ConfigError(f"{origin}: address_files must be a list of absolute paths")
+        values["address_files"] = tuple(Path(name) for name in files)
     config = Config(**values)
     if config.volume_path not in config.redis_directory.parents:
         raise ConfigError(
@@ -248,6 +325,25 @@ def _value(key: str, value: object, origin: str) -> object:
         if not re.fullmatch(pattern, value):
             raise wrong(what)
     return value
+
+
+def _secrets(data: object, origin: str) -> tuple[Secret, ...]:
+    """The checked secrets."""
+    wrong = ConfigError(f"{origin}: secrets must be a list of objects with path, parameter, mode, uid and gid")
+    if not isinstance(data, list):
+        raise wrong
+    found = []
+    for item in data:
+        try:
+            secret = Secret(
+                Path(item["path"]), str(item["parameter"]), int(item["mode"], 8), int(item["uid"]), int(item["gid"])
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise wrong from error
+        if not secret.path.is_absolute() or not secret.parameter.startswith("/"):
+            raise ConfigError(f"{origin}: secrets: {item['path']!r} and {item['parameter']!r} must begin with a slash")
+        found.append(secret)
+    return tuple(found)
 
 
 def _timeouts(data: object, origin: str) -> Timeouts:

@@ -230,6 +230,11 @@ class Ender:
             self.say(f"there is nothing to save: {error}")
             return
         except (KeeperError, OSError) as error:
+            if (serving := self._another(ending)) is not None:
+                ending.refused = f"{serving} serves this environment, and not this host"
+                self.note(ending)
+                self.say(f"there is nothing to save: {ending.refused}")
+                return
             self._problem(ending, f"the final save failed (try {ending.tries}): {error}")
             if isinstance(error, NotAnsweringError):
                 self._start_redis(ending)
@@ -239,6 +244,14 @@ class Ender:
         finally:
             self.ctx.warnings.clear()
         self._saved(ending, result)
+
+    def _another(self, ending: Ending) -> str | None:
+        """The host that serves, when it is another one."""
+        try:
+            held = self.outside.book.lease()
+        except (KeeperError, OSError):
+            return None
+        return held.lease.host if held is not None and held.lease.host != ending.host else None
 
     def _start_redis(self, ending: Ending) -> None:
         """Start a Redis that was stopped: only a running one can say what it holds."""

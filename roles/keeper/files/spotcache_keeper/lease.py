@@ -30,6 +30,9 @@ class Lease:
         renewed: when it last did, as text, by its own clock: for people.
         seconds: how long the lease lasts without being renewed.
         released: its holder has given it back.
+        before: the host that held it before; kept until this one serves, since a boot may be killed and begin again.
+        before_zone: where that host was.
+        before_volume: id of that host's data volume.
         mark: differs at every write, so that no two writes have the same ETag.
     """
 
@@ -40,6 +43,9 @@ class Lease:
     renewed: str = ""
     seconds: int = 90
     released: bool = False
+    before: str = ""
+    before_zone: str = ""
+    before_volume: str = ""
     mark: str = ""
 
 

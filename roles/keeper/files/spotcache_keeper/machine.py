@@ -3,6 +3,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 from __future__ import annotations
 
+import os
 import re
 import socket
 import time
@@ -63,6 +64,9 @@ class Machine(Protocol):
 
     def unmount_left_overs(self) -> None:
         """Unmount what a killed run left mounted."""
+
+    def give(self, path: Path, uid: int, gid: int) -> None:
+        """Make a file or directory somebody's own."""
 
 
 def metadata(path: str, base: str | None = None, timeout: float = 2.0) -> str:
@@ -174,6 +178,10 @@ class LinuxMachine:
             for target in self._mounts.iterdir():
                 if target.is_mount():
                     self._unmount(target)
+
+    def give(self, path: Path, uid: int, gid: int) -> None:
+        """See `Machine`."""
+        os.chown(path, uid, gid)
 
     def _unmount(self, target: Path) -> None:
         """Unmount one of our own mounts."""

@@ -15,7 +15,7 @@ from spotcache_keeper.lock import holder_of, is_held
 from spotcache_keeper.manifest import databases_json
 from spotcache_keeper.restore import gather
 from spotcache_keeper.source import BEFORE_RESTORE, Source, newest_first
-from spotcache_keeper.state import WATCH, recall
+from spotcache_keeper.state import BOOT, WATCH, recall
 from spotcache_keeper.swap import read_journal
 from spotcache_keeper.times import age_text, from_epoch, from_text, to_text
 from spotcache_keeper.volume import mib
@@ -97,6 +97,7 @@ def make_status(ctx: Context) -> dict[str, Any]:
         "last_restore": remembered.get("last_restore"),
         "last_error": remembered.get("last_error"),
         "ending": _ending(ctx),
+        "boot": recall(ctx.config.state_directory, BOOT),
         "watch": recall(ctx.config.state_directory, WATCH),
         "running": holder_of(ctx.lock_path) if is_held(ctx.lock_path) else None,
         "interrupted_restore": journal.id if journal and not is_held(ctx.lock_path) else None,
@@ -161,6 +162,8 @@ def _watch_rows(status: dict[str, Any]) -> list[tuple[str, str]]:
         text = "taken back" if ending["withdrawn"] else "done" if ending["over"] else "at work"
         steps = ", ".join(ending["steps"]) or "nothing yet"
         rows.append(("End of host", f"{ending['cause']}, due {ending['due']}: {text} ({steps})"))
+    boot = [f"{line['at']} {line['line']}" for line in _last(status["boot"])[-4:]]
+    rows += list(zip(["Boot", *[""] * len(boot)], boot, strict=False))
     lines = [f"{line['at']} {line['line']}" for line in _last(watch)]
     return rows + list(zip(["Watch", *[""] * len(lines)], lines, strict=False))
 

@@ -31,6 +31,28 @@ def remember(directory: Path, name: str = _NAME, /, **parts: Any) -> None:
         write_atomically(directory / name, json.dumps({**recall(directory, name), **parts}, indent=2) + "\n")
 
 
+def begin_anew(directory: Path, host: str) -> None:
+    """Forget what an image brought along of the host it was made from.
+
+    Args:
+        directory: of the keeper's own files.
+        host: id of this one.
+    """
+    mark = directory / "host"
+    try:
+        known = mark.read_text(encoding="utf-8").strip() if mark.exists() else ""
+        if known == host:
+            return
+        if known:
+            for name in (_NAME, WATCH, BOOT, "ending.json"):
+                (directory / name).unlink(missing_ok=True)
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_atomically(mark, host + "\n")
+    except OSError:
+        # A disk that takes nothing is said by whoever writes next.
+        return
+
+
 def remember_end(directory: Path, command: str, error: str | None, at: str) -> None:
     """Note how a command ended: an error stays until the same command goes well.
 

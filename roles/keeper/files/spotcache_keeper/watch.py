@@ -11,7 +11,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -48,17 +48,18 @@ _REBALANCE_SECONDS = 3600.0
 class Lines:
     """What a person should know: each line goes to the journal, and the last ones to `status`."""
 
-    def __init__(self, ctx: Context, say: Callable[[str], None]) -> None:
+    def __init__(self, ctx: Context, say: Callable[[str], None], name: str = WATCH) -> None:
         self._ctx = ctx
         self._say = say
-        self._lines: list[dict[str, str]] = list(recall(ctx.config.state_directory, WATCH).get("lines", []))
+        self._name = name
+        self._lines: list[dict[str, str]] = list(recall(ctx.config.state_directory, name).get("lines", []))
 
     def __call__(self, line: str) -> None:
         """Say one line."""
         self._say(line)
         self._lines = [*self._lines, {"at": to_text(self._ctx.now()), "line": line}][-_LINES:]
         try:
-            remember(self._ctx.config.state_directory, WATCH, lines=self._lines)
+            remember(self._ctx.config.state_directory, self._name, lines=self._lines)
         except KeeperError as error:
             self._say(str(error))
 
@@ -106,14 +107,12 @@ class LeaseHolder:
             if (held is None and not self._serves()) or (mine and held is not None and held.lease.released):
                 return
             now = to_text(self.ctx.now())
-            lease = Lease(
-                host=host.instance_id,
-                zone=host.zone,
-                volume=self._volume(),
-                since=held.lease.since if held is not None and mine else now,
-                renewed=now,
-                seconds=self.ctx.config.timeouts.lease,
-            )
+            seconds = self.ctx.config.timeouts.lease
+            if held is not None and mine:
+                # What a boot that is at work has noted stays.
+                lease = replace(held.lease, renewed=now, seconds=seconds)
+            else:
+                lease = Lease(host.instance_id, host.zone, self._volume(), since=now, renewed=now, seconds=seconds)
             self.outside.book.write_lease(lease, held)
             self.held, self.trouble = True, ""
         except ConflictError:

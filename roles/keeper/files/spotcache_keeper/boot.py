@@ -1,0 +1,447 @@
+"""A host that boots becomes the one that serves: `spotcache-keeper boot`.
+
+Secrets, the lease, the best source there is, verified; then Redis, the DNS name, and a word to people. Started again
+after a failure or a kill, it goes on from what it finds.
+"""
+
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from spotcache_keeper.aws import aws_errors
+from spotcache_keeper.config import Secret
+from spotcache_keeper.context import Context
+from spotcache_keeper.disks import Disks
+from spotcache_keeper.errors import KeeperError, NoSourceError
+from spotcache_keeper.files import readable_errors, write_atomically
+from spotcache_keeper.imds import ImdsError
+from spotcache_keeper.lock import only_run
+from spotcache_keeper.outside import Outside
+from spotcache_keeper.present import append_only_files, identify, known_sources
+from spotcache_keeper.rdb import databases_of
+from spotcache_keeper.restore import Request, RestoreResult, gather, restore
+from spotcache_keeper.signed import ConflictError
+from spotcache_keeper.source import Source, newest_first
+from spotcache_keeper.swap import recover
+from spotcache_keeper.tell import Level, Message
+from spotcache_keeper.times import age_text, from_epoch, from_text, to_text
+from spotcache_keeper.turn import Before, Turn
+
+_IDENTITY_SECONDS = 60.0
+_DNS_TRIES = 5
+_LEASE_TRIES = 10
+
+
+@dataclass
+class BootResult:
+    """What a boot came to.
+
+    Attributes:
+        what: `served already`, `went on with its own data`, `took over the volume`, `restored` or `began empty`.
+        source: where the data came from, for a person.
+        save: id of the save; empty where it is none.
+        created: when the data was last written, as text; empty where unknown.
+        keys: that Redis holds.
+        lost: what is missing, for a person; empty when nothing is.
+        before: the host that served before; empty without one.
+        skipped: sources that could not be used, and why.
+        problems: what failed although Redis serves.
+        seconds: how long each part took.
+    """
+
+    what: str
+    source: str = ""
+    save: str = ""
+    created: str = ""
+    keys: int = 0
+    lost: str = ""
+    before: str = ""
+    skipped: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def line(self) -> str:
+        """For a person."""
+        text = f"{self.what}: {self.keys:,} keys"
+        text += f" from {self.source}" if self.source else ""
+        text += f", last written {self.created}" if self.created else ""
+        text += f"; lost: {self.lost}" if self.lost else "; nothing was lost" if self.before else ""
+        return text + "".join(f"; BUT {problem}" for problem in self.problems)
+
+
+@dataclass
+class Boot:
+    """Brings a host up.
+
+    Attributes:
+        ctx: the host's parts.
+        outside: the ways out of it.
+        say: tells a person one line.
+        turn: waits for the lease.
+        disks: finds and mounts the data volume.
+        sleep: waits that many seconds.
+    """
+
+    ctx: Context
+    outside: Outside
+    say: Callable[[str], None]
+    turn: Turn
+    disks: Disks
+    sleep: Callable[[float], None] = time.sleep
+
+    def run(self) -> BootResult:
+        """Become the host that serves.
+
+        Raises:
+            KeeperError: Redis does not serve; says why.
+        """
+        seconds: dict[str, float] = {}
+        begun = time.monotonic()
+
+        def mark(part: str) -> None:
+            nonlocal begun
+            seconds[part] = round(time.monotonic() - begun, 3)
+            begun = time.monotonic()
+
+        self._know_oneself()
+        self._fetch_secrets()
+        self._change_address()
+        mark("secrets")
+        before = self.turn.take()
+        mark("turn")
+        kept = self._have_volume(before)
+        mark("volume")
+        with only_run(self.ctx.lock_path, "boot", self.ctx.config.timeouts.lock, self.ctx.now()):
+            recover(self.ctx)
+            result = self._have_data(before, kept)
+        mark("data")
+        result.before = before.lease.host if before.lease is not None else before.unfinished
+        self._name_volume()
+        self._move_name(result)
+        mark("name")
+        result.seconds = seconds
+        self.say(result.line)
+        self._tell(result)
+        if result.before:
+            self._change_lease(before="", before_zone="", before_volume="")
+        return result
+
+    # --- who and with what
+
+    def _know_oneself(self) -> None:
+        """Wait until the metadata service says who this host is."""
+        deadline = time.monotonic() + _IDENTITY_SECONDS
+        while not self.ctx.machine.identity().zone:
+            if time.monotonic() >= deadline:
+                raise KeeperError("the metadata service does not say who this host is")
+            self.sleep(1.0)
+
+    def _fetch_secrets(self) -> None:
+        """Fetch what the image does not hold; what is there already is left alone."""
+        for secret in self.ctx.config.secrets:
+            if not secret.path.exists():
+                self._fetch(secret)
+                self.say(f"{secret.path} was fetched from {secret.parameter}")
+
+    def _fetch(self, secret: Secret) -> None:
+        """One secret file."""
+        with aws_errors(f"reading {secret.parameter}"):
+            answer = self.outside.client("ssm").get_parameter(Name=secret.parameter, WithDecryption=True)
+        with readable_errors(f"writing {secret.path}"):
+            secret.path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = secret.path.with_name(f".{secret.path.name}.new")
+            handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(answer["Parameter"]["Value"])
+            self.ctx.machine.give(temporary, secret.uid, secret.gid)
+            temporary.chmod(secret.mode)
+            temporary.replace(secret.path)
+
+    def _change_address(self) -> None:
+        """Put this host's address in the place of that of the host the image was made from."""
+        config = self.ctx.config
+        answer = self.outside.imds.get("local-ipv4") if config.address else None
+        if answer is None or not config.address or answer.text == config.address:
+            return
+        # Digits and dots around it would make it another address.
+        old = re.compile(rf"(?<![\d.]){re.escape(config.address)}(?![\d.])")
+        for path in config.address_files:
+            with readable_errors(f"writing this host's address into {path}"):
+                if not path.exists():
+                    continue
+                status, text = path.stat(), path.read_text(encoding="utf-8")
+                if (changed := old.sub(answer.text, text)) == text:
+                    continue
+                temporary = path.with_name(f".{path.name}.new")
+                temporary.write_text(changed, encoding="utf-8")
+                self.ctx.machine.give(temporary, status.st_uid, status.st_gid)
+                temporary.chmod(status.st_mode & 0o7777)
+                temporary.replace(path)
+
+    # --- the volume
+
+    def _have_volume(self, before: Before) -> bool:
+        """Mount the best data volume there is.
+
+        Returns:
+            Whether it is one with data: this host's own from before, or its predecessor's.
+        """
+        config, disks = self.ctx.config, self.disks
+        if not config.require_mount or self.ctx.machine.is_mounted(config.volume_path):
+            # A boot that was killed may not have come to it.
+            disks.make_directories()
+            return bool(self.ctx.volume.ids()) or self.ctx.restored_path.exists() or self.ctx.rdb_path.exists()
+        own = disks.own()
+        if before.lease is not None:
+            volume = before.lease.volume or (before.final.volume if before.final is not None else "")
+            why = disks.kept(volume)
+            if not why:
+                try:
+                    if volume != own:
+                        disks.change_to(volume, own)
+                    disks.mount(volume, blank_allowed=False)
+                except KeeperError as error:
+                    why = f"the volume {volume} of the host before cannot be taken over: {error}"
+                    self._go_back(volume, own)
+                else:
+                    self.say(f"took over the volume {volume} of {before.lease.host}")
+                    return True
+            self.say(f"{why}: the data comes from a save")
+        if not own:
+            raise KeeperError(f"this host has no data volume at {config.data_device}; the launch template attaches one")
+        disks.mount(own, blank_allowed=True)
+        return bool(self.ctx.volume.ids()) or self.ctx.rdb_path.exists()
+
+    def _go_back(self, volume: str, own: str) -> None:
+        """Have the host's own volume again."""
+        self.disks.unmount()
+        attached = self.disks.own()
+        if own and attached != own:
+            self.disks.change_to(own, volume if attached == volume else "")
+
+    def _name_volume(self) -> None:
+        """Say in the lease which volume the data is on: whoever comes next looks for it there."""
+        try:
+            volume = self.ctx.machine.volume_id(self.ctx.config.volume_path)
+        except KeeperError as error:
+            self.ctx.warnings.append(str(error))
+            volume = "none"
+        self._change_lease(volume=volume)
+
+    def _change_lease(self, **changes: Any) -> None:
+        """Change this host's own lease, which the watcher renews at the same time.
+
+        Raises:
+            KeeperError: it is not this host's any more.
+        """
+        me = self.ctx.machine.identity().instance_id
+        for _ in range(_LEASE_TRIES):
+            held = self.outside.book.lease()
+            if held is None or held.lease.host != me:
+                self.ctx.engine.stop(self.ctx.config.timeouts.stop)
+                raise KeeperError("the lease was lost while the data was restored: another host serves")
+            try:
+                self.outside.book.write_lease(replace(held.lease, **changes), held)
+            except ConflictError:
+                self.sleep(0.2)
+            else:
+                return
+        raise KeeperError("the lease could not be written: it is changed over and over")
+
+    # --- the data
+
+    def _have_data(self, before: Before, kept: bool) -> BootResult:
+        """Redis, running with the best data there is."""
+        container = self.ctx.engine.state()
+        if container is None:
+            raise KeeperError(f"there is no container {self.ctx.config.container} in this image; run provision")
+        if kept:
+            if container.running and before.lease is None:
+                with self.ctx.redis() as server:
+                    state = self.ctx.wait_for_redis(server)
+                lost = "as the journal of the boot that was interrupted says" if before.unfinished else ""
+                return BootResult("served already", keys=state.keys, lost=lost)
+            adopted = self._adopt(before)
+            if adopted is not None:
+                return adopted
+        final = before.final if before.final is not None and before.final.complete else None
+        try:
+            # What a complete final save lacks was never acknowledged: files that look younger hold nothing more.
+            wanted = final.save if final is not None and self._is_there(final.save) else None
+            result = restore(self.ctx, Request(wanted, force=kept, fallback=True))
+        except NoSourceError as error:
+            return self._begin_empty(str(error), [])
+        except KeeperError as error:
+            if "no usable copy" not in str(error) and "cannot be used" not in str(error):
+                raise
+            return self._begin_empty(str(error), [str(error)])
+        return self._restored(before, result)
+
+    def _is_there(self, save_id: str) -> bool:
+        """Whether a save can be read somewhere."""
+        return any(source.id == save_id and source.usable for source in gather(self.ctx)[0])
+
+    def _adopt(self, before: Before) -> BootResult | None:
+        """Go on with what Redis itself has on the volume, where it is newer than every save; None when it is not."""
+        sources = newest_first(gather(self.ctx)[0])
+        newest = next((source for source in sources if source.usable), None)
+        files = append_only_files(self.ctx) if self.ctx.config.appendonly else []
+        if before.final is not None and before.final.complete:
+            return None
+        if not files and self.ctx.rdb_path.exists():
+            files = [] if identify(self.ctx, known_sources([sources])) is not None else [self.ctx.rdb_path]
+        if not files:
+            return None
+        as_of = from_epoch(max(path.stat().st_mtime for path in files))
+        if newest is not None and as_of <= newest.created:
+            return None
+        try:
+            keys = self._start_with(files, newest)
+        except KeeperError as error:
+            self.say(f"what Redis left on the volume cannot be used: {error}")
+            self.ctx.engine.stop(self.ctx.config.timeouts.stop)
+            return None
+        append_only = self.ctx.rdb_path not in files
+        return BootResult(
+            "took over the volume" if before.lease is not None else "went on with its own data",
+            source="the append-only file on the kept volume" if append_only else "Redis' own file on the kept volume",
+            created=to_text(as_of),
+            keys=keys,
+            lost=("at most the last second before the host was lost" if append_only else _since(as_of))
+            if before.lease is not None
+            else "",
+        )
+
+    def _start_with(self, files: list[Path], newest: Source | None) -> int:
+        """Start Redis with its own files, and see that it holds something."""
+        for path in files:
+            if path == self.ctx.rdb_path:
+                databases_of(path, self.ctx.engine.check_rdb(path, timeout=self.ctx.config.timeouts.check))
+        self.ctx.engine.start()
+        with self.ctx.redis() as server:
+            state = self.ctx.wait_for_redis(server)
+        if state.keys == 0 and newest is not None and newest.keys:
+            raise KeeperError(f"Redis is empty with it, but the newest save has {newest.keys:,} keys")
+        return state.keys
+
+    def _restored(self, before: Before, result: RestoreResult) -> BootResult:
+        """A restore, for a person."""
+        manifest, final = result.manifest, before.final
+        whole = final is not None and final.complete and final.save == manifest.id
+        lost = "" if whole else _since(manifest.created)
+        keys = result.loaded.keys if result.loaded is not None else manifest.keys
+        where = {"volume": "the kept volume", "s3": "S3", "ebs": f"EBS snapshot {result.source.snapshot_id}"}
+        kind = "final save" if manifest.reason == "final" else "save"
+        return BootResult(
+            "restored",
+            source=f"{kind} {manifest.id} ({where[result.source.where]})",
+            save=manifest.id,
+            created=to_text(manifest.created),
+            keys=keys,
+            lost=lost if before.lease is not None else "",
+            skipped=[f"save {entry['id']} ({entry['where']}): {entry['reason']}" for entry in result.skipped],
+        )
+
+    def _begin_empty(self, why: str, skipped: list[str]) -> BootResult:
+        """Start with nothing, if that is allowed."""
+        if not self.ctx.config.allow_empty:
+            raise KeeperError(
+                f"{why}. Redis is not started. Restore by hand, or set keeper_allow_empty to true to begin with nothing"
+            )
+        self.ctx.engine.start()
+        with self.ctx.redis() as server:
+            state = self.ctx.wait_for_redis(server)
+        note = {"id": "", "at": to_text(self.ctx.now()), "append_only": {}}
+        write_atomically(self.ctx.restored_path, json.dumps(note, indent=2) + "\n")
+        return BootResult("began empty", keys=state.keys, lost=f"everything ({why})", skipped=skipped)
+
+    # --- the world
+
+    def _move_name(self, result: BootResult) -> None:
+        """Send clients here."""
+        config = self.ctx.config
+        if not config.dns_zone_id or not config.dns_name:
+            return
+        problem = ""
+        for _ in range(_DNS_TRIES):
+            try:
+                address = self.outside.imds.get("local-ipv4")
+                if address is None:
+                    raise KeeperError("the metadata service does not say this host's address")
+                change = {"Action": "UPSERT", "ResourceRecordSet": self._record(address.text)}
+                with aws_errors(f"pointing {config.dns_name} to {address.text}"):
+                    self.outside.client("route53").change_resource_record_sets(
+                        HostedZoneId=config.dns_zone_id, ChangeBatch={"Changes": [change]}
+                    )
+            except (KeeperError, ImdsError) as error:
+                problem = str(error)
+                self.sleep(2.0)
+            else:
+                self.say(f"{config.dns_name} points to {address.text}")
+                return
+        result.problems.append(f"clients are not sent here: {problem}")
+
+    def _record(self, address: str) -> dict[str, Any]:
+        """The name's record."""
+        config = self.ctx.config
+        return {
+            "Name": config.dns_name,
+            "Type": "A",
+            "TTL": config.dns_ttl,
+            "ResourceRecords": [{"Value": address}],
+        }
+
+    def _tell(self, result: BootResult) -> None:
+        """Tell people what this host serves now."""
+        if result.what == "served already" and not result.before:
+            return
+        environment, me = self.ctx.config.environment, self.ctx.machine.identity()
+        fields = {"Host": f"{me.instance_id} ({me.zone})", "Source": result.source, "Keys": f"{result.keys:,}"}
+        if result.created:
+            age = age_text((self.ctx.now() - from_text(result.created)).total_seconds())
+            fields |= {"Data of": result.created, "Age": age}
+        if result.before:
+            fields["Lost"] = result.lost or "nothing"
+        level: Level = "good" if not (result.lost or result.problems or result.skipped) else "warning"
+        text = f"{me.instance_id} {result.line}."
+        if result.skipped:
+            text += f" Set aside: {'; '.join(result.skipped)}."
+        self.outside_tell(Message(f"{environment}: Redis is back", text, level, self._key("boot"), fields=fields))
+
+    def tell_failure(self, error: str) -> None:
+        """Tell people that Redis does not come up by itself."""
+        me = self.ctx.machine.identity().instance_id
+        title = f"{self.ctx.config.environment}: Redis does not come back by itself"
+        self.outside_tell(Message(title, f"{me}: {error}", "error", f"boot-failed/{me}/{hash_of(error)}", window=3600))
+
+    def outside_tell(self, message: Message) -> None:
+        """Tell people; that they could not be told is said, and changes nothing."""
+        try:
+            self.outside.tell(message)
+        except (KeeperError, OSError) as error:
+            self.say(str(error))
+
+    def _key(self, what: str) -> str:
+        """What a message is about: this boot of this host."""
+        return f"{what}/{self.ctx.machine.identity().instance_id}/{self.outside.boot_id}"
+
+
+def hash_of(text: str) -> str:
+    """A short name for a text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _since(moment: datetime) -> str:
+    """What is missing after a moment."""
+    return f"what was written after {to_text(moment)}"

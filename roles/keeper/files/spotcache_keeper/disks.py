@@ -1,0 +1,159 @@
+"""The data volume of a host that boots: the one its predecessor left, or the blank one it was launched with."""
+
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from spotcache_keeper.aws import AwsError, aws_errors
+from spotcache_keeper.commands import Commands, run_command
+from spotcache_keeper.context import Context
+from spotcache_keeper.errors import KeeperError
+from spotcache_keeper.files import readable_errors
+from spotcache_keeper.outside import Outside
+
+_TIMEOUT = 120.0
+_FSTAB = Path("/etc/fstab")
+
+
+@dataclass
+class Disks:
+    """EBS volumes of this host, and its mount point.
+
+    Attributes:
+        ctx: the host's parts.
+        outside: the ways out of it.
+        run: runs mount, mkfs and the like.
+        fstab: the table of filesystems.
+        sleep: waits that many seconds.
+    """
+
+    ctx: Context
+    outside: Outside
+    run: Commands = run_command
+    fstab: Path = _FSTAB
+    sleep: Callable[[float], None] = time.sleep
+
+    def own(self) -> str:
+        """Id of the volume this host was launched with; empty when it has none.
+
+        Raises:
+            AwsError: EC2 does not say.
+        """
+        me = self.ctx.machine.identity().instance_id
+        with aws_errors(f"listing the volumes of {me}"):
+            volumes = self._ec2().describe_volumes(Filters=[{"Name": "attachment.instance-id", "Values": [me]}])
+        for volume in volumes["Volumes"]:
+            if any(item["Device"] == self.ctx.config.data_device for item in volume.get("Attachments", [])):
+                return str(volume["VolumeId"])
+        return ""
+
+    def kept(self, volume_id: str) -> str:
+        """Why a predecessor's volume cannot be taken over; empty when it can."""
+        if not volume_id:
+            return "the host before had no data volume"
+        try:
+            with aws_errors(f"looking at {volume_id}"):
+                volume = self._ec2().describe_volumes(VolumeIds=[volume_id])["Volumes"][0]
+        except AwsError as error:
+            gone = error.code == "InvalidVolume.NotFound"
+            return f"the volume {volume_id} of the host before is gone" if gone else str(error)
+        here, there = self.ctx.machine.identity().zone, volume["AvailabilityZone"]
+        if there != here:
+            return f"the volume {volume_id} of the host before is in {there}, and this host in {here}"
+        return ""
+
+    def change_to(self, volume_id: str, instead_of: str) -> None:
+        """Attach a volume in the place of another one, which stays for whoever wants it.
+
+        Raises:
+            KeeperError: EC2 does not do it in time.
+        """
+        me, device = self.ctx.machine.identity().instance_id, self.ctx.config.data_device
+        self._wait(volume_id, "available")
+        if instead_of:
+            with aws_errors(f"detaching {instead_of}"):
+                self._ec2().detach_volume(VolumeId=instead_of, InstanceId=me)
+            self._wait(instead_of, "available")
+        with aws_errors(f"attaching {volume_id}"):
+            self._ec2().attach_volume(VolumeId=volume_id, InstanceId=me, Device=device)
+        self._wait(volume_id, "in-use")
+
+    def mount(self, volume_id: str, *, blank_allowed: bool) -> None:
+        """Mount a volume as the data volume; a blank one gets a filesystem first.
+
+        Raises:
+            KeeperError: it is blank and must not be, or it cannot be mounted.
+        """
+        config = self.ctx.config
+        device = self.ctx.machine.wait_for_volume(volume_id, config.timeouts.volume)
+        found = self.run(["blkid", "-p", "-o", "value", "-s", "TYPE", str(device)], timeout=_TIMEOUT)
+        kind = found.stdout.strip()
+        # blkid ends with 2 when it finds nothing; whatever else it says, nothing is known about the device.
+        if not kind and found.returncode != 2:
+            raise KeeperError(f"nobody can tell what {volume_id} holds: {found.complaint}")
+        if not kind:
+            if not blank_allowed:
+                raise KeeperError(f"{volume_id} holds no filesystem")
+            kind = config.volume_filesystem
+            self._must([f"mkfs.{kind}", "-L", config.volume_label, str(device)], f"making a filesystem on {volume_id}")
+        with readable_errors(f"making {config.volume_path}"):
+            config.volume_path.mkdir(mode=0o755, parents=True, exist_ok=True)
+        options = ",".join(
+            option for option in config.mount_options.split(",") if option != "nofail" and not option.startswith("x-")
+        )
+        self._remember(kind)
+        self._must(
+            ["mount", "-t", kind, "-o", options or "defaults", str(device), str(config.volume_path)],
+            f"mounting {volume_id}",
+        )
+        self.make_directories()
+
+    def unmount(self) -> None:
+        """Undo `mount`, as far as it came."""
+        if self.ctx.machine.is_mounted(self.ctx.config.volume_path):
+            self._must(["umount", str(self.ctx.config.volume_path)], "unmounting the data volume")
+
+    def _remember(self, kind: str) -> None:
+        """Have it mounted at every further boot, with the line that provision writes as well."""
+        config = self.ctx.config
+        line = f"LABEL={config.volume_label} {config.volume_path} {kind} {config.mount_options} 0 0"
+        with readable_errors(f"writing {self.fstab}"):
+            text = self.fstab.read_text(encoding="utf-8") if self.fstab.exists() else ""
+            if line not in text.splitlines():
+                end = "" if not text or text.endswith("\n") else "\n"
+                self.fstab.write_text(f"{text}{end}{line}\n", encoding="utf-8")
+
+    def make_directories(self) -> None:
+        """What provision makes on a blank volume."""
+        config = self.ctx.config
+        with readable_errors(f"making {config.redis_directory}"):
+            if not config.redis_directory.exists():
+                config.redis_directory.mkdir(mode=0o700)
+                self.ctx.machine.give(config.redis_directory, config.redis_uid, config.redis_gid)
+
+    def _wait(self, volume_id: str, wanted: str) -> None:
+        """Wait until a volume is in a state."""
+        deadline = time.monotonic() + self.ctx.config.timeouts.volume
+        while True:
+            with aws_errors(f"looking at {volume_id}"):
+                state = str(self._ec2().describe_volumes(VolumeIds=[volume_id])["Volumes"][0]["State"])
+            if state == wanted:
+                return
+            if time.monotonic() >= deadline:
+                raise KeeperError(f"{volume_id} is still {state} instead of {wanted}")
+            self.sleep(1.0)
+
+    def _must(self, argv: list[str], doing: str) -> None:
+        """Run a program that must work."""
+        done = self.run(argv, timeout=_TIMEOUT)
+        if done.returncode != 0:
+            raise KeeperError(f"{doing}: {done.complaint}")
+
+    def _ec2(self) -> Any:
+        """The SDK's client."""
+        return self.outside.client("ec2")

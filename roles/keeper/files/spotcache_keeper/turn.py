@@ -1,0 +1,149 @@
+"""Waiting for one's turn to serve an environment: never beside a host that may still take a write."""
+
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from spotcache_keeper.aws import AwsError, aws_errors
+from spotcache_keeper.context import Context
+from spotcache_keeper.ending import read_ending
+from spotcache_keeper.errors import KeeperError
+from spotcache_keeper.lease import Final, Held, Lease
+from spotcache_keeper.outside import Outside
+from spotcache_keeper.signed import ConflictError
+from spotcache_keeper.times import to_text
+
+_POLL_SECONDS = 1.0
+# What EC2 says of a host that can no longer write anything.
+_GONE = frozenset({"terminated", "stopped"})
+_ENDING = frozenset({"shutting-down", "stopping"})
+
+
+@dataclass(frozen=True)
+class Before:
+    """The host that served before this one.
+
+    Attributes:
+        lease: as it was when it was taken over; None when nobody ever had it, or this host itself.
+        final: what that host left; None when it left nothing.
+        unfinished: the host before, when a boot that was killed served already but had not told anybody.
+    """
+
+    lease: Lease | None = None
+    final: Final | None = None
+    unfinished: str = ""
+
+
+@dataclass
+class Turn:
+    """Waits for the lease and takes it.
+
+    Attributes:
+        ctx: the host's parts.
+        outside: the ways out of it.
+        say: tells a person one line.
+        clock: a monotonic clock, in seconds.
+        sleep: waits that many seconds.
+    """
+
+    ctx: Context
+    outside: Outside
+    say: Callable[[str], None]
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+
+    def take(self) -> Before:
+        """Wait for the lease as long as another host may still serve, and take it.
+
+        Raises:
+            KeeperError: S3 does not let this host see or write the lease, or this host is being ended itself.
+        """
+        me = self.ctx.machine.identity()
+        said = ""
+        ending_since: float | None = None
+        while True:
+            ending = read_ending(self.ctx.config.state_directory)
+            if ending is not None and ending.host == me.instance_id and not ending.withdrawn:
+                raise KeeperError(f"this host is being ended itself ({ending.cause}): it does not begin to serve")
+            held = self.outside.book.lease()
+            if held is None or held.lease.host == me.instance_id:
+                if self._write(held):
+                    return self._before(held)
+                continue
+            final = self.outside.book.final(held.lease.host)
+            if final is not None and final.withdrawn:
+                final = None
+            state = self.state_of(held.lease.host)
+            if state in _ENDING and ending_since is None:
+                ending_since = self.clock()
+            waited = self.clock() - ending_since if ending_since is not None else 0.0
+            why = self._why_wait(held, final, state, waited)
+            if not why:
+                if self._write(held):
+                    return Before(held.lease, final)
+                continue
+            if why != said:
+                said = why
+                self.say(why)
+            self.sleep(_POLL_SECONDS)
+
+    def _before(self, held: Held | None) -> Before:
+        """Whom a boot that was killed was about to follow."""
+        if held is None or not held.lease.before:
+            return Before()
+        if held.lease.volume:
+            # It came so far that clients may have written here since.
+            return Before(unfinished=held.lease.before)
+        old = Lease(held.lease.before, zone=held.lease.before_zone, volume=held.lease.before_volume)
+        final = self.outside.book.final(old.host)
+        return Before(old, None if final is not None and final.withdrawn else final)
+
+    def state_of(self, host: str) -> str:
+        """What EC2 says of a host: its state, `terminated` when it knows no such host, empty when it does not say."""
+        if not host.startswith("i-"):
+            return ""
+        try:
+            with aws_errors(f"looking at {host}"):
+                found = self.outside.client("ec2").describe_instances(InstanceIds=[host])["Reservations"]
+        except AwsError as error:
+            if error.code in ("InvalidInstanceID.NotFound", "InvalidInstanceID.Malformed"):
+                return "terminated"
+            self.ctx.warnings.append(f"EC2 does not say how {host} is: {error}")
+            return ""
+        states = [str(item["State"]["Name"]) for reservation in found for item in reservation["Instances"]]
+        return states[0] if states else "terminated"
+
+    def _why_wait(self, held: Held, final: Final | None, state: str, waited: float) -> str:
+        """Why the lease is not taken now; empty when it may be."""
+        host = held.lease.host
+        if state in _GONE or held.lease.released or (final is not None and final.off_host):
+            return ""
+        if state in _ENDING:
+            if waited >= self.ctx.config.timeouts.handover:
+                return ""
+            return f"waiting for the last words of {host}, which EC2 ends"
+        if held.age >= held.lease.seconds:
+            return ""
+        if state:
+            return f"waiting: {host} serves this environment (EC2 says {state})"
+        return f"waiting until the lease of {host} ends, since EC2 does not say how it is"
+
+    def _write(self, over: Held | None) -> bool:
+        """Take the lease; False when another host was faster."""
+        me = self.ctx.machine.identity()
+        now = to_text(self.ctx.now())
+        lease = Lease(host=me.instance_id, zone=me.zone, since=now, renewed=now, seconds=self.ctx.config.timeouts.lease)
+        if over is not None and over.lease.host == me.instance_id:
+            lease = replace(over.lease, renewed=now, released=False)
+        elif over is not None:
+            old = over.lease
+            lease = replace(lease, before=old.host, before_zone=old.zone, before_volume=old.volume)
+        try:
+            self.outside.book.write_lease(lease, over)
+        except ConflictError:
+            self.say("another host was faster to take the lease")
+            return False
+        return True
