@@ -351,7 +351,7 @@ def test_too_many_snapshots_are_no_failure(in_aws: TestHost, aws: dict[str, Any]
 
 
 def test_retention_is_applied_everywhere(in_aws: TestHost, aws: dict[str, Any]) -> None:
-    in_aws.config = replace(in_aws.config, keep_count=3, keep_days=0, keep_local_count=2)
+    in_aws.config = replace(in_aws.config, keep_count=3, keep_days=0, keep_weeks=0, keep_local_count=2)
     # Another environment's save and snapshot, and a snapshot of somebody else's.
     aws["s3"].put_object(Bucket="saves", Key="prod/saves/20200101T000000Z-aaaaaa/manifest.json", Body=b"{}")
     foreign = aws["ec2"].create_snapshot(VolumeId=in_aws.moto_volume)["SnapshotId"]

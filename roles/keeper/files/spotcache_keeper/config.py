@@ -90,7 +90,8 @@ class Config:
         appenddirname: its directory (Redis 7).
         ebs_snapshots: whether each save also asks for an EBS snapshot of the data volume.
         keep_count: that many of the newest verified saves are kept in S3 and as EBS snapshots.
-        keep_days: younger ones are kept as well; days.
+        keep_days: for so many days one a day is kept as well.
+        keep_weeks: for so many weeks one a week is kept as well.
         keep_local_count: verified saves kept on the data volume.
         metadata_url: address of the instance metadata service; EC2's own without one.
         watch_seconds: how often it is asked.
@@ -133,7 +134,8 @@ class Config:
     appenddirname: str = "appendonlydir"
     ebs_snapshots: bool = True
     keep_count: int = 24
-    keep_days: int = 2
+    keep_days: int = 7
+    keep_weeks: int = 4
     keep_local_count: int = 2
     metadata_url: str | None = None
     watch_seconds: int = 1
@@ -216,6 +218,7 @@ _MINIMA = {
     "redis_port": 1,
     "keep_count": 1,
     "keep_days": 0,
+    "keep_weeks": 0,
     "keep_local_count": 1,
     "watch_seconds": 1,
     "dns_ttl": 1,

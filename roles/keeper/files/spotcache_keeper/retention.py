@@ -3,17 +3,18 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 
 @dataclass(frozen=True)
 class Policy:
-    """What is kept: the `count` newest good saves, and everything younger than `days` days."""
+    """What is kept: the `count` newest good ones, the newest of each of `days` days, and of each of `weeks` weeks."""
 
     count: int
     days: int
+    weeks: int = 0
 
 
 @dataclass(frozen=True)
@@ -31,20 +32,42 @@ class Kept:
     good: bool
 
 
-def given_up(items: Iterable[Kept], *, now: datetime, policy: Policy) -> list[Kept]:
+# What is not good may still become so: an EBS snapshot can be pending for hours.
+_PATIENCE = timedelta(days=1)
+
+
+def given_up(
+    items: Iterable[Kept], *, now: datetime, policy: Policy, referred: frozenset[str] = frozenset()
+) -> list[Kept]:
     """What may be deleted, oldest first.
 
     The newest good one never is, whatever the policy says; nor is anything as young as it, since that may still become
-    good; and where nothing is good, nothing is deleted.
+    good; nor what something refers to; and where nothing is good, nothing is deleted.
+
+    Args:
+        items: of one place.
+        now: the present moment; days and weeks are those of UTC.
+        policy: what is kept.
+        referred: keys that something refers to.
     """
     ordered = sorted(items, key=lambda item: (item.created, item.key), reverse=True)
     good = [item for item in ordered if item.good]
     if not good:
         return []
-    kept = {item.key for item in good[: max(1, policy.count)]}
-    oldest_by_age = now - timedelta(days=policy.days)
+    kept = {item.key for item in good[: max(1, policy.count)]} | referred
+    kept |= _newest_of_each(good, now - timedelta(days=policy.days), lambda item: item.created.date())
+    kept |= _newest_of_each(good, now - timedelta(weeks=policy.weeks), lambda item: item.created.isocalendar()[:2])
     return [
         item
         for item in reversed(ordered)
-        if item.key not in kept and item.created < oldest_by_age and (item.good or item.created < good[0].created)
+        if item.key not in kept and (item.good or (item.created < good[0].created and item.created < now - _PATIENCE))
     ]
+
+
+def _newest_of_each(good: Iterable[Kept], since: datetime, period: Callable[[Kept], Hashable]) -> set[str]:
+    """The newest of each period that is not longer ago than `since`; `good` is ordered, newest first."""
+    found: dict[Hashable, str] = {}
+    for item in good:
+        if item.created >= since:
+            found.setdefault(period(item), item.key)
+    return set(found.values())

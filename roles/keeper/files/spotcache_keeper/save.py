@@ -17,7 +17,7 @@ from typing import Any
 from spotcache_keeper.context import Context
 from spotcache_keeper.ebs import EbsStore, SnapshotLimitError
 from spotcache_keeper.errors import KeeperError, RefusedError
-from spotcache_keeper.files import readable_errors
+from spotcache_keeper.files import read_json, readable_errors
 from spotcache_keeper.manifest import RDB_NAME, Manifest, databases_json
 from spotcache_keeper.redisio import ServerState, save_in_background, save_in_foreground
 from spotcache_keeper.retention import Kept, Policy, given_up
@@ -224,7 +224,10 @@ def _check_room(ctx: Context, state: ServerState) -> None:
 def _prune(ctx: Context) -> dict[str, list[str]]:
     """Apply retention everywhere; what fails is a warning, and tried again after the next save."""
     config, now = ctx.config, ctx.now()
-    policy = Policy(config.keep_count, config.keep_days)
+    policy = Policy(config.keep_count, config.keep_days, config.keep_weeks)
+    # What this volume's data was restored from stays: Redis' own files are recognised by it.
+    restored = str((read_json(ctx.restored_path) or {}).get("id") or "")
+    referred = frozenset({restored} if restored else ())
     pruned: dict[str, list[str]] = {"volume": [], "s3": [], "ebs": []}
 
     def attempt(place: str) -> None:
@@ -234,7 +237,7 @@ def _prune(ctx: Context) -> dict[str, list[str]]:
                 for source in ctx.volume.sources()
                 if source.state != "foreign"
             ]
-            for item in given_up(items, now=now, policy=Policy(config.keep_local_count, 0)):
+            for item in given_up(items, now=now, policy=Policy(config.keep_local_count, 0), referred=referred):
                 ctx.volume.remove(item.key)
                 pruned[place].append(item.key)
         elif place == "s3":
@@ -249,7 +252,7 @@ def _prune(ctx: Context) -> dict[str, list[str]]:
                 for save_id, save in stored.items()
                 if not save.has_manifest and (now - save.modified).total_seconds() > _ORPHAN_SECONDS
             ]
-            for save_id in [item.key for item in given_up(saves, now=now, policy=policy)] + orphans:
+            for save_id in [item.key for item in given_up(saves, now=now, policy=policy, referred=referred)] + orphans:
                 ctx.s3.remove(save_id)
                 pruned[place].append(save_id)
         elif ctx.ebs is not None:
