@@ -55,7 +55,7 @@ EVERYTHING: dict[str, Any] = BASE | {
     "keeper_redis_gid": 2,
     "keeper_address": "10.20.0.5",
     "keeper_address_files": ["/etc/spotcache/keeper.json"],
-    "keeper_secrets": [{"path": "/etc/x", "parameter": "/spotcache/stg/x", "mode": "0400", "uid": 999, "gid": 999}],
+    "keeper_fetched": [{"path": "/etc/x", "parameter": "/spotcache/stg/x", "mode": "0400", "uid": 999, "gid": 999}],
 }
 SPEC = yaml.safe_load((ROOT / "roles/keeper/meta/argument_specs.yml").read_text())["argument_specs"]["main"]["options"]
 INTERVALS: list[str] = SPEC["keeper_save_interval"]["choices"]
