@@ -96,7 +96,10 @@ class WebFleet:
 
     def container_of(self, host: Host) -> str:
         """The host's name as this machine's Docker knows it."""
-        return next(name for name in self.sandbox.containers() if name.endswith(host.id))
+        found = [name for name in self.sandbox.containers() if name.endswith(host.id)]
+        if not found:
+            raise Failed(f"{host.id} is gone")
+        return found[0]
 
     def shell(self, host: Host, script: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
         """Run a script on a host as root, without SSH."""

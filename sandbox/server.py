@@ -3,6 +3,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import ipaddress
 import json
@@ -47,6 +48,8 @@ log = logging.getLogger("sandbox")
 REGION = "ap-northeast-1"
 DEBIAN_OWNER = "136693071363"  # the account that publishes Debian's own AMIs
 IMDS_PORT = 8169
+INOTIFY = Path("/proc/sys/fs/inotify/max_user_instances")
+WATCHERS = 1024
 FULL_ACCESS = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
 
 
@@ -58,6 +61,13 @@ def free_cidr(taken: list[str]) -> str:
         if not any(candidate.overlaps(other) for other in used if other.version == 4):
             return str(candidate)
     raise ToolFailed("every 10.x.0.0/16 is in use on this machine: the sandbox finds no network for its VPC")
+
+
+def allow_many_hosts(limit: Path = INOTIFY) -> None:
+    """Raise what a kernel gives all systemds of a machine together: each takes six or so, and hangs without."""
+    with contextlib.suppress(OSError):  # not there, or not ours to raise: a few hosts can do with what there is
+        if int(limit.read_text()) < WATCHERS:
+            limit.write_text(f"{WATCHERS}\n")
 
 
 def networks_in_use(client: Any) -> list[str]:
@@ -103,6 +113,7 @@ class Server:
         tag = image.ensure("debian", progress=log.info)
         docker_tag = image.ensure("debian-docker", progress=log.info)
         client = docker.from_env(timeout=120)
+        allow_many_hosts()
         cidr = free_cidr(networks_in_use(client))
         api = ThreadedMotoServer("127.0.0.1", self.port, verbose=False)
         api.start()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from sandbox.moto_gaps import merged_mappings, template_tags, wanted_markets
 from sandbox.paths import Home
-from sandbox.server import free_cidr
+from sandbox.server import allow_many_hosts, free_cidr
 from sandbox.shell import ToolFailed
 
 
@@ -81,3 +82,12 @@ def test_everything_a_sandbox_makes_carries_its_name() -> None:
     marks: list[Any] = [home.directory.name, home.labels()["spotcache-sandbox"], home.comment.split("/")[-1]]
     assert marks == ["demo"] * 3
     assert home.labels(instance="i-1")["spotcache-sandbox.instance"] == "i-1"
+
+
+def test_a_machine_has_room_for_many_hosts_and_a_higher_limit_stays(tmp_path: Path) -> None:
+    limit = tmp_path / "max_user_instances"
+    for before, after in (("128", "1024"), ("8192", "8192")):
+        limit.write_text(f"{before}\n")
+        allow_many_hosts(limit)
+        assert limit.read_text().strip() == after
+    allow_many_hosts(tmp_path / "missing")
