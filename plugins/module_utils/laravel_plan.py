@@ -162,7 +162,8 @@ def _application(inputs: Inputs, application: Inputs) -> Iterator[str]:
         if name not in ("driver", SESSION, *stores):
             yield f'drivers has "{name}", which is no store of laravel_env_stores: {", ".join([*stores, SESSION])}.'
         if driver and driver not in (*DRIVERS, *(["auto"] if name == "driver" else [])):
-            yield f'the driver of {name} is "{driver}", which is unknown: use {" or ".join(DRIVERS)}.'
+            what = name if name == "driver" else f"the driver of {name}"
+            yield f'{what} is "{driver}", which is unknown: use {" or ".join(DRIVERS)}.'
     for name, default in (("database", 0), ("session_database", 1)):
         value = _of(inputs, application, name, default)
         if not re.fullmatch(r"\d{1,5}", str(value)):

@@ -161,7 +161,7 @@ def test_all_is_well() -> None:
         ({"place": "container", "container": "c"}, {}, "env_file is missing"),
         ({"place": "container", "env_file": "/e"}, {}, "container is missing"),
         ({"place": "ssm"}, {}, "parameter_path is missing"),
-        ({"driver": "reddis"}, {}, 'the driver of driver is "reddis", which is unknown: use redis or file'),
+        ({"driver": "reddis"}, {}, 'driver is "reddis", which is unknown: use redis or file'),
         ({"drivers": {"method": "apc"}}, {}, 'the driver of method is "apc", which is unknown'),
         ({"drivers": {"nope": "redis"}}, {}, 'drivers has "nope", which is no store'),
         ({"database": -1}, {}, 'database is "-1"'),
