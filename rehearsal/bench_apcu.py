@@ -96,7 +96,7 @@ def main(arguments: Sequence[str]) -> int:
             f"{medians['one'][key]:.2f} s",
             f"{medians['many'][key]:.2f} s",
             f"{ratio}",
-            f"at most {GOAL}",
+            f"at most {GOAL}" if key == "playbook_seconds" else "",
         ]
         for key, ratio in result["ratio"].items()
     ]
