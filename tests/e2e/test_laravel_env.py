@@ -25,6 +25,7 @@ from tests.laravel import image
 PREFIX = "t-laravel"
 # Every character that has ever gone wrong in a .env.
 PASSWORD = "p@ss \"w'0rd#1\\ a$b${HOME} ☃="
+OTHER_PASSWORD = "another # one, with ${HOME} and 'quotes'"
 KEY = "base64:" + "A" * 43 + "="
 ENV = (
     f"# mine, and it stays\r\nAPP_NAME=Verify\r\nAPP_KEY={KEY}\r\nMETHOD_CACHE_DRIVER=file # for now\r\nOTHER='x y'\r\n"
@@ -44,22 +45,46 @@ def wait_for(what: str, *words: str) -> None:
         time.sleep(0.2)
 
 
-@dataclass
+@dataclass(frozen=True)
+class Server:
+    """A Redis in a container of its own."""
+
+    name: str
+    port: int
+    password: str
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """What an environment says about it."""
+        there: dict[str, Any] = {"laravel_env_redis_host": self.name, "laravel_env_redis_port": self.port}
+        return {**there, "laravel_env_redis_password": self.password}
+
+    def start(self, image: str) -> None:
+        """Start it, with a password that neither a process list nor Docker's own records show."""
+        escaped = self.password.replace("\\", "\\\\").replace('"', '\\"')
+        settings = f'port {self.port}\nrequirepass "{escaped}"\nprotected-mode no\nsave ""\ndir /tmp\ndaemonize yes\n'
+        docker("run", "-d", "-i", "--rm", "--name", self.name, "--network", PREFIX, image, "sh", "-c", "sleep infinity")
+        docker("exec", "-i", self.name, "sh", "-c", "umask 077; cat > /tmp/redis.conf", stdin=settings)
+        self.serve()
+
+    def serve(self) -> None:
+        """Run the server in its container."""
+        docker("exec", self.name, "redis-server", "/tmp/redis.conf")
+        wait_for(self.name, "exec", self.name, "redis-cli", "-p", str(self.port), "ping")
+
+    def cli(self, *words: str) -> str:
+        """Ask it."""
+        password = ["-e", f"REDISCLI_AUTH={self.password}"]
+        return docker("exec", *password, self.name, "redis-cli", "-p", str(self.port), *words)
+
+
+@dataclass(frozen=True)
 class World:
-    """The network, the image and the Redis that all tests here share."""
+    """The network, the image and the two Redis that all tests here share."""
 
     image: str
-    redis: str = f"{PREFIX}-redis"
-    moved: str = f"{PREFIX}-moved"
-
-    def start_redis(self, name: str) -> None:
-        # The password goes in by standard input: neither a process list nor Docker's own records show it.
-        start = "umask 077; cat > /tmp/redis.conf; exec redis-server /tmp/redis.conf"
-        escaped = PASSWORD.replace("\\", "\\\\").replace('"', '\\"')
-        docker("run", "-d", "-i", "--rm", "--name", name, "--network", PREFIX, self.image, "sh", "-c", "sleep infinity")
-        settings = f'requirepass "{escaped}"\nprotected-mode no\nsave ""\ndir /tmp\ndaemonize yes\n'
-        docker("exec", "-i", name, "sh", "-c", start, stdin=settings)
-        wait_for(name, "exec", name, "redis-cli", "ping")
+    redis: Server = Server(f"{PREFIX}-redis", 6379, PASSWORD)
+    moved: Server = Server(f"{PREFIX}-moved", 6390, OTHER_PASSWORD)
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +93,8 @@ def world() -> Iterator[World]:
     remove()
     try:
         docker("network", "create", "--label", f"spotcache-sandbox={PREFIX}", PREFIX)
-        built.start_redis(built.redis)
-        built.start_redis(built.moved)
+        built.redis.start(built.image)
+        built.moved.start(built.image)
         yield built
     finally:
         remove()
@@ -138,8 +163,7 @@ class App:
         application |= {"env_file": str(self.env), **variables.pop("application", {})}
         given = {
             "laravel_env_environment": "stg",
-            "laravel_env_redis_host": self.world.redis,
-            "laravel_env_redis_password": PASSWORD,
+            **self.world.redis.variables,
             "laravel_env_applications": [application],
             "laravel_env_timeout": 2,
             **variables,
@@ -166,7 +190,7 @@ def run_role(folder: Path, variables: dict[str, Any], *arguments: str, tasks_fro
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
     )
     text = done.stdout + done.stderr
-    for secret in (PASSWORD, json.dumps(PASSWORD)[1:-1], "a$b${HOME}", KEY):
+    for secret in (PASSWORD, json.dumps(PASSWORD)[1:-1], "a$b${HOME}", OTHER_PASSWORD, "another # one", KEY):
         assert secret not in text
     return done.returncode, Play(text, 0)
 
@@ -223,19 +247,20 @@ def test_a_moved_redis_is_followed_where_the_configuration_is_cached(app: App) -
     app.artisan("config:cache")
     app.shell("chmod 0644 /srv/app/bootstrap/cache/config.php; sleep 3; curl -s localhost/diag; curl -s localhost/diag")
     assert app.get("/diag")["cached"] is True
-    code, done = app.play(laravel_env_redis_host=app.world.moved)
+    code, done = app.play(**app.world.moved.variables)
     assert code == 0, done.text
     assert done.changed == 2
     found = app.get("/diag")
     assert found["cached"] is True
-    assert {one["host"] for one in found["connections"].values()} == {app.world.moved}
+    there = [(one["host"], str(one["port"]), one["ping"]) for one in found["connections"].values()]
+    assert there == [(app.world.moved.name, str(app.world.moved.port), "true")] * 2
     assert app.shell("stat -c %a:%U /srv/app/bootstrap/cache/config.php").strip() == "640:www-data"
     assert app.shell("stat -c %a /srv/app/bootstrap/cache/config.php.backup").strip() == "600"
-    assert app.play(laravel_env_redis_host=app.world.moved)[1].changed == 0
+    assert app.play(**app.world.moved.variables)[1].changed == 0
     # A cache that is older than the .env is made anew, although the .env is right.
-    app.shell(f"sed -i s/{app.world.moved}/{app.world.redis}/ /srv/app/bootstrap/cache/config.php")
+    app.shell(f"sed -i s/{app.world.moved.name}/{app.world.redis.name}/ /srv/app/bootstrap/cache/config.php")
     app.shell("php -r 'touch(\"/srv/app/bootstrap/cache/config.php\");'")
-    code, done = app.play(laravel_env_redis_host=app.world.moved)
+    code, done = app.play(**app.world.moved.variables)
     assert code == 0, done.text
     assert done.changed == 1
 
@@ -246,7 +271,7 @@ def test_what_only_php_fpm_gets_wrong_is_taken_back(app: App) -> None:
     # php-fpm alone has this variable, so artisan finds nothing wrong; a cached configuration ignores it.
     app.shell("echo 'env[BATCH_CACHE_DRIVER] = array' >> /etc/php/8.2/fpm/pool.d/www.conf")
     app.shell("pkill -USR2 -o php-fpm; sleep 1")
-    code, done = app.play(laravel_env_redis_host=app.world.moved)
+    code, done = app.play(**app.world.moved.variables)
     assert code != 0
     assert "php-fpm uses the driver 'array' for the store batch, not 'redis'" in said(done)
     assert "BATCH_CACHE_DRIVER stands in the environment" in said(done)
@@ -259,7 +284,7 @@ def test_what_only_php_fpm_gets_wrong_is_taken_back(app: App) -> None:
     app.artisan("config:cache")
     cached = app.shell("cat /srv/app/bootstrap/cache/config.php")
     app.shell("pkill -USR2 -o php-fpm; sleep 1")
-    code, done = app.play(laravel_env_redis_host=app.world.moved)
+    code, done = app.play(**app.world.moved.variables)
     assert code != 0
     assert "open_basedir" in said(done) or "No input file specified" in said(done)
     assert app.env.read_bytes() == before
@@ -281,7 +306,7 @@ def test_a_wrong_password_never_reaches_the_application(app: App) -> None:
 def test_on_files_while_redis_is_gone_and_back(app: App) -> None:
     assert app.play()[0] == 0
     first = app.get("/diag")
-    docker("pause", app.world.redis)
+    docker("pause", app.world.redis.name)
     try:
         code, done = app.play("-e", "laravel_env_fallback=file")
         assert code == 0, done.text
@@ -296,7 +321,7 @@ def test_on_files_while_redis_is_gone_and_back(app: App) -> None:
         assert "read error on connection" in said(done)
         assert app.env.read_bytes() == before
     finally:
-        docker("unpause", app.world.redis)
+        docker("unpause", app.world.redis.name)
     assert app.play()[0] == 0
     assert app.get("/diag") == first
 
@@ -354,14 +379,12 @@ def test_people_stay_who_they_are_while_redis_moves(world: World, tmp_path: Path
     tmp_path.chmod(0o755)
     shop = Shop(world.image, tmp_path, PREFIX)
 
-    def cli(name: str, *words: str) -> str:
-        return docker("exec", "-e", f"REDISCLI_AUTH={PASSWORD}", name, "redis-cli", *words)
-
-    def follow(name: str) -> Play:
-        address = docker("inspect", "-f", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", name).strip()
-        given = {"laravel_env_environment": "sandbox", "laravel_env_redis_host": address, **shop.variables}
+    def follow(server: Server) -> Play:
+        inspect = ["inspect", "-f", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", server.name]
+        there = {**server.variables, "laravel_env_redis_host": docker(*inspect).strip()}
+        given = {"laravel_env_environment": "sandbox", **shop.variables, **there}
         given["laravel_env_applications"][0]["hosts"] = "here"
-        code, done = run_role(tmp_path, {**given, "laravel_env_redis_password": PASSWORD})
+        code, done = run_role(tmp_path, given)
         assert code == 0, done.text
         return done
 
@@ -374,21 +397,20 @@ def test_people_stay_who_they_are_while_redis_moves(world: World, tmp_path: Path
             assert [one.visit() for one in people] == [[], []]
         run = json.loads(shop.artisan("batch:warm"))["run"]
         value = people[0].ask("/method/price")["value"]
-        cli(world.redis, "save")
+        world.redis.cli("save")
         dump = tmp_path / "dump.rdb"
-        docker("cp", f"{world.redis}:/tmp/dump.rdb", str(dump))
-        cli(world.moved, "shutdown", "nosave")
-        docker("cp", str(dump), f"{world.moved}:/tmp/dump.rdb")
-        docker("exec", world.moved, "redis-server", "/tmp/redis.conf")
-        wait_for(world.moved, "exec", world.moved, "redis-cli", "ping")
+        docker("cp", f"{world.redis.name}:/tmp/dump.rdb", str(dump))
+        world.moved.cli("shutdown", "nosave")
+        docker("cp", str(dump), f"{world.moved.name}:/tmp/dump.rdb")
+        world.moved.serve()
         follow(world.moved)
-        cli(world.redis, "flushall")
+        world.redis.cli("flushall")
         assert [one.visit() for one in people] == [[], []]
         assert people[1].ask("/batch/7")["value"]["run"] == run
         assert people[1].ask("/method/price") == {"key": "price", "hit": True, "value": value}
         assert follow(world.moved).changed == 0
         # What these people would say if the data had not come along.
-        cli(world.moved, "flushall")
+        world.moved.cli("flushall")
         assert people[0].visit() == ["ann was counted as visit 1, and it was 4"]
     finally:
         shop.stop()
