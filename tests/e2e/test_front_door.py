@@ -33,13 +33,18 @@ def test_what_is_prepared_is_used_again_at_once() -> None:
     assert time.monotonic() - started < 10
 
 
-@pytest.mark.parametrize("arguments", [["-i", "inventories/sandbox"], []], ids=["named", "by default"])
-def test_a_playbook_runs_by_the_command_line_that_is_printed(provisioned: Sandbox, arguments: list[str]) -> None:
-    done = door("provision", *arguments, "--check", SPOTCACHE_SANDBOX=provisioned.name)
+def test_a_playbook_runs_by_the_command_line_that_is_printed(provisioned: Sandbox) -> None:
+    arguments = ["-i", "inventories/sandbox", "--check"]
+    done = door("provision", *arguments, SPOTCACHE_SANDBOX=provisioned.name)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr
-    shown = " ".join(["+ .venv/bin/ansible-playbook playbooks/provision.yml", *arguments, "--check"])
-    assert shown in done.stdout.splitlines()
+    assert " ".join(["+ .venv/bin/ansible-playbook playbooks/provision.yml", *arguments]) in done.stdout.splitlines()
     assert Play(done.stdout, 0).changed == 0
+
+
+def test_without_an_inventory_it_is_the_sandbox(provisioned: Sandbox) -> None:
+    done = door("provision", "--list-hosts", SPOTCACHE_SANDBOX=provisioned.name)
+    assert done.returncode == 0, done.stderr
+    assert "localhost" in done.stdout
 
 
 def test_an_error_of_ansible_is_the_front_doors_error(provisioned: Sandbox) -> None:
