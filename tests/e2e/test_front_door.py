@@ -7,8 +7,6 @@ import os
 import subprocess
 import time
 
-import pytest
-
 from rehearsal.sandboxes import Play, Sandbox
 from rehearsal.work import ROOT
 
