@@ -22,11 +22,13 @@ from typing import Any
 
 from rehearsal import keys, shop
 from rehearsal.sandboxes import Sandbox
-from rehearsal.work import BUILD, Failed, Journal, Step, end_on_sigterm, table
+from rehearsal.work import BUILD, ROOT, Failed, Journal, Step, end_on_sigterm, table
 from tests.laravel import image
 
 FOLDER = BUILD / "demo"
 PORT = 6379
+# The operator may do what the documents tell a person to allow, and nothing else.
+POLICY = ROOT / "docs" / "iam" / "operator-policy.json"
 
 
 @dataclass
@@ -112,7 +114,7 @@ def compare(report: Report, before: dict[int, keys.DatabasePrint], after: dict[i
 def rehearse(sandbox: Sandbox, journal: Journal, report: Report, count: int) -> None:
     """The steps, one after the other; what is wrong goes into the report, what does not work at all is raised."""
     with journal.step("Sandbox up"):
-        sandbox.up()
+        sandbox.up("--operator-policy", str(POLICY))
     empty = sandbox.resources()
     web = shop.Shop(image.ensure(), sandbox.logs.resolve(), sandbox.name, sandbox.state["cidr"])
     # The application's own inventory, beside the environment's.

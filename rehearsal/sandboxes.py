@@ -182,14 +182,14 @@ class Sandbox:
         return done
 
     def client(self, service: str) -> Any:
-        """An AWS client for this sandbox, as its operator."""
+        """An AWS client for this sandbox, as the account's owner: a test may look at what no operator needs to."""
         state = self.state
         return boto3.client(
             service,
             region_name=state["region"],
             endpoint_url=state["endpoint"],
-            aws_access_key_id=state["operator"]["access_key_id"],
-            aws_secret_access_key=state["operator"]["secret_access_key"],
+            aws_access_key_id=state["owner"]["access_key_id"],
+            aws_secret_access_key=state["owner"]["secret_access_key"],
             config=botocore.config.Config(s3={"addressing_style": "path"}, retries={"max_attempts": 2}),
         )
 

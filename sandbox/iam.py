@@ -16,11 +16,13 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 from urllib.parse import unquote_plus
+from xml.sax.saxutils import unescape
 
 from moto.core.responses import ActionResult
 from moto.ec2.models import ec2_backends
 from moto.iam.access_control import IAMRequestBase
 from moto.iam.responses import IamResponse
+from moto.s3.responses import ACTION_MAP
 
 ANY = "?"  # a resource whose ARN is not known here
 KINDS = {
@@ -40,6 +42,27 @@ KINDS = {
 }
 MADE = {"CreateSnapshot": "snapshot", "CreateVolume": "volume"}
 OWNERLESS = ("snapshot", "image")  # their ARNs have no account
+# What S3 asks permission for where moto asks for something else, or for nothing, by the request's method and its query.
+S3_ACTIONS = {
+    "HEAD": {"DEFAULT": "ListBucket"},
+    "GET": {
+        "encryption": "GetEncryptionConfiguration",
+        "object-lock": "GetBucketObjectLockConfiguration",
+        "ownershipControls": "GetBucketOwnershipControls",
+        "publicAccessBlock": "GetBucketPublicAccessBlock",
+        "requestPayment": "GetBucketRequestPayment",
+    },
+    "PUT": {
+        "encryption": "PutEncryptionConfiguration",
+        "ownershipControls": "PutBucketOwnershipControls",
+        "publicAccessBlock": "PutBucketPublicAccessBlock",
+    },
+    "DELETE": {
+        "encryption": "PutEncryptionConfiguration",
+        "ownershipControls": "PutBucketOwnershipControls",
+        "publicAccessBlock": "PutBucketPublicAccessBlock",
+    },
+}
 ID = re.compile(rf"^({'|'.join(KINDS)})-[0-9a-f]{{8,17}}$")
 TAG = re.compile(r"^TagSpecification\.\d+\.Tag\.(\d+)\.(Key|Value)$|^Tag\.(\d+)\.(Key|Value)$")
 
@@ -131,6 +154,11 @@ def request_tags(data: Mapping[str, Any]) -> dict[str, str]:
     return {part["Key"]: part.get("Value", "") for part in parts.values() if "Key" in part}
 
 
+def text(body: Any) -> str:
+    """A request's body, which may be missing."""
+    return body.decode(errors="replace") if isinstance(body, bytes) else str(body or "")
+
+
 def _one(value: Any) -> str:
     return str(value[0] if isinstance(value, list) else value)
 
@@ -140,8 +168,9 @@ def ec2_targets(action: str, data: Mapping[str, Any], account: str, region: str)
     if action.startswith("Describe"):
         return [Target("*")]
     backend = ec2_backends[account][region]
-    # A tag's value may look like an id and is none.
-    texts = [str(text) for name, value in data.items() if not TAG.match(name) for text in listed(value)]
+    # A tag's value may look like an id and is none; what a template names is touched only when it is launched.
+    names = [name for name in data if not TAG.match(name) and not name.startswith("LaunchTemplateData.")]
+    texts = [str(text) for name in names for text in listed(data[name])]
     matches = [match for match in map(ID.match, texts) if match is not None]
     found = [Target(arn_of(KINDS[m[1]], m[0], account, region), _tags(backend, m[0])) for m in matches]
     tags = request_tags(data)
@@ -197,7 +226,10 @@ def close_gaps() -> None:
         elif service == "s3":
             prefix = re.search(r"[?&]prefix=([^&]*)", request._path)
             context = {"s3:prefix": unquote_plus(prefix[1])} if prefix else {}
-            targets = [Target(resource, context=context)]
+            # A list of objects to delete is sent to the bucket, and each of them is asked for.
+            keys = re.findall(r"<Key>(.*?)</Key>", text(request._body)) if name == "DeleteObject" else []
+            objects = [f"{resource}/{unescape(key)}" for key in keys if "/" not in resource]
+            targets = [Target(arn, context=context) for arn in objects or [resource]]
         else:
             targets = [Target(ANY)]
         policies = documents_of(request.backend, request._access_key.arn)
@@ -235,6 +267,8 @@ def close_gaps() -> None:
             made.data = request._body or b""
         return made
 
+    for method, actions in S3_ACTIONS.items():
+        ACTION_MAP["BUCKET"][method].update(actions)
     IAMRequestBase.check_action_permitted = check_action_permitted
     IAMRequestBase._create_aws_request = create_aws_request
     IamResponse.simulate_principal_policy = simulate_principal_policy

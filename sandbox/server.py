@@ -133,7 +133,9 @@ class Server:
         ssm.close_gaps()
         ssm.listen()
         self._happenings()
-        operator = self._operator()
+        operator = self._user("operator", self.operator_policy)
+        # Looks on beside the operator, for whom the least permissions are to suffice.
+        owner = self._user("owner", FULL_ACCESS)
         settings.INITIAL_NO_AUTH_ACTION_COUNT = 0
         ActionAuthenticatorMixin.request_count = 0
         self._secrets()
@@ -155,6 +157,7 @@ class Server:
             "ssh_key": str(self.home.ssh_key),
             "redis_password_file": str(self.home.redis_password),
             "operator": operator,
+            "owner": owner,
         }
         threading.Thread(target=self.cloud.run_ticks, daemon=True, name="tick").start()
         return state
@@ -195,11 +198,11 @@ class Server:
         )
         return ami_id
 
-    def _operator(self) -> dict[str, str]:
+    def _user(self, name: str, policy: dict[str, Any]) -> dict[str, str]:
         iam = iam_backends[self.account]["aws"]
-        iam.create_user(region_name=REGION, user_name="operator", path="/", tags=None)
-        iam.put_user_policy("operator", "operator", json.dumps(self.operator_policy))
-        key = iam.create_access_key("operator")
+        iam.create_user(region_name=REGION, user_name=name, path="/", tags=None)
+        iam.put_user_policy(name, name, json.dumps(policy))
+        key = iam.create_access_key(name)
         return {"access_key_id": key.access_key_id, "secret_access_key": key.secret_access_key}
 
     def _secrets(self) -> None:
