@@ -176,7 +176,9 @@ def test_a_kept_volume_in_the_same_zone_is_taken_over(world: World) -> None:
     [message] = world.told()
     assert (message["level"], message["fields"]["Lost"]) == ("good", "nothing")
     assert "Redis is back" in message["title"]
-    assert "took over the volume" in status_table(make_status(world.host.context()), world.host.context().now())
+    status = make_status(world.host.context())
+    assert "took over the volume" in status_table(status, world.host.context().now())
+    assert status["last_restore"]["id"] == final
 
 
 def test_the_append_only_file_of_a_kept_volume_is_newer_than_every_save(tmp_path: Path, moto: str) -> None:

@@ -32,6 +32,7 @@ from spotcache_keeper.rdb import databases_of
 from spotcache_keeper.restore import Request, RestoreResult, gather, restore
 from spotcache_keeper.signed import ConflictError
 from spotcache_keeper.source import Source, newest_first
+from spotcache_keeper.state import remember
 from spotcache_keeper.swap import recover
 from spotcache_keeper.tell import Level, Message
 from spotcache_keeper.times import age_text, from_epoch, from_text, to_text
@@ -338,6 +339,9 @@ class Boot:
     def _restored(self, before: Before, result: RestoreResult) -> BootResult:
         """A restore, for a person."""
         manifest, final = result.manifest, before.final
+        if result.changed:
+            entry = {**result.to_json(), "at": to_text(self.ctx.now()), "warnings": self.ctx.warnings}
+            remember(self.ctx.config.state_directory, last_restore=entry)
         whole = final is not None and final.complete and final.save == manifest.id
         lost = "" if whole else _since(manifest.created)
         keys = result.loaded.keys if result.loaded is not None else manifest.keys
