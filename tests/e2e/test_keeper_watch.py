@@ -77,6 +77,18 @@ def successor(place: Sandbox, lost: Host, seconds: float = 120) -> Host:
     return until(serving, seconds, "another host's service")
 
 
+def resize(place: Sandbox, low: int, wanted: int, high: int) -> None:
+    """How many hosts the group keeps."""
+    groups = place.client("autoscaling")
+    [group] = groups.describe_auto_scaling_groups(AutoScalingGroupNames=[GROUP])["AutoScalingGroups"]
+    policy = group["MixedInstancesPolicy"]
+    # Both its name and its id are described, and only one of them may be given.
+    policy["LaunchTemplate"]["LaunchTemplateSpecification"].pop("LaunchTemplateId", None)
+    groups.update_auto_scaling_group(
+        AutoScalingGroupName=GROUP, MinSize=low, DesiredCapacity=wanted, MaxSize=high, MixedInstancesPolicy=policy
+    )
+
+
 @dataclass
 class Writer:
     """Writes numbered keys and notes which ones were acknowledged."""
@@ -194,15 +206,14 @@ def test_the_volume_of_a_lost_host_is_taken_over_in_its_zone(place: Sandbox) -> 
 def test_an_evening_and_a_morning(place: Sandbox) -> None:
     """The group ends its host, whose hook waits for the final save and for nothing else."""
     old = place.host()
-    groups = place.client("autoscaling")
     with Writer(connect(place, old), "evening") as writer:
         time.sleep(1)
-        groups.update_auto_scaling_group(AutoScalingGroupName=GROUP, MinSize=0, DesiredCapacity=0)
+        resize(place, 0, 0, 1)
         begun = time.monotonic()
         until(lambda: True if not place.hosts() else None, 90, "the end of the host")
         print(f"end of the day: {time.monotonic() - begun:.1f} s")
     assert len(writer.acknowledged) > 100
-    groups.update_auto_scaling_group(AutoScalingGroupName=GROUP, MinSize=1, DesiredCapacity=1)
+    resize(place, 1, 1, 1)
     new = successor(place, old)
     assert held(connect(place, new), list(writer.acknowledged)) == writer.acknowledged
 
@@ -221,8 +232,7 @@ def test_a_host_that_somebody_ends_saves_while_it_shuts_down(place: Sandbox) -> 
 def test_of_two_hosts_that_boot_at_once_one_serves(place: Sandbox) -> None:
     old = place.host()
     assert place.on_host(old, "spotcache-keeper save --json").returncode == 0
-    groups = place.client("autoscaling")
-    groups.update_auto_scaling_group(AutoScalingGroupName=GROUP, MaxSize=2, DesiredCapacity=2, MinSize=1)
+    resize(place, 1, 2, 2)
     until(lambda: place.hosts() if len(place.hosts()) == 2 else None, 60, "a second host")
     place.verb("kill", old.id)
     until(lambda: place.hosts() if len(place.hosts()) == 2 else None, 60, "a third host")
