@@ -133,6 +133,8 @@ def test_no_file_on_the_control_node_that_others_may_read_holds_it(
     run: tuple[Sandbox, Host, str], password: str
 ) -> None:
     needle = pieces(password)[2].encode()
+    # The password is younger than this sandbox, and so is every file that can hold it.
+    began = Path(run[0].state["ssh_key"]).stat().st_mtime
     folders = [
         ROOT / "build",
         ROOT / ".ansible",
@@ -144,8 +146,14 @@ def test_no_file_on_the_control_node_that_others_may_read_holds_it(
     for folder in folders:
         for path in folder.rglob("*") if folder.is_dir() else []:
             try:
-                mode = path.lstat().st_mode
-                if not stat.S_ISREG(mode) or not mode & stat.S_IROTH or path.stat().st_size > 50_000_000:
+                found = path.lstat()
+                mode = found.st_mode
+                if (
+                    found.st_ctime < began
+                    or not stat.S_ISREG(mode)
+                    or not mode & stat.S_IROTH
+                    or path.stat().st_size > 50_000_000
+                ):
                     continue
                 assert needle not in path.read_bytes(), path
             except (FileNotFoundError, PermissionError):
