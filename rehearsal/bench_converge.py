@@ -62,7 +62,8 @@ until docker exec spotcache-redis redis-cli --user health --pass x --no-auth-war
     sleep 0.1
 done
 systemctl daemon-reload
-for unit in $(cd /etc/systemd/system && ls -d spotcache-*.timer 2>/dev/null); do systemctl enable --now "$unit"; done
+systemctl enable --now spotcache-save.timer spotcache-watch.service
+systemctl enable spotcache-boot.service
 test ! -x /usr/local/sbin/spotcache-keeper || spotcache-keeper status --json >/dev/null
 """
 
