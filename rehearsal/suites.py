@@ -149,7 +149,7 @@ def check_jobs() -> list[Job]:
         Job("ansible-lint", [tool("ansible-lint"), "--offline", "--nocolor", "-q"]),
         Job(
             "unit and templates",
-            pytest(*unit_folders(), "-m", "not docker and not e2e and not plays", "-n", "3", "--dist", "worksteal"),
+            pytest(*unit_folders(), "-m", "not docker and not e2e and not plays", "-n", "4", "--dist", "worksteal"),
             junit=True,
         ),
         Job("mypy", [tool("mypy"), *existing]),
