@@ -41,10 +41,12 @@ def elsewhere(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "-p",
         str(folder),
     ]
-    subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL, cwd=folder)
     (folder / "ansible.cfg").write_text(
         "[defaults]\ninject_facts_as_vars = False\n\n[ssh_connection]\npipelining = True\n"
     )
+    # With the checkout's own settings the collection would count as installed already.
+    environment = {**os.environ, **settings(folder)}
+    subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL, cwd=folder, env=environment)
     return folder
 
 
