@@ -48,6 +48,7 @@ show() {
         mv "$file.back" "$file"
     done
     rm -rf "$aside"
+    # It has ended by itself when it was what called this; nothing depends on whether it was still there.
     systemctl stop "$unit.timer" 2> /dev/null || true
 }
 
