@@ -23,8 +23,10 @@ from spotcache_keeper.errors import ConfigError, KeeperError, NoSourceError, Ref
 from spotcache_keeper.files import sha256_of
 from spotcache_keeper.manifest import parse_manifest
 from spotcache_keeper.overview import listing_table, make_listing, make_status, status_table
+from spotcache_keeper.present import identify
 from spotcache_keeper.restore import Request, restore
 from spotcache_keeper.save import save
+from spotcache_keeper.source import Source
 from spotcache_keeper.swap import work_directory
 
 from tests.unit.keeper_support import REGION, ZONE, TestHost, flip_bit, replace_bytes
@@ -426,6 +428,21 @@ def test_a_restore_brings_every_key_and_value_back(in_aws: TestHost, aws: dict[s
     assert not work_directory(in_aws.context()).exists()
     volumes = aws["ec2"].describe_volumes(Filters=[{"Name": "tag-key", "Values": ["spotcache:temporary"]}])["Volumes"]
     assert volumes == []
+
+
+def test_other_bytes_of_the_same_size_are_no_known_save(in_aws: TestHost) -> None:
+    in_aws.fill("one")
+    manifest = in_aws.save().manifest
+    source = Source(manifest.id, manifest.created, "s3", manifest=manifest)
+    ctx = in_aws.context()
+    assert identify(ctx, [source]) is source
+    changed = bytearray(ctx.rdb_path.read_bytes())
+    changed[len(changed) // 2] ^= 1
+    # A new file, so that the save's own copy keeps its bytes.
+    other = ctx.rdb_path.with_name("other.rdb")
+    other.write_bytes(changed)
+    other.replace(ctx.rdb_path)
+    assert identify(ctx, [source]) is None
 
 
 def test_what_is_in_place_is_left_alone(in_aws: TestHost) -> None:
