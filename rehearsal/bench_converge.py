@@ -30,7 +30,8 @@ REFERENCE = """
 set -eu
 cd /
 tar -c $(for path in etc/docker/daemon.json etc/spotcache etc/sysctl.d/60-spotcache-redis.conf \
-    etc/tmpfiles.d/spotcache-redis.conf usr/local/sbin/spotcache-keeper etc/systemd/system/spotcache-* ; do
+    etc/tmpfiles.d/spotcache-redis.conf usr/local/sbin/spotcache-keeper etc/systemd/system/spotcache-* \
+    etc/systemd/system/docker-.scope.d; do
     [ -e "$path" ] && echo "$path"; done)
 """
 

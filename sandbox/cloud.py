@@ -446,7 +446,10 @@ class Cloud:
 
     def view(self, address: str) -> imds.InstanceView | None:
         """What the metadata service knows of the host with this address."""
-        instance = next((i for i in self.instances("pending", "running") if i.private_ip == address), None)
+        # A host that shuts down goes on asking until it is gone: it needs its credentials for its last save.
+        states = ("running", "pending", "shutting-down", "stopping", "stopped")
+        found = (i for state in states for i in self.instances(state) if i.private_ip == address)
+        instance = next(found, None)
         return self.view_of(instance) if instance is not None else None
 
     def view_of(self, instance: Any) -> imds.InstanceView:

@@ -119,6 +119,20 @@ paths:
       type: str
   sample:
     /etc/docker/daemon.json: {exists: true, type: file, mode: "0644", uid: 0, gid: 0, sha256: 44136fa3}
+distribution:
+  description: What the host runs, as its C(/etc/os-release) says.
+  returned: always
+  type: dict
+  contains:
+    id:
+      description: Small letters, such as V(debian) or V(ubuntu).
+      type: str
+    version:
+      description: Such as V(12) or V(24.04).
+      type: str
+    release:
+      description: Its code name, such as V(bookworm).
+      type: str
 differing:
   description: Those of O(expected) that are missing or not as expected.
   returned: always
@@ -169,6 +183,7 @@ engine:
 import subprocess
 from typing import Any
 
+from ansible.module_utils import distro
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.spotcache.redis.plugins.module_utils.docker_engine import Engine, EngineError
 from ansible_collections.spotcache.redis.plugins.module_utils.host_state import EXPECTED, describe, differs, read
@@ -263,6 +278,7 @@ def main() -> None:
     module.exit_json(
         changed=False,
         paths={path: describe(path) for path in wanted["paths"]},
+        distribution={"id": distro.id(), "version": distro.version(), "release": distro.codename()},
         differing=[expected["path"] for expected in wanted["expected"] if differs(expected)],
         contents=texts(wanted["contents"]),
         packages=versions(wanted["packages"]),

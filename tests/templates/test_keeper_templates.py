@@ -144,6 +144,8 @@ def test_the_password_is_in_no_file_that_a_diff_shows() -> None:
         "/etc/systemd/system/spotcache-save.timer",
         "/etc/systemd/system/spotcache-watch.service",
         "/etc/systemd/system/spotcache-boot.service",
+        "/etc/systemd/system/docker-.scope.d",
+        "/etc/systemd/system/docker-.scope.d/spotcache.conf",
     ]
     assert "strange" not in json.dumps(written)
     assert [entry["mode"] for entry in written[:2]] == ["0700", "0600"]

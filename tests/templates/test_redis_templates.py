@@ -171,11 +171,21 @@ def test_every_template_is_rendered_here() -> None:
     assert [path.name for path in (ROOT / "roles/redis/templates").iterdir() if path.name not in text] == []
 
 
+def docker_packages(distribution: str, version: str, **given: Any) -> list[str]:
+    """The packages of the role docker on a distribution."""
+    host = {"docker__host": {"distribution": {"id": distribution, "version": version, "release": "any"}}}
+    return list(value("docker", "docker__packages", {**host, **given}))
+
+
 def test_docker_packages_follow_the_distribution() -> None:
-    assert value("docker", "docker__packages", {}) == ["docker.io", "python3-requests"]
-    trixie = FACTS | {"distribution_major_version": "13"}
-    assert "docker-cli" in value("docker", "docker__packages", {}, trixie)
-    assert value("docker", "docker__packages", {"docker_source": "vendor"})[0] == "docker-ce"
+    assert docker_packages("debian", "12") == ["docker.io", "python3-requests"]
+    assert docker_packages("ubuntu", "24.04") == ["docker.io", "python3-requests"]
+    assert "docker-cli" in docker_packages("debian", "13")
+    assert docker_packages("debian", "12", docker_source="vendor")[0] == "docker-ce"
+    for source in ("distribution", "vendor"):
+        asked = value("docker", "docker__possible_packages", {"docker_source": source})
+        for distribution, version in (("debian", "12"), ("debian", "13"), ("ubuntu", "24.04")):
+            assert set(docker_packages(distribution, version, docker_source=source)) <= set(asked)
 
 
 def test_docker_settings() -> None:

@@ -19,6 +19,7 @@ fetch() {
         -o Debug::NoLocking=1 -o APT::Sandbox::User=root -o Acquire::Retries=3 \
         install "redis-server$version" "redis-tools$version" >"$work/apt.log" 2>&1
 }
+have_lists() { apt-get -qq --print-uris download redis-server >/dev/null 2>&1; }
 lay_out() {
     rm -rf "$work"
     mkdir -m 0700 "$work"
@@ -76,6 +77,12 @@ lay_out() {
 }
 
 if [ "$tag" = --lay-out ]; then
+    # The package lists come with what the engine is installed by, at the same time.
+    tries=60
+    until have_lists || [ "$tries" = 0 ]; do
+        sleep 0.25
+        tries=$((tries - 1))
+    done
     lay_out
     trap - EXIT
     exit
