@@ -206,6 +206,9 @@ class Ec2WithContent:
 class NoS3:
     """S3 for tests that have none: it takes everything and holds nothing."""
 
+    def within(self, seconds: float) -> NoS3:  # noqa: ARG002
+        return self
+
     def url(self, save_id: str) -> str:
         return f"s3://none/{save_id}/"
 

@@ -16,6 +16,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
 import redis
 from spotcache_keeper import ending as ending_module
@@ -34,7 +35,7 @@ from spotcache_keeper.signed import Objects, Signed, role_credentials
 from spotcache_keeper.watch import LeaseHolder
 
 from tests.unit.keeper_support import PASSWORD, REGION, ZONE, NoS3
-from tests.unit.watch_support import HOST, TOPIC, World, made_world, moto_server
+from tests.unit.watch_support import HOST, TOPIC, World, made_world, moto_server, slow_way_to
 
 
 @pytest.fixture(scope="module")
@@ -336,6 +337,35 @@ def test_s3_that_stays_away_is_told_with_what_there_is(world: World) -> None:
     assert message["level"] == "error"
     assert "NOT saved" in message["title"]
     assert "the bucket does not exist" in message["text"]
+
+
+def test_a_slow_s3_costs_no_last_words(world: World) -> None:
+    """The record says where the data is while the upload still runs; when that ends after all, the record says so too."""
+    with world.host.client() as client:
+        client.set("large", os.urandom(200_000))
+    with slow_way_to(world.endpoint, bytes_per_second=40_000) as way:
+        slow = boto3.client("s3", region_name=REGION, endpoint_url=way)
+        world.host.s3 = S3Store(lambda: slow, "saves", world.host.config.s3_prefix, "stg")
+        world.imds.notice(12)
+        watch = world.watch()
+        begun = time.monotonic()
+        watch.step()
+        assert time.monotonic() - begun < 6
+        assert watch.ending is not None
+        assert not watch.ending.off_host
+        world.line("S3 is slow")
+        final = world.final
+        assert final is not None
+        assert (final.complete, final.off_host) == (True, False)
+        deadline = time.monotonic() + 60
+        while not watch.ending.off_host and time.monotonic() < deadline:
+            watch.step()
+        final = world.final
+        assert final is not None
+        assert (final.complete, final.off_host) == (True, True)
+        assert world.saves_in_s3 == [final.save]
+    puts = [line for line in world.said if "is in S3 now" in line]
+    assert len(puts) == 1
 
 
 def test_half_an_upload_is_no_save(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,11 +4,16 @@
 from __future__ import annotations
 
 import json
+import socket
+import socketserver
+import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import boto3
 import pytest
@@ -44,6 +49,38 @@ def moto_server() -> Iterator[str]:
             patch.delenv(name, raising=False)
         yield f"http://{address}:{port}"
     server.stop()
+
+
+@contextmanager
+def slow_way_to(endpoint: str, bytes_per_second: int) -> Iterator[str]:
+    """A way to an endpoint on which what is sent moves slowly, and what comes back at once."""
+    target = urlsplit(endpoint)
+
+    class Way(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with socket.create_connection((str(target.hostname), int(target.port or 80)), timeout=30) as there:
+                back = threading.Thread(target=self.forward, args=(there, self.request, 0.0), daemon=True)
+                back.start()
+                self.forward(self.request, there, 1 / bytes_per_second)
+                with suppress(OSError):
+                    there.shutdown(socket.SHUT_WR)
+                back.join(5)
+
+        @staticmethod
+        def forward(here: socket.socket, there: socket.socket, seconds_per_byte: float) -> None:
+            with suppress(OSError):
+                while data := here.recv(16384):
+                    time.sleep(len(data) * seconds_per_byte)
+                    there.sendall(data)
+
+    class Server(socketserver.ThreadingTCPServer):
+        daemon_threads = True
+        block_on_close = False
+
+    with Server(("127.0.0.1", 0), Way) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
 
 
 class Early:

@@ -25,6 +25,7 @@ from spotcache_keeper.lease import Final
 from spotcache_keeper.lock import is_held, only_run
 from spotcache_keeper.outside import Outside
 from spotcache_keeper.redisio import NotAnsweringError
+from spotcache_keeper.s3 import S3Store
 from spotcache_keeper.save import SaveResult, save
 from spotcache_keeper.signed import ConflictError
 from spotcache_keeper.source import newest_first
@@ -39,6 +40,8 @@ _SCALING_VERSION = "2011-01-01"
 _PAUSE_SECONDS = 600.0
 # With less time than this left, what there is counts as all there will be.
 _LAST_SECONDS = 10.0
+# So long an upload is waited for at least, each time.
+_AGAIN_SECONDS = 2.0
 
 
 @dataclass
@@ -217,7 +220,8 @@ class Ender:
             self.note(ending, "waited")
             holder = (read_json(self.ctx.lock_path) or {}).get("command", "another run")
             self.say(f"a {holder} of the keeper is at work: the final save begins when it has ended")
-        ctx = replace(self.ctx, config=replace(self.ctx.config, timeouts=_limited(self.ctx.config.timeouts, left)))
+        timeouts = _limited(self.ctx.config.timeouts, left)
+        ctx = replace(self.ctx, config=replace(self.ctx.config, timeouts=timeouts), s3=self._s3(ending))
         try:
             with only_run(ctx.lock_path, "final save", max(1.0, left / 3), ctx.now()):
                 recover(ctx)
@@ -244,6 +248,10 @@ class Ender:
         finally:
             self.ctx.warnings.clear()
         self._saved(ending, result)
+
+    def _s3(self, ending: Ending) -> S3Store:
+        """S3, with time left for a record: a slow upload must not take the words out of this host's mouth."""
+        return self.ctx.s3.within(max(_AGAIN_SECONDS, self.remaining(ending) - _LAST_SECONDS))
 
     def _another(self, ending: Ending) -> str | None:
         """The host that serves, when it is another one."""
@@ -298,7 +306,7 @@ class Ender:
             ending.save = None
             return
         try:
-            ending.save["stored"]["s3"] = self.ctx.s3.upload(self.ctx.volume.path(save_id), manifest)
+            ending.save["stored"]["s3"] = self._s3(ending).upload(self.ctx.volume.path(save_id), manifest)
         except (KeeperError, OSError) as error:
             self._problem(ending, f"final save {save_id}: not copied to S3: {error}")
             return
@@ -315,7 +323,7 @@ class Ender:
         try:
             stored = self.ctx.s3.stored()
             if newest.id not in stored or not stored[newest.id].has_manifest:
-                self.ctx.s3.upload(self.ctx.volume.path(newest.id), newest.manifest)
+                self._s3(ending).upload(self.ctx.volume.path(newest.id), newest.manifest)
                 self.say(f"the newest verified save, {newest.id}, is in S3 now")
         except (KeeperError, OSError) as error:
             self._problem(ending, f"the newest verified save, {newest.id}, could not be copied to S3: {error}")

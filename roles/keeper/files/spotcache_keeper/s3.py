@@ -6,8 +6,12 @@ Without a manifest a save does not exist.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 from __future__ import annotations
 
+import copy
+import threading
+import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as NotYetError  # another one than the builtin until Python 3.11
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -67,6 +71,15 @@ class S3Store:
         self._prefix = prefix
         self._environment = environment
         self._multipart_bytes = multipart_bytes
+        self._deadline: float | None = None
+        # Shared by all copies: who comes again waits for the upload that runs, instead of sending the same once more.
+        self._running: dict[str, Future[str]] = {}
+
+    def within(self, seconds: float) -> S3Store:
+        """The same store, whose uploads are waited for only so long; they go on in the background."""
+        limited = copy.copy(self)
+        limited._deadline = time.monotonic() + seconds
+        return limited
 
     def url(self, save_id: str) -> str:
         """Where a save lies."""
@@ -114,7 +127,36 @@ class S3Store:
 
         Returns:
             Where it lies now.
+
+        Raises:
+            KeeperError: it did not get there, or not within the time that is left.
         """
+        if self._deadline is None:
+            return self._upload(directory, manifest)
+        running = self._running.get(manifest.id)
+        if running is None:
+            running = self._running[manifest.id] = Future()
+            # A daemon: S3 must not keep the keeper from ending either.
+            work = threading.Thread(target=self._upload_into, args=(running, directory, manifest), daemon=True)
+            work.start()
+        try:
+            return running.result(max(0.0, self._deadline - time.monotonic()))
+        except NotYetError as error:
+            raise KeeperError(f"{self.url(manifest.id)} is still being written: S3 is slow") from error
+        finally:
+            if running.done():
+                self._running.pop(manifest.id, None)
+
+    def _upload_into(self, result: Future[str], directory: Path, manifest: Manifest) -> None:
+        """One upload, in a thread of its own."""
+        try:
+            result.set_result(self._upload(directory, manifest))
+        # Whatever it is, it belongs to the one who waits.
+        except BaseException as error:  # noqa: BLE001
+            result.set_exception(error)
+
+    def _upload(self, directory: Path, manifest: Manifest) -> str:
+        """Copy a save, however long it takes."""
         from boto3.s3.transfer import TransferConfig
 
         key = f"{self._prefix}{manifest.id}/{RDB_NAME}"
