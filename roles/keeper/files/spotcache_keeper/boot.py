@@ -280,7 +280,15 @@ class Boot:
         try:
             # What a complete final save lacks was never acknowledged: files that look younger hold nothing more.
             wanted = final.save if final is not None and self._is_there(final.save) else None
-            result = restore(self.ctx, Request(wanted, force=kept, fallback=True))
+            # Redis saves once more when it is stopped after the final save. Another save than that replaces nothing unasked.
+            request = Request(wanted, force=kept, fallback=wanted is None, superseded=kept and wanted is not None)
+            try:
+                result = restore(self.ctx, request)
+            except KeeperError as error:
+                if wanted is None:
+                    raise
+                self.say(f"the final save {wanted} cannot be used: {error}")
+                result = restore(self.ctx, Request(None, force=kept, fallback=True))
         except NoSourceError as error:
             return self._begin_empty(str(error), [])
         except KeeperError as error:

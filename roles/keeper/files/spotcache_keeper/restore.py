@@ -33,12 +33,15 @@ class Request:
         force: go on although Redis holds newer data.
         fallback: take an older save when the wanted one turns out damaged, and go on when a place cannot be read.
         expect_environment: refuse to work on another environment's host.
+        superseded: what lies in Redis' directory is known to hold nothing that the save lacks, however young its files
+            are; it is not kept.
     """
 
     wanted: str | None = None
     force: bool = False
     fallback: bool = False
     expect_environment: str | None = None
+    superseded: bool = False
 
 
 @dataclass
@@ -126,7 +129,7 @@ def restore(ctx: Context, request: Request) -> RestoreResult:
             continue
         result = RestoreResult(manifest, candidate, changed=True, skipped=skipped)
         result.seconds["fetch"] = time.monotonic() - fetching
-        keep_as = _keep_present(ctx, present, result, newer=verdict == "newer")
+        keep_as = None if request.superseded else _keep_present(ctx, present, result, newer=verdict == "newer")
         swapping = time.monotonic()
         result.loaded = put_in_place(ctx, manifest, ctx.volume.path(manifest.id) / RDB_NAME, keep_as=keep_as)
         result.parked = str(keep_as) if keep_as else None
