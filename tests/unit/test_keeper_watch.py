@@ -340,7 +340,7 @@ def test_s3_that_stays_away_is_told_with_what_there_is(world: World) -> None:
 
 
 def test_a_slow_s3_costs_no_last_words(world: World) -> None:
-    """The record says where the data is while the upload still runs; when that ends after all, the record says so too."""
+    """The record says where the data is while the upload still runs, and so it does once that has ended."""
     with world.host.client() as client:
         client.set("large", os.urandom(200_000))
     with slow_way_to(world.endpoint, bytes_per_second=40_000) as way:

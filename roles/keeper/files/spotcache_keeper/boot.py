@@ -280,7 +280,7 @@ class Boot:
         try:
             # What a complete final save lacks was never acknowledged: files that look younger hold nothing more.
             wanted = final.save if final is not None and self._is_there(final.save) else None
-            # Redis saves once more when it is stopped after the final save. Another save than that replaces nothing unasked.
+            # Redis saves once more when it is stopped after the final save.
             request = Request(wanted, force=kept, fallback=wanted is None, superseded=kept and wanted is not None)
             try:
                 result = restore(self.ctx, request)

@@ -78,7 +78,7 @@ class S3Store:
     def within(self, seconds: float) -> S3Store:
         """The same store, whose uploads are waited for only so long; they go on in the background."""
         limited = copy.copy(self)
-        limited._deadline = time.monotonic() + seconds
+        limited.__dict__["_deadline"] = time.monotonic() + seconds
         return limited
 
     def url(self, save_id: str) -> str:
