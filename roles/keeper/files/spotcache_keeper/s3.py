@@ -6,7 +6,6 @@ Without a manifest a save does not exist.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 from __future__ import annotations
 
-import copy
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -55,6 +54,8 @@ class S3Store:
         prefix: `<prefix><environment>/saves/`.
         environment: whose saves they should be.
         multipart_bytes: files from this size on are sent in parts of this size.
+        deadline: when uploads are waited for no longer, on the monotonic clock; None means however long they take.
+        running: the uploads that are under way, by save.
     """
 
     def __init__(
@@ -64,6 +65,8 @@ class S3Store:
         prefix: str,
         environment: str,
         multipart_bytes: int = _MULTIPART_BYTES,
+        deadline: float | None = None,
+        running: dict[str, Future[str]] | None = None,
     ) -> None:
         self._make_client = client
         self._made: Any = None
@@ -71,15 +74,21 @@ class S3Store:
         self._prefix = prefix
         self._environment = environment
         self._multipart_bytes = multipart_bytes
-        self._deadline: float | None = None
-        # Shared by all copies: who comes again waits for the upload that runs, instead of sending the same once more.
-        self._running: dict[str, Future[str]] = {}
+        self._deadline = deadline
+        # Shared with those that `within` makes: who comes again waits for the upload that runs, and sends nothing twice.
+        self._running: dict[str, Future[str]] = {} if running is None else running
 
     def within(self, seconds: float) -> S3Store:
         """The same store, whose uploads are waited for only so long; they go on in the background."""
-        limited = copy.copy(self)
-        limited.__dict__["_deadline"] = time.monotonic() + seconds
-        return limited
+        return S3Store(
+            self._client,
+            self._bucket,
+            self._prefix,
+            self._environment,
+            self._multipart_bytes,
+            time.monotonic() + seconds,
+            self._running,
+        )
 
     def url(self, save_id: str) -> str:
         """Where a save lies."""
