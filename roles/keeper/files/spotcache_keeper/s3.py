@@ -75,7 +75,7 @@ class S3Store:
         self._environment = environment
         self._multipart_bytes = multipart_bytes
         self._deadline = deadline
-        # Shared with those that `within` makes: who comes again waits for the upload that runs, and sends nothing twice.
+        # Shared with those that `within` makes: who comes again waits for what runs and sends nothing twice.
         self._running: dict[str, Future[str]] = {} if running is None else running
 
     def within(self, seconds: float) -> S3Store:
