@@ -9,6 +9,7 @@ happen to real hosts and real disks. It knows nothing of Docker.
 from __future__ import annotations
 
 import base64
+import copy
 import itertools
 import threading
 import time
@@ -462,8 +463,12 @@ class Gaps:
         respond = AutoScalingResponse.update_auto_scaling_group
 
         def update_group(group: Any, *args: Any, **kwargs: Any) -> None:
-            kwargs["mixed_instances_policy"] = kwargs.get("mixed_instances_policy") or group.mixed_instances_policy
-            update(group, *args, **kwargs)
+            kept = copy.deepcopy(kwargs.get("mixed_instances_policy") or group.mixed_instances_policy)
+            specification = (kept or {}).get("LaunchTemplate", {}).get("LaunchTemplateSpecification", {})
+            if specification.get("LaunchTemplateId"):
+                # moto notes both, and takes only one of them.
+                specification.pop("LaunchTemplateName", None)
+            update(group, *args, **{**kwargs, "mixed_instances_policy": kept})
 
         def update_auto_scaling_group(response: Any) -> Any:
             answer = respond(response)

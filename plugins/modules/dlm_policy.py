@@ -12,7 +12,7 @@ version_added: 0.1.0
 author: The spotcache team
 description:
   - Makes, changes and deletes an Amazon Data Lifecycle Manager policy with one schedule, which takes EBS snapshots of
-    every volume that carries one of the tags given, and deletes its own old ones.
+    every volume, or of the volumes of every instance, that carries one of the tags given, and deletes its own old ones.
   - AWS takes such a snapshot up to an hour after its time and at most once an hour. It is a second net under snapshots
     that are taken on purpose, not a replacement for them.
   - AWS gives policies no name. The policy is known by its tag C(Name).
@@ -42,9 +42,20 @@ options:
     description: Role (ARN) as which AWS takes and deletes the snapshots. Required for O(state=present).
     type: str
   target_tags:
-    description: A volume with any of these tags is snapshotted. Required for O(state=present).
+    description: What has any of these tags is snapshotted. Required for O(state=present).
     type: dict
     default: {}
+  resource:
+    description:
+      - V(volume) snapshots the volumes that have the tags.
+      - V(instance) snapshots the volumes that are attached to the instances that have the tags, all at one moment.
+    type: str
+    choices: [volume, instance]
+    default: volume
+  boot_volumes:
+    description: Whether O(resource=instance) includes the volumes that the instances have booted from.
+    type: bool
+    default: true
   interval_hours:
     description: Hours between two snapshots. Not together with O(cron).
     type: int
@@ -95,6 +106,8 @@ EXAMPLES = r"""
   spotcache.redis.dlm_policy:
     name: spotcache-stg
     role_arn: arn:aws:iam::123456789012:role/spotcache-stg-dlm
+    resource: instance
+    boot_volumes: false
     target_tags:
       spotcache:environment: stg
     interval_hours: 12
@@ -172,7 +185,8 @@ def wanted_settings(params: dict[str, Any]) -> dict[str, Any]:
         "description": params["description"] or params["name"],
         "enabled": params["enabled"],
         "role_arn": params["role_arn"],
-        "resource_types": ["VOLUME"],
+        "resource_types": [params["resource"].upper()],
+        "boot_volumes": params["boot_volumes"] or params["resource"] == "volume",
         "target_tags": texts(params["target_tags"]),
         "schedules": 1,
         "interval_hours": 0 if cron else params["interval_hours"],
@@ -202,6 +216,7 @@ def present_settings(policy: dict[str, Any]) -> dict[str, Any]:
         "enabled": policy.get("State") == "ENABLED",
         "role_arn": policy.get("ExecutionRoleArn", ""),
         "resource_types": list(details.get("ResourceTypes") or []),
+        "boot_volumes": not (details.get("Parameters") or {}).get("ExcludeBootVolume", False),
         "target_tags": tag_dict(details.get("TargetTags")),
         "schedules": len(details.get("Schedules") or []),
         "interval_hours": int(rule.get("Interval") or 0),
@@ -221,6 +236,7 @@ def tag_list(tags: dict[str, str]) -> list[dict[str, str]]:
 
 def request(settings: dict[str, Any]) -> dict[str, Any]:
     """What create and update have in common."""
+    of_instances = settings["resource_types"] == ["INSTANCE"]
     every = {"Interval": settings["interval_hours"], "IntervalUnit": "HOURS", "Times": [settings["time"]]}
     return {
         "ExecutionRoleArn": settings["role_arn"],
@@ -239,6 +255,7 @@ def request(settings: dict[str, Any]) -> dict[str, Any]:
                     "RetainRule": {"Count": settings["keep"]},
                 }
             ],
+            **({"Parameters": {"ExcludeBootVolume": not settings["boot_volumes"]}} if of_instances else {}),
         },
     }
 
@@ -317,6 +334,8 @@ def main() -> None:
             "description": {"type": "str", "default": ""},
             "role_arn": {"type": "str"},
             "target_tags": {"type": "dict", "default": {}},
+            "resource": {"type": "str", "choices": ["volume", "instance"], "default": "volume"},
+            "boot_volumes": {"type": "bool", "default": True},
             "interval_hours": {"type": "int", "choices": INTERVALS, "default": 24},
             "time": {"type": "str", "default": "18:00"},
             "cron": {"type": "str", "default": ""},

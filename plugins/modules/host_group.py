@@ -62,6 +62,12 @@ options:
         there is none to be had on the Spot market; how many it has is then left as it is, and not waited for.
     type: bool
     default: false
+  stand_in:
+    description:
+      - Name of another group whose instance will do for as long as this one has none, for example one on demand while
+        there is none to be had on the Spot market. Empty means none.
+    type: str
+    default: ''
   termination_hook:
     description:
       - Name of a lifecycle hook that holds an instance which the group ends, until the instance itself says that it is
@@ -123,6 +129,10 @@ instance_id:
   returned: always
   type: str
   sample: i-0123456789abcdef0
+group_name:
+  description: The group that the instance belongs to, which is O(name) or O(stand_in).
+  returned: when there is an instance
+  type: str
 instance:
   description: The same as EC2 describes it, with keys in snake case.
   returned: for O(state=present)
@@ -259,14 +269,16 @@ def group_tags(name: str, tags: dict[str, str]) -> list[dict[str, Any]]:
 class HostGroup:
     """The group called `name`."""
 
-    def __init__(self, autoscaling: Any, ec2: Any, name: str) -> None:
+    def __init__(self, autoscaling: Any, ec2: Any, name: str, stand_in: str = "") -> None:
         self.autoscaling = autoscaling
         self.ec2 = ec2
         self.name = name
+        self.stand_in = stand_in
 
-    def describe(self) -> dict[str, Any] | None:
+    def describe(self, name: str = "") -> dict[str, Any] | None:
         """The group, or None. One that is being deleted is still described."""
-        groups = self.autoscaling.describe_auto_scaling_groups(AutoScalingGroupNames=[self.name])["AutoScalingGroups"]
+        names = [name or self.name]
+        groups = self.autoscaling.describe_auto_scaling_groups(AutoScalingGroupNames=names)["AutoScalingGroups"]
         return dict(groups[0]) if groups else None
 
     def latest_version(self, template: str) -> str:
@@ -345,13 +357,22 @@ class HostGroup:
         if not running:
             return None
         newest = max(running, key=lambda item: (item["LaunchTime"], item["InstanceId"]))
-        return {**serving[newest["InstanceId"]], "Running": newest["State"]["Name"] == "running", "Described": newest}
+        return {
+            **serving[newest["InstanceId"]],
+            "Group": (group or {}).get("AutoScalingGroupName", self.name),
+            "Running": newest["State"]["Name"] == "running",
+            "Described": newest,
+        }
+
+    def host_or_stand_in(self, group: dict[str, Any] | None) -> dict[str, Any] | None:
+        """The group's own instance, or else the one that stands in for it."""
+        return self.host(group) or (self.host(self.describe(self.stand_in)) if self.stand_in else None)
 
     def wait_for_host(self, timeout: int) -> dict[str, Any]:
         """The host, once it runs."""
         deadline = time.monotonic() + timeout
         while True:
-            found = self.host(self.describe())
+            found = self.host_or_stand_in(self.describe())
             if found and found["Running"]:
                 return found
             if time.monotonic() >= deadline:
@@ -417,13 +438,14 @@ def ensure_present(module: AnsibleAWSModule, group: HostGroup) -> dict[str, Any]
     if module.params["wait"] and not module.params["standby"] and not module.check_mode:
         host: dict[str, Any] | None = group.wait_for_host(module.params["wait_timeout"])
     else:
-        host = group.host(described)
+        host = group.host_or_stand_in(described)
     result: dict[str, Any] = {"changed": changed, "settings": wanted, "instance_id": host["InstanceId"] if host else ""}
     result["diff"] = {"before": before or {}, "after": wanted}
     if latest:
         result["latest_version"] = latest
     result["instance"] = camel_dict_to_snake_dict(host["Described"], ignore_list=["Tags"]) if host else {}
     if host:
+        result["group_name"] = host["Group"]
         result["template_version"] = str((host.get("LaunchTemplate") or {}).get("Version", ""))
     return result
 
@@ -454,6 +476,7 @@ def main() -> None:
             "capacity_rebalance": {"type": "bool", "default": False},
             "health_check_grace_period": {"type": "int", "default": 120},
             "standby": {"type": "bool", "default": False},
+            "stand_in": {"type": "str", "default": ""},
             "termination_hook": {"type": "str", "default": ""},
             "termination_hook_timeout": {"type": "int", "default": 300},
             "tags": {"type": "dict", "default": {}},
@@ -463,7 +486,8 @@ def main() -> None:
         required_if=[("state", "present", ["launch_template", "instance_types", "subnet_ids"])],
         supports_check_mode=True,
     )
-    group = HostGroup(module.client("autoscaling"), module.client("ec2"), module.params["name"])
+    params = module.params
+    group = HostGroup(module.client("autoscaling"), module.client("ec2"), params["name"], params["stand_in"])
     try:
         ensure = ensure_present if module.params["state"] == "present" else ensure_absent
         result = ensure(module, group)

@@ -28,6 +28,13 @@ options:
         or condition value of the document, V(region), or V(*) for every other wildcard.
     type: dict
     default: {}
+  roles:
+    description:
+      - Names of IAM roles that may be there or not. It is asked along with the rest whether they are, so that a play
+        need not look for everything that was made together with one.
+    type: list
+    elements: str
+    default: []
 extends_documentation_fragment:
   - amazon.aws.common.modules
   - amazon.aws.region.modules
@@ -67,6 +74,12 @@ reason:
   description: Why it could not be asked.
   returned: always
   type: str
+roles:
+  description:
+    - Those of O(roles) that there are. One that the caller may not ask about is taken to be there.
+  returned: always
+  type: list
+  elements: str
 denied:
   description: What is not allowed.
   returned: always
@@ -85,6 +98,7 @@ denied:
 """
 
 import contextlib
+import functools
 from typing import Any
 
 # AnsibleAWSModule says so when it is missing.
@@ -93,6 +107,7 @@ with contextlib.suppress(ImportError):
     from botocore.parsers import ResponseParserError
 
 from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleAWSModule
+from ansible_collections.spotcache.redis.plugins.module_utils.look import ask_all
 from ansible_collections.spotcache.redis.plugins.module_utils.permissions import Question, principal, questions, refused
 
 
@@ -116,12 +131,22 @@ def ask(client: Any, source: str, question: Question) -> list[dict[str, str]]:
     return [denial for page in pages for denial in refused(page["EvaluationResults"])]
 
 
+def there(client: Any, role: str) -> bool:
+    """Whether there is a role of that name, or it cannot be told."""
+    try:
+        client.get_role(RoleName=role)
+    except ClientError as error:
+        return error.response.get("Error", {}).get("Code") not in ("NoSuchEntity", "NoSuchEntityException")
+    return True
+
+
 def main() -> None:
     """Ansible's entry point."""
     module = AnsibleAWSModule(
         argument_spec={
             "policy": {"type": "dict", "required": True},
             "samples": {"type": "dict", "default": {}},
+            "roles": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
     )
@@ -139,10 +164,15 @@ def main() -> None:
         module.fail_json_aws(error, msg="AWS does not accept the credentials, or cannot be reached")
     arn, account = str(identity["Arn"]), str(identity["Account"])
     result: dict[str, Any] = {"caller": arn, "account": account, "checked": True, "reason": "", "denied": []}
+    client = module.client("iam")
+    try:
+        found = ask_all({role: functools.partial(there, client, role) for role in module.params["roles"]})
+    except BotoCoreError as error:
+        module.fail_json_aws(error, msg="IAM cannot be reached")
+    result["roles"] = [role for role in module.params["roles"] if found[role]]
     if arn.endswith(":root"):
         module.exit_json(changed=False, **result)
 
-    client = module.client("iam")
     source = source_arn(client, arn)
     samples = {str(key): str(value) for key, value in module.params["samples"].items()}
     try:

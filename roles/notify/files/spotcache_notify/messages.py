@@ -149,6 +149,8 @@ def of_notice(notice: dict[str, Any], environment: str) -> Message:
         told = json.loads(text)
     except ValueError:
         told = None
+    if isinstance(told, dict) and told.get("AlarmName") and told.get("NewStateValue"):
+        return _alarm(told, environment, unique)
     if not isinstance(told, dict) or not told.get("text"):
         return Message(f"{environment}: {subject or 'message'}", text[:TEXT_LIMIT], "info", unique)
     level = str(told.get("level", "info"))
@@ -159,6 +161,18 @@ def of_notice(notice: dict[str, Any], environment: str) -> Message:
         str(told.get("key") or unique),
         int(told.get("window") or DAY),
         fields={str(name): str(value) for name, value in (told.get("fields") or {}).items()},
+    )
+
+
+def _alarm(alarm: dict[str, Any], environment: str, unique: str) -> Message:
+    """What CloudWatch publishes when an alarm changes its state."""
+    raised = alarm["NewStateValue"] == "ALARM"
+    about = str(alarm.get("AlarmDescription") or alarm["AlarmName"])
+    return Message(
+        f"{environment}: alarm {alarm['AlarmName']} is {'raised' if raised else 'over'}",
+        f"{about}. {alarm.get('NewStateReason') or ''}".strip()[:TEXT_LIMIT],
+        "error" if raised else "good",
+        unique,
     )
 
 
