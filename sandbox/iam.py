@@ -63,6 +63,8 @@ S3_ACTIONS = {
         "publicAccessBlock": "PutBucketPublicAccessBlock",
     },
 }
+# Where the name in a request's signature is not the one in policies.
+PREFIXES = {"monitoring": "cloudwatch"}
 ID = re.compile(rf"^({'|'.join(KINDS)})-[0-9a-f]{{8,17}}$")
 TAG = re.compile(r"^TagSpecification\.\d+\.Tag\.(\d+)\.(Key|Value)$|^Tag\.(\d+)\.(Key|Value)$")
 
@@ -215,10 +217,10 @@ def close_gaps() -> None:
     """Let moto's servers decide as IAM does."""
 
     def check_action_permitted(request: Any, resource: str) -> None:
-        action = request._action
+        service, _, name = request._action.partition(":")
+        action = request._action = f"{PREFIXES.get(service, service)}:{name}"
         if action == "sts:GetCallerIdentity":
             return
-        service, _, name = action.partition(":")
         tags: Mapping[str, str] = {}
         if service == "ec2":
             targets = ec2_targets(name, request._data, request.account_id, request._region)

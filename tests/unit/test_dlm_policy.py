@@ -158,6 +158,16 @@ def test_a_cron_expression_takes_the_place_of_the_interval(dlm: Stubber, capsys:
     assert run(capsys, cron=cron)["changed"]
 
 
+def test_of_instances_without_what_they_booted_from(dlm: Stubber, capsys: pytest.CaptureFixture[str]) -> None:
+    instances = {**DETAILS, "ResourceTypes": ["INSTANCE"], "Parameters": {"ExcludeBootVolume": True}}
+    asked = {"resource": "instance", "boot_volumes": False}
+    finds(dlm, described())
+    dlm.add_response("update_lifecycle_policy", {}, {**REQUEST, "PolicyDetails": instances, "PolicyId": POLICY_ID})
+    assert run(capsys, **asked)["changed"]
+    finds(dlm, described(PolicyDetails={**described()["PolicyDetails"], **instances}))
+    assert not run(capsys, **asked)["changed"]
+
+
 def test_delete(dlm: Stubber, capsys: pytest.CaptureFixture[str]) -> None:
     finds(dlm, described())
     assert run(capsys, state="absent", _ansible_check_mode=True)["changed"]

@@ -95,6 +95,31 @@ def test_a_missing_template_is_named(aws: dict[str, Any], capsys: pytest.Capture
     assert missing["msg"] == "There is no launch template called nothing."
 
 
+def test_a_stand_in_will_do_while_there_is_no_host(aws: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    parameters, other = aws["parameters"], f"{NAME}-on-demand"
+    asked = {**parameters, "stand_in": other}
+    own = run(capsys, asked)
+    assert own["group_name"] == NAME
+    run(capsys, {**parameters, "name": other, "max_price": ""}, market="on_demand")
+    # Its own host comes first.
+    assert run(capsys, asked)["instance_id"] == own["instance_id"]
+    aws["autoscaling"].update_auto_scaling_group(
+        AutoScalingGroupName=NAME, MinSize=0, DesiredCapacity=0, MixedInstancesPolicy=mixed(aws)
+    )
+    found = run(capsys, asked, _ansible_check_mode=True)
+    assert found["group_name"] == other
+    assert found["instance_id"] != own["instance_id"]
+    assert run(capsys, parameters, _ansible_check_mode=True)["instance_id"] == ""
+
+
+def mixed(aws: dict[str, Any]) -> dict[str, Any]:
+    """The group's policy, since moto forgets it when an update leaves it out."""
+    [group] = aws["autoscaling"].describe_auto_scaling_groups(AutoScalingGroupNames=[NAME])["AutoScalingGroups"]
+    policy: dict[str, Any] = group["MixedInstancesPolicy"]
+    policy["LaunchTemplate"]["LaunchTemplateSpecification"].pop("LaunchTemplateId", None)
+    return policy
+
+
 class Described:
     """Answers of Auto Scaling and EC2, written down."""
 

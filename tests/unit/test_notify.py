@@ -39,6 +39,17 @@ def test_a_spot_notice() -> None:
     assert told.text.startswith("12:04:05 JST: EC2 takes back i-1 in about two minutes (stop).")
 
 
+def test_an_alarm() -> None:
+    raised = {"AlarmName": "a-dead", "AlarmDescription": "Messages wait", "NewStateValue": "ALARM"}
+    told = tell(notice({**raised, "NewStateReason": "1 was greater than 0"}))
+    assert (told.title, told.text, told.level) == (
+        "stg: alarm a-dead is raised",
+        "Messages wait. 1 was greater than 0",
+        "error",
+    )
+    assert tell(notice({**raised, "NewStateValue": "OK"})).title == "stg: alarm a-dead is over"
+
+
 def test_a_rebalance_recommendation() -> None:
     told = tell(event("EC2 Instance Rebalance Recommendation", **{"instance-id": "i-1"}))
     assert (told.level, told.key, told.about) == ("info", "rebalance/i-1", ("instance", "i-1"))

@@ -90,6 +90,8 @@ class Aws:
             "spot_host_image_id": self.image,
             "spot_host_ssh_private_key_file": str(self.folder / "id"),
             "redis_password": PASSWORD,
+            # moto does not know Data Lifecycle Manager.
+            "keeper_lifecycle_policy": False,
         }
 
     def play(self, playbook: str, variables: dict[str, Any], *arguments: str) -> tuple[int, str]:
@@ -151,8 +153,12 @@ def populated(endpoint: str, folder: Path) -> Aws:
                 raise
             time.sleep(0.1)
     open_aws = Aws(endpoint, {"root": ("x", "x")}, "", folder)
-    policy = json.loads((ROOT / "docs" / "iam" / "operator-policy.json").read_text())
-    lacking = {"ec2:CreateVpc", "iam:PutRolePolicy", "s3:PutLifecycleConfiguration"}
+    documents = [
+        json.loads((ROOT / "docs" / "iam" / f"{name}.json").read_text())
+        for name in ("operator-policy", "operator-people-policy")
+    ]
+    policy = {**documents[0], "Statement": [one for document in documents for one in document["Statement"]]}
+    lacking = {"ec2:CreateVpc", "events:PutRule", "iam:PutRolePolicy", "s3:PutLifecycleConfiguration"}
     without = {**policy, "Statement": [drop(statement, lacking) for statement in policy["Statement"]]}
     anything = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
     iam, keys = open_aws.client("iam"), {}
@@ -178,6 +184,8 @@ def drop(statement: dict[str, Any], actions: set[str]) -> dict[str, Any]:
 # The roles' own inputs: one run of Ansible for all of them.
 
 NETWORK: dict[str, Any] = {"network_environment": "t", "network_region": REGION}
+WEBHOOK = "https://hooks.slack.com/services/T0/B0/nobody-may-read-this"
+NOTIFY: dict[str, Any] = {"notify_environment": "t", "notify_region": REGION}
 HOST: dict[str, Any] = {
     "spot_host_environment": "t",
     "spot_host_region": REGION,
@@ -295,6 +303,25 @@ CASES: dict[str, tuple[str, dict[str, Any], list[str]]] = {
         ["redis_maxmemory", "64gb"],
     ),
     "save policy": ("redis", {"redis_save": ["often"]}, ["redis_save", "often"]),
+    "Slack": ("notify", {"notify_to": "slack", "notify_slack_webhook": WEBHOOK}, ["accepted"]),
+    "Slack's address": (
+        "notify",
+        {"notify_to": "slack", "notify_slack_webhook": "hooks.slack.com/x"},
+        ["notify_slack_webhook is no address"],
+    ),
+    "a relay in public": (
+        "notify",
+        {"notify_to": "slack", "notify_slack_webhook": "http://example.com/x"},
+        ["if it is a private one"],
+    ),
+    "no address": ("notify", {"notify_to": "slack"}, ["SSM has no parameter /spotcache/t/slack-webhook"]),
+    "nobody to mail to": ("notify", {"notify_to": "email"}, ["give at least one address"]),
+    "no address of a person's": (
+        "notify",
+        {"notify_to": "slack", "notify_slack_webhook": WEBHOOK, "notify_email_addresses": ["ops"]},
+        ["notify_email_addresses is ['ops']"],
+    ),
+    "environment of messages": ("notify", {"notify_environment": "Stg"}, ["notify_environment is 'Stg'"]),
     "a small type is allowed": ("spot_host", {"spot_host_instance_types": ["t3.micro"]}, ["accepted"]),
 }
 
@@ -306,7 +333,7 @@ def said(aws: Aws) -> tuple[dict[str, str], str, set[str]]:
     result = aws.folder / "said.json"
     tasks: list[dict[str, Any]] = []
     for name, (role, variables, _) in CASES.items():
-        base = {"network": NETWORK, "spot_host": HOST, "redis": REDIS}[role]
+        base = {"network": NETWORK, "spot_host": HOST, "redis": REDIS, "notify": NOTIFY}[role]
         tasks.append(
             {
                 "block": [
@@ -398,15 +425,18 @@ def test_missing_permissions_are_named_before_anything_is_made(aws: Aws) -> None
     before = aws.made()
     code, text = aws.play("playbooks/provision.yml", aws.variables("weak"))
     assert code != 0
-    assert "user/weak lack ec2:CreateVpc, iam:PutRolePolicy, s3:PutLifecycleConfiguration" in text
-    assert "docs/iam/operator-policy.json; nothing was changed" in text
+    assert "user/weak lack ec2:CreateVpc, events:PutRule, iam:PutRolePolicy, s3:PutLifecycleConfiguration" in text
+    assert "operator-policy.json and that of docs/iam/operator-people-policy.json; nothing was changed" in text
     assert aws.made() == before
 
 
-def test_the_operators_policy_is_enough(aws: Aws) -> None:
-    applications = {"laravel_env_driver": "redis", "laravel_env_applications": [SHOP]}
-    code, text = aws.play("playbooks/provision.yml", {**aws.variables(), **applications}, "--check")
+def test_the_operators_policies_are_enough(aws: Aws) -> None:
+    more = {"laravel_env_driver": "redis", "laravel_env_applications": [SHOP]}
+    more |= {"notify_to": "slack", "notify_slack_webhook": WEBHOOK, "notify_email_addresses": ["ops@example.com"]}
+    more |= {"caretaker_return_volume": True}
+    code, text = aws.play("playbooks/provision.yml", {**aws.variables(), **more}, "--check", "--diff")
     assert code == 0, text[-3000:]
+    assert WEBHOOK not in text
     assert "There is no host yet" in text
     assert "There is no Redis yet that applications could be brought to" in text
     assert aws.made() == set()
