@@ -228,7 +228,9 @@ def slack(place: Place) -> Iterator[Slack]:
 
 
 def test_a_slack_that_is_down_and_then_busy_loses_nothing_and_doubles_nothing(place: Place, slack: Slack) -> None:
-    wait(lambda: True if SPOT in str(place.sns.list_subscriptions()) else None, 30, "the topic")
+    topic = place.arn("sns", SPOT)
+    known = place.sns.list_subscriptions
+    wait(lambda: [one for one in known()["Subscriptions"] if one["TopicArn"] == topic] or None, 60, "the topic")
     texts = [f"<{n}> & {uuid.uuid4()}" for n in range(4)]
     slack.down()
     for text in texts:
