@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Tests through the sandbox that have not yet passed as a whole on a quiet machine.
 
-They belong to what is still being built (telling people, working hours) and are run by name:
+They belong to what is still being built and are run by name:
 `pytest tests/pending`. One that has passed moves to tests/e2e, where every run of the tests includes it.
 """
 
