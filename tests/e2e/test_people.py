@@ -216,6 +216,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         fed = made.functions.list_event_source_mappings
         wait(lambda: fed()["EventSourceMappings"] or running_now.done() or None, 180, "a function that is fed")
         yield made
+        (LOGS / "people" / "slack.txt").write_text("\n".join(slack.heard))
     slack.down()
 
 
