@@ -431,7 +431,7 @@ def test_missing_permissions_are_named_before_anything_is_made(aws: Aws) -> None
 
 
 def test_the_operators_policies_are_enough(aws: Aws) -> None:
-    more = {"laravel_env_driver": "redis", "laravel_env_applications": [SHOP]}
+    more: dict[str, Any] = {"laravel_env_driver": "redis", "laravel_env_applications": [SHOP]}
     more |= {"notify_to": "slack", "notify_slack_webhook": WEBHOOK, "notify_email_addresses": ["ops@example.com"]}
     more |= {"caretaker_return_volume": True}
     code, text = aws.play("playbooks/provision.yml", {**aws.variables(), **more}, "--check", "--diff")
