@@ -355,6 +355,9 @@ def test_the_stand_in_goes_when_spot_succeeds_and_hands_over_all_it_has(place: P
     wait(lambda: True if [one.id for one in place.sandbox.hosts()] == [new.id] else None, 60, "the stand-in's end")
     [group] = place.groups.describe_auto_scaling_groups(AutoScalingGroupNames=[STANDBY])["AutoScalingGroups"]
     assert group["DesiredCapacity"] == 0
+    place.idle()
+    assert slack.count(f"{stand_in.id} goes") == 1
+    assert [text for text in slack.heard if "NOT saved" in text] == []
 
 
 def test_the_evening_saves_and_gives_the_volume_back_and_the_morning_restores(place: Place, slack: Slack) -> None:
