@@ -29,11 +29,12 @@ from moto.autoscaling.models import (
 from moto.autoscaling.responses import AutoScalingResponse
 from moto.core.responses import ActionResult, EmptyResult
 from moto.core.types import Base64EncodedString
-from moto.ec2.exceptions import EC2ClientError, VolumeInUseError
+from moto.ec2.exceptions import EC2ClientError, InvalidLaunchTemplateVersionNotFound, VolumeInUseError
 from moto.ec2.models import EC2Backend
 from moto.ec2.models.instances import Instance
-from moto.ec2.models.launch_templates import LaunchTemplateVersion
+from moto.ec2.models.launch_templates import LaunchTemplate, LaunchTemplateVersion
 from moto.ec2.models.subnets import Subnet
+from moto.ec2.responses.launch_templates import LaunchTemplates
 
 from sandbox import iam
 from sandbox.scaling import LAUNCHING, TERMINATING
@@ -408,7 +409,52 @@ class Gaps:
                 template_data.pop("UserData", None)
             return original(backend, name, description, template_data, tag_spec)
 
+        def create_version(template: Any, data: dict[str, Any], description: str) -> Any:
+            # A number that was deleted does not come again.
+            template.numbers = getattr(template, "numbers", 0) + 1
+            version = LaunchTemplateVersion(template, template.numbers, data, description)
+            template.versions.append(version)
+            return version
+
+        def get_version(template: Any, number: Any) -> Any:
+            if str(number).lower() == "$latest":
+                return template.latest_version()
+            wanted = template.default_version_number if str(number).lower() == "$default" else number
+            for version in template.versions:
+                if str(version.number) == str(wanted):
+                    return version
+            raise InvalidLaunchTemplateVersionNotFound(template_id=template.id, version=number)
+
+        def delete_launch_template_versions(response: Any) -> Any:
+            backend, name = response.ec2_backend, response._get_param("LaunchTemplateName")
+            template_id = response._get_param("LaunchTemplateId") or backend.launch_template_name_to_ids.get(name)
+            template = backend.get_launch_template(template_id)
+            good, bad = [], []
+            for number in response._get_param("Versions", []):
+                row = {
+                    "LaunchTemplateId": template.id,
+                    "LaunchTemplateName": template.name,
+                    "VersionNumber": int(number),
+                }
+                found = [version for version in template.versions if str(version.number) == str(number)]
+                if found and not template.is_default(found[0]):
+                    template.versions.remove(found[0])
+                    good.append(row)
+                    continue
+                code = "unexpectedError" if found else "launchTemplateVersionDoesNotExist"
+                bad.append({**row, "ResponseError": {"Code": code, "Message": f"Version {number} cannot be deleted"}})
+            return ActionResult(
+                {
+                    "SuccessfullyDeletedLaunchTemplateVersions": good,
+                    "UnsuccessfullyDeletedLaunchTemplateVersions": bad,
+                }
+            )
+
         EC2Backend.create_launch_template = create_launch_template
+        LaunchTemplate.create_version = create_version
+        LaunchTemplate.get_version = get_version
+        LaunchTemplate.default_version = lambda template: template.get_version("$Default")
+        LaunchTemplates.delete_launch_template_versions = delete_launch_template_versions
         LaunchTemplateVersion.user_data = property(lambda version: as_user_data(version.data.get("UserData")))
 
     def _filters(self) -> None:
