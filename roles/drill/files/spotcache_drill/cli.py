@@ -1,0 +1,187 @@
+"""The command line: `run` is the client of a drill, `report` tells what it came to.
+
+Settings come as JSON on standard input, since one of them is a password, which no process list may show. Exit code 1
+and a sentence on standard error when it does not work; a drill that went badly is no such case: its report says so.
+"""
+
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from spotcache_drill.client import Accounts, Client, Loss, Names, connector, loss, read_back, remove
+from spotcache_drill.observer import Observer, Place, Seen
+from spotcache_drill.record import record
+from spotcache_drill.report import as_text, report_of, run_of
+from spotcache_drill.svg import picture
+from spotcache_drill.wire import RedisError
+
+_FIRST_SECONDS = 60.0
+
+
+class Failed(Exception):
+    """A sentence for the person: the drill cannot begin."""
+
+
+def read_struck(path: Path) -> dict[str, Any] | None:
+    """What was noted of the interruption; None before it."""
+    with suppress(FileNotFoundError, json.JSONDecodeError):
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    return None
+
+
+def is_over(until: str, struck: dict[str, Any], accounts: Accounts, seen: Seen) -> bool:
+    """Whether what the drill waits for has come: another host's service, or a save.
+
+    A service that began after the last strike is another host's: the one that was struck served before.
+    """
+    last = float(struck["last"])
+    if until == "save":
+        return any(at >= last for at in list(seen.saves.values()))
+    service = accounts.services[-1] if accounts.services else None
+    return service is not None and service.first_write is not None and service.first_write >= last
+
+
+def wait(question: Callable[[], bool], seconds: float) -> bool:
+    """Ask until it is so; False when the time is over."""
+    deadline = time.monotonic() + seconds
+    while not question():
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def run(settings: dict[str, Any], client_of: Callable[[str], Any]) -> dict[str, Any]:
+    """Write and look until the drill is over; the record of it.
+
+    Args:
+        settings: as `roles/drill/tasks/client.yml` gives them.
+        client_of: makes an AWS client for a service.
+
+    Raises:
+        Failed: Redis could not be written to, or nothing was interrupted.
+    """
+    place = Place(
+        settings["environment"], settings["bucket"], settings["prefix"], settings["dns_name"], settings["host"]
+    )
+    observer = Observer(place, client_of, settings["poll"])
+    observer.start()
+    names = Names(settings["mark"])
+    connect = connector(settings["port"], settings["password"], settings["database"], settings["timeout"])
+    client = Client(names, observer.target, connect, settings["pause"])
+    thread = threading.Thread(target=client.run, daemon=True)
+    thread.start()
+    try:
+        if not wait(lambda: bool(client.accounts.acknowledged), _FIRST_SECONDS):
+            where = observer.target().address or "nowhere (no DNS record)"
+            raise Failed(
+                f"no write was acknowledged within {_FIRST_SECONDS:.0f} s at {where}, port {settings['port']}: "
+                f"{client.accounts.error or 'nobody answers'}. Nothing was interrupted. The client runs where the "
+                "playbook runs; that machine must be let in by network_redis_client_cidrs or be in the clients' group"
+            )
+        Path(settings["ready"]).write_text("writing\n", encoding="utf-8")
+        struck_file = Path(settings["struck"])
+        if not wait(lambda: read_struck(struck_file) is not None, settings["patience"]):
+            raise Failed(f"nothing was interrupted within {settings['patience']:.0f} s: the drill was broken off")
+        struck = read_struck(struck_file) or {}
+        over = wait(lambda: is_over(settings["until"], struck, client.accounts, observer.seen), settings["patience"])
+        if over:
+            time.sleep(settings["settle"])
+    except Failed:
+        client.stopped.set()
+        thread.join(30)
+        clean(client, connect, observer)
+        raise
+    finally:
+        client.stopped.set()
+        thread.join(30)
+        observer.stop()
+    ended = "" if over else f"{settings['until']} was waited for in vain for {settings['patience']:.0f} s"
+    lost = settle(client, connect, observer)
+    return record(settings["host"], client.accounts, observer.seen, lost, float(struck["at"]), ended)
+
+
+def settle(client: Client, connect: Callable[[str], Any], observer: Observer) -> Loss | None:
+    """Read every acknowledged key back and take all keys away; None when Redis does not let itself be read."""
+    accounts, names = client.accounts, client.names
+    for _ in range(5):
+        try:
+            connection = connect(observer.target().address)
+            try:
+                found = read_back(connection, names, accounts.acknowledged)
+                remove(connection, names, range(accounts.written))
+            finally:
+                connection.close()
+        except (OSError, RedisError) as error:
+            accounts.error = f"reading back: {error}"
+            time.sleep(1.0)
+        else:
+            return loss(names, accounts.acknowledged, found)
+    return None
+
+
+def clean(client: Client, connect: Callable[[str], Any], observer: Observer) -> None:
+    """Take the keys away, where that is possible; otherwise they vanish by themselves after a day."""
+    with suppress(OSError, RedisError):
+        connection = connect(observer.target().address)
+        try:
+            remove(connection, client.names, range(client.accounts.written))
+        finally:
+            connection.close()
+
+
+def write_report(settings: dict[str, Any]) -> str:
+    """Write report.json and the picture; returns the report for a person."""
+    folder = Path(settings["folder"])
+    kept = json.loads((folder / "client.json").read_text(encoding="utf-8"))
+    one = run_of(settings, kept)
+    report = report_of([one])
+    (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    (folder / "timeline.svg").write_text(picture(one), encoding="utf-8")
+    return as_text(one)
+
+
+def aws_client(region: str) -> Callable[[str], Any]:
+    """Makes AWS clients: addresses and credentials come from the environment, as with every AWS program."""
+    import boto3
+    import botocore.config
+
+    config = botocore.config.Config(
+        connect_timeout=3, read_timeout=5, retries={"max_attempts": 2}, s3={"addressing_style": "path"}
+    )
+    clients: dict[str, Any] = {}
+    lock = threading.Lock()
+
+    def client(service: str) -> Any:
+        with lock:
+            if service not in clients:
+                clients[service] = boto3.client(service, region_name=region, config=config)
+            return clients[service]
+
+    return client
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Entry point."""
+    if list(arguments) not in (["run"], ["report"]):
+        print("usage: python -m spotcache_drill run|report < settings.json", file=sys.stderr)
+        return 2
+    settings = json.load(sys.stdin)
+    try:
+        if list(arguments) == ["run"]:
+            kept = run(settings, aws_client(settings["region"]))
+            Path(settings["output"]).write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+        else:
+            print(write_report(settings))
+    except (Failed, OSError, LookupError) as error:
+        print(f"{error}", file=sys.stderr)
+        return 1
+    return 0
