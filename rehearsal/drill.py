@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Drills in a row, in a sandbox: provision, fill, measure the floors, and then lose the host again and again.
 
-Each drill is a run of playbooks/drill.yml, the same that a person runs on AWS; only who interrupts differs where FIS has
-no action of that kind. Every key and value is compared after each. Prints a table and writes build/drill/report.json and
-a picture for each drill. Ends non-zero when a goal is missed.
+Each drill is a run of playbooks/drill.yml, the same that a person runs on AWS; only who interrupts differs where FIS
+has no action of that kind. Every key and value is compared after each. Prints a table and writes
+build/drill/report.json and a picture for each drill. Ends non-zero when a goal is missed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ NOTICED = ("notice", "no_capacity", "evicted_restoring")
 # Of rehearsal.keys' mixture, measured: an RDB of one MiB holds so many.
 KEYS_PER_MB = 8000
 SEEN_S, SAFE_S, SERVING_S, APPEND_ONLY_S = 2.0, 3.0, 10.0, 1.0
-STRIKE = [sys.executable, "-m", "rehearsal.strike"]
+STRIKE = ["env", f"PYTHONPATH={ROOT}", sys.executable, "-m", "rehearsal.strike"]
 
 
 @dataclass(frozen=True)

@@ -30,11 +30,19 @@ class Failed(Exception):
     """A sentence for the person: the drill cannot begin."""
 
 
-def read_struck(path: Path) -> dict[str, Any] | None:
-    """What was noted of the interruption; None before it."""
-    with suppress(FileNotFoundError, json.JSONDecodeError):
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    return None
+def read_struck(path: Path, mark: str) -> dict[str, Any] | None:
+    """What was noted of the interruption; None before it.
+
+    Raises:
+        Failed: there is none, and there will be none.
+    """
+    try:
+        struck = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+    if struck.get("stop") or struck.get("mark") != mark:
+        raise Failed("nothing was interrupted: the drill was broken off")
+    return struck
 
 
 def is_over(until: str, struck: dict[str, Any], accounts: Accounts, seen: Seen) -> bool:
@@ -69,6 +77,8 @@ def run(settings: dict[str, Any], client_of: Callable[[str], Any]) -> dict[str, 
     Raises:
         Failed: Redis could not be written to, or nothing was interrupted.
     """
+    folder = Path(settings["folder"])
+    make_room(folder)
     place = Place(
         settings["environment"], settings["bucket"], settings["prefix"], settings["dns_name"], settings["host"]
     )
@@ -87,11 +97,11 @@ def run(settings: dict[str, Any], client_of: Callable[[str], Any]) -> dict[str, 
                 f"{client.accounts.error or 'nobody answers'}. Nothing was interrupted. The client runs where the "
                 "playbook runs; that machine must be let in by network_redis_client_cidrs or be in the clients' group"
             )
-        Path(settings["ready"]).write_text("writing\n", encoding="utf-8")
-        struck_file = Path(settings["struck"])
-        if not wait(lambda: read_struck(struck_file) is not None, settings["patience"]):
+        (folder / "ready").write_text(f"{settings['mark']}\n", encoding="utf-8")
+        struck_file = folder / "struck.json"
+        if not wait(lambda: read_struck(struck_file, settings["mark"]) is not None, settings["patience"]):
             raise Failed(f"nothing was interrupted within {settings['patience']:.0f} s: the drill was broken off")
-        struck = read_struck(struck_file) or {}
+        struck = read_struck(struck_file, settings["mark"]) or {}
         over = wait(lambda: is_over(settings["until"], struck, client.accounts, observer.seen), settings["patience"])
         if over:
             time.sleep(settings["settle"])
@@ -107,6 +117,13 @@ def run(settings: dict[str, Any], client_of: Callable[[str], Any]) -> dict[str, 
     ended = "" if over else f"{settings['until']} was waited for in vain for {settings['patience']:.0f} s"
     lost = settle(client, connect, observer)
     return record(settings["host"], client.accounts, observer.seen, lost, float(struck["at"]), ended)
+
+
+def make_room(folder: Path) -> None:
+    """A folder in which nothing is left of an earlier drill."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("ready", "struck.json", "client.json", "report.json", "timeline.svg"):
+        (folder / name).unlink(missing_ok=True)
 
 
 def settle(client: Client, connect: Callable[[str], Any], observer: Observer) -> Loss | None:
@@ -178,7 +195,8 @@ def main(arguments: Sequence[str]) -> int:
     try:
         if list(arguments) == ["run"]:
             kept = run(settings, aws_client(settings["region"]))
-            Path(settings["output"]).write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+            output = Path(settings["folder"]) / "client.json"
+            output.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
         else:
             print(write_report(settings))
     except (Failed, OSError, LookupError) as error:

@@ -91,13 +91,10 @@ def instances_of(answer: dict[str, Any]) -> list[Instance]:
     ]
 
 
-def note_instances(seen: Seen, now: float, instances: list[Instance], known_before: bool) -> None:
-    """Merge one look at EC2; an instance that is not described any more has ended.
-
-    `known_before` says that this is not the first look: what had ended by then is none of this drill's.
-    """
+def note_instances(seen: Seen, now: float, instances: list[Instance]) -> None:
+    """Merge one look at EC2. One that is not described any more has ended; one that had ended before is left out."""
     for one in instances:
-        if one.id not in seen.instances and not known_before and not set(one.states) & {"pending", "running"}:
+        if one.id not in seen.instances and not set(one.states) & {"pending", "running"}:
             continue
         kept = seen.instances.setdefault(one.id, Instance(one.id))
         kept.zone, kept.address = one.zone or kept.zone, one.address or kept.address
@@ -115,7 +112,7 @@ class Observer:
     Args:
         place: what is looked at.
         client: makes an AWS client for a service.
-        pause: seconds between two looks.
+        pause: seconds between two looks at the name.
         clock: Unix time in seconds.
     """
 
@@ -126,15 +123,16 @@ class Observer:
         self.stopped = threading.Event()
         self._place, self._client, self._pause, self._clock = place, client, pause, clock
         self._zone_id = ""
-        self._looked = False
         self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
         """Look once at everything, and from then on in the background."""
-        looks = [self.look_at_instances, self.look_at_saves] + ([self.look_at_name] if self._place.name else [])
-        for look in looks:
+        # The name decides where the client goes; what else is looked at may be known a little later.
+        looks = [(self.look_at_instances, 2), (self.look_at_saves, 4)]
+        looks += [(self.look_at_name, 1)] if self._place.name else []
+        for look, pauses in looks:
             look()
-            thread = threading.Thread(target=self._again, args=(look,), daemon=True)
+            thread = threading.Thread(target=self._again, args=(look, pauses * self._pause), daemon=True)
             self._threads.append(thread)
             thread.start()
 
@@ -157,8 +155,7 @@ class Observer:
         """Which instances there are."""
         filters = [{"Name": "tag:spotcache:environment", "Values": [self._place.environment]}]
         answer = self._client("ec2").describe_instances(Filters=filters)
-        note_instances(self.seen, self._clock(), instances_of(answer), self._looked)
-        self._looked = True
+        note_instances(self.seen, self._clock(), instances_of(answer))
 
     def look_at_name(self) -> None:
         """Where the name points. The record itself is asked for: resolvers would tell what it was a minute ago."""
@@ -201,9 +198,9 @@ class Observer:
             raise LookupError(f"no zone of Route 53 has the name {self._place.name}")
         return str(max(zones, key=lambda zone: len(zone["Name"]))["Id"])
 
-    def _again(self, look: Callable[[], None]) -> None:
+    def _again(self, look: Callable[[], None], pause: float) -> None:
         """Look until stopped; what AWS refuses once is asked again."""
-        while not self.stopped.wait(self._pause):
+        while not self.stopped.wait(pause):
             try:
                 look()
             except Exception as error:  # noqa: BLE001 - whatever it is, the client must go on, and the report says it

@@ -30,8 +30,8 @@ def picture(run: Mapping[str, Any]) -> str:
     """The SVG of one entry of report.json."""
     events: Sequence[Mapping[str, Any]] = run["timeline"]
     start = float(run["struck_at"])
-    first = min([0.0, *(event["at"] - start for event in events)])
-    last = max([1.0, *(event["at"] - start for event in events)])
+    first: float = min([0.0, *(event["at"] - start for event in events)])
+    last: float = max([1.0, *(event["at"] - start for event in events)])
     scale = (_WIDTH - _LEFT - _RIGHT) / (last - first)
     height = _TOP + _ROW * (len(events) + 2)
     bottom = _TOP + _ROW * len(events)
