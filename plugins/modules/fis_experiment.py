@@ -151,6 +151,9 @@ class Trouble(Exception):
 
 def checked(params: dict[str, Any]) -> None:
     """Refuse what AWS would refuse less clearly. Raises Trouble."""
+    for name in ("role_arn", "actions", "targets"):
+        if not params[name]:
+            raise Trouble(f"{name} is empty: an experiment needs a role, at least one action and its target.")
     for name, action in params["actions"].items():
         if not isinstance(action, dict) or not action.get("actionId"):
             raise Trouble(f"actions['{name}'] has no actionId: name one, for example aws:ec2:terminate-instances.")
@@ -325,7 +328,6 @@ def main() -> None:
             "role_timeout": {"type": "int", "default": 60},
             "tags": {"type": "dict", "default": {}},
         },
-        required_if=[("state", "started", ["role_arn", "actions", "targets"])],
         supports_check_mode=True,
     )
     try:

@@ -69,7 +69,7 @@ def words_of(text: str) -> Words:
         kept = json.loads(rest)
     except ValueError:
         kept = None
-    return Words(lines, kept if isinstance(kept, dict) else None)
+    return Words(tuple(lines), kept if isinstance(kept, dict) else None)
 
 
 def epoch(text: object) -> float | None:

@@ -1,0 +1,380 @@
+"""The client of a drill: what it counts as acknowledged, where it goes, and what it finds lost."""
+
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+from __future__ import annotations
+
+import io
+import json
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from spotcache_drill import cli
+from spotcache_drill.client import Accounts, Client, Names, Service, Target, connector, loss, read_back, remove
+from spotcache_drill.observer import Instance, Observer, Place, Seen, instances_of, note_instances
+from spotcache_drill.record import record
+from spotcache_drill.wire import RedisError, decoded, encoded
+
+NAMES = Names("t")
+
+
+class Clock:
+    """A clock that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        self.now += 0.5
+        return self.now
+
+
+class Hosts:
+    """Hosts that answer, refuse or hold writes back."""
+
+    def __init__(self) -> None:
+        self.data: dict[str, dict[bytes, bytes]] = {"10.0.0.1": {}, "10.0.0.2": {}}
+        self.state = {"10.0.0.1": "up", "10.0.0.2": "down"}
+        self.target = Target("10.0.0.1", "i-1")
+        self.closed = 0
+
+    def connect(self, address: str) -> Any:
+        if self.state[address] == "down":
+            raise ConnectionRefusedError(f"{address} refuses")
+        return Line(self, address)
+
+
+class Line:
+    """A connection to one of them."""
+
+    def __init__(self, hosts: Hosts, address: str) -> None:
+        self.hosts, self.address = hosts, address
+
+    def ask(self, *words: bytes) -> object:
+        state, data = self.hosts.state[self.address], self.hosts.data[self.address]
+        if state == "down":
+            raise ConnectionResetError("gone")
+        if state == "loading":
+            raise RedisError("LOADING Redis is loading the dataset in memory")
+        if words[0] == b"SET":
+            if state == "fenced":
+                raise TimeoutError("timed out")
+            data[words[1]] = words[2]
+            return b"OK"
+        if words[0] == b"MGET":
+            return [data.get(key) for key in words[1:]]
+        if words[0] == b"UNLINK":
+            return sum(data.pop(key, None) is not None for key in words[1:])
+        return data.get(words[1])
+
+    def close(self) -> None:
+        self.hosts.closed += 1
+
+
+def client_of(hosts: Hosts) -> Client:
+    return Client(NAMES, lambda: hosts.target, hosts.connect, 0.0, Clock())
+
+
+def test_only_what_was_confirmed_is_acknowledged() -> None:
+    hosts = Hosts()
+    client = client_of(hosts)
+    for state in ("up", "up", "fenced", "fenced", "down"):
+        hosts.state["10.0.0.1"] = state
+        client.step()
+    accounts = client.accounts
+    assert sorted(accounts.acknowledged) == [0, 1]
+    assert accounts.refused == 3
+    # The first write that was held back counts as the moment from which on there was no service.
+    assert accounts.refused_at is not None
+    assert max(accounts.acknowledged.values()) < accounts.refused_at < max(accounts.acknowledged.values()) + 1
+
+
+def test_it_follows_the_name_and_notes_what_came_first_from_whom() -> None:
+    hosts = Hosts()
+    client = client_of(hosts)
+    client.step()
+    hosts.state["10.0.0.1"] = "down"
+    client.step()
+    hosts.target = Target("10.0.0.2", "i-2")
+    client.step()
+    hosts.state["10.0.0.2"] = "loading"
+    client.step()
+    hosts.state["10.0.0.2"] = "fenced"
+    client.step()
+    hosts.state["10.0.0.2"] = "up"
+    client.step()
+    client.step()
+    first, second = client.accounts.services
+    assert (first.address, second.address) == ("10.0.0.1", "10.0.0.2")
+    assert first.first_read is not None
+    assert first.first_write is not None
+    # Loading is no service; a held-back write comes after a read that was answered.
+    assert second.first_read is not None
+    assert second.first_write is not None
+    assert first.first_write < second.first_read < second.first_write
+    assert client.accounts.outage(0.0) == pytest.approx(second.first_write - first.first_write)
+
+
+def test_a_new_host_with_the_address_of_the_one_before_is_another_one() -> None:
+    assert not Service("10.0.0.1", "i-1").is_at(Target("10.0.0.1", "i-2"))
+    assert Service("10.0.0.1", "i-1").is_at(Target("10.0.0.1", ""))
+    assert not Service("10.0.0.1", "").is_at(Target("10.0.0.2", ""))
+
+
+def test_the_longest_time_without_a_write_is_the_one_after_the_strike() -> None:
+    accounts = Accounts(acknowledged={0: 1.0, 1: 9.0, 2: 9.5, 3: 12.0})
+    assert accounts.outage(9.2) == 2.5
+    assert accounts.outage(0.0) == 8.0
+    assert accounts.outage(13.0) is None
+    assert accounts.last_before(10.0) == 9.5
+
+
+def test_loss_is_told_value_by_value() -> None:
+    acknowledged = {0: 5.0, 1: 6.0, 2: 7.0, 3: 8.0}
+    found = {0: NAMES.value(0), 1: None, 2: b"another", 4: b"never acknowledged"}
+    told = loss(NAMES, acknowledged, found)
+    assert told.missing == [(1, 6.0), (3, 8.0)]
+    assert told.altered == [2]
+    assert loss(NAMES, {0: 5.0}, {0: NAMES.value(0)}).missing == []
+
+
+def test_every_key_has_a_value_of_its_own_in_every_drill() -> None:
+    values = {Names(mark).value(number) for mark in ("a", "b") for number in range(100)}
+    assert len(values) == 200
+
+
+def test_the_protocol() -> None:
+    assert encoded([b"GET", b"a b"]) == b"*2\r\n$3\r\nGET\r\n$3\r\na b\r\n"
+    answers = io.BytesIO(b"+OK\r\n:3\r\n$-1\r\n$2\r\n\r\n\r\n*2\r\n$1\r\na\r\n$-1\r\n-ERR no\r\n$9\r\nab")
+    assert [decoded(answers) for _ in range(5)] == [b"OK", 3, None, b"\r\n", [b"a", None]]
+    with pytest.raises(RedisError, match="ERR no"):
+        decoded(answers)
+    with pytest.raises(ConnectionError, match="middle"):
+        decoded(answers)
+    with pytest.raises(ConnectionError, match="closed"):
+        decoded(io.BytesIO(b""))
+    with pytest.raises(RedisError, match="no answer"):
+        decoded(io.BytesIO(b"HTTP/1.1 400\r\n"))
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[int]:
+    """A Redis with a password."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = int(free.getsockname()[1])
+    arguments = ["--port", str(port), "--save", "", "--requirepass", "secret", "--dir", str(tmp_path)]
+    with subprocess.Popen(["redis-server", *arguments], stdout=subprocess.DEVNULL) as process:
+        try:
+            for _ in range(100):
+                try:
+                    connector(port, "secret", 0, 1.0)("127.0.0.1").close()
+                    break
+                except OSError:
+                    time.sleep(0.05)
+            yield port
+        finally:
+            process.kill()
+
+
+def test_it_writes_to_a_real_redis_and_takes_its_keys_away_again(server: int) -> None:
+    connect = connector(server, "secret", 3, 1.0)
+    client = Client(NAMES, lambda: Target("127.0.0.1"), connect, 0.0)
+    for _ in range(1200):
+        client.step()
+    client.accounts.acknowledged[5000] = 1.0
+    connection = connect("127.0.0.1")
+    found = read_back(connection, NAMES, client.accounts.acknowledged)
+    assert [number for number, _ in loss(NAMES, client.accounts.acknowledged, found).missing] == [5000]
+    assert connection.ask(b"DBSIZE") == 1200
+    # What a drill cannot remove vanishes by itself.
+    assert 0 < int(str(connection.ask(b"TTL", NAMES.key(7)))) <= 24 * 3600
+    remove(connection, NAMES, range(client.accounts.written))
+    assert connection.ask(b"DBSIZE") == 0
+    with pytest.raises(RedisError, match="WRONGPASS"):
+        connector(server, "wrong", 0, 1.0)("127.0.0.1")
+
+
+def described(*rows: tuple[str, str, str]) -> dict[str, Any]:
+    return {
+        "Reservations": [
+            {
+                "Instances": [
+                    {
+                        "InstanceId": name,
+                        "State": {"Name": state},
+                        "PrivateIpAddress": address,
+                        "Placement": {"AvailabilityZone": "a"},
+                    }
+                ]
+            }
+            for name, state, address in rows
+        ]
+    }
+
+
+def test_instances_are_noted_from_their_first_sight() -> None:
+    seen = Seen()
+    note_instances(seen, 1.0, instances_of(described(("i-0", "terminated", ""), ("i-1", "running", "10.0.0.1"))))
+    note_instances(seen, 2.0, instances_of(described(("i-0", "terminated", ""), ("i-1", "shutting-down", "10.0.0.1"))))
+    note_instances(seen, 3.0, instances_of(described(("i-1", "terminated", ""), ("i-2", "pending", "10.0.0.2"))))
+    note_instances(seen, 4.0, instances_of(described(("i-2", "running", "10.0.0.2"))))
+    # One that had ended before the drill is none of it.
+    assert sorted(seen.instances) == ["i-1", "i-2"]
+    assert seen.instances["i-1"].gone_at == 2.0
+    assert seen.instances["i-1"].address == "10.0.0.1"
+    assert seen.instances["i-2"].states == {"pending": 3.0, "running": 4.0}
+    assert seen.instances["i-2"].gone_at is None
+
+
+class Aws:
+    """Route 53, S3 and EC2, as far as an observer asks."""
+
+    def __init__(self) -> None:
+        self.address = "10.0.0.1"
+        self.keys = ["p/stg/saves/one/dump.rdb", "p/stg/saves/one/manifest.json", "p/stg/saves/two/dump.rdb"]
+        self.asked: list[str] = []
+
+    def __call__(self, service: str) -> Any:  # noqa: ARG002
+        return self
+
+    def describe_instances(self, Filters: Any) -> dict[str, Any]:  # noqa: ARG002, N803
+        return described(("i-1", "running", "10.0.0.1"))
+
+    def get_paginator(self, name: str) -> Any:  # noqa: ARG002
+        zones = [
+            {"Id": "short", "Name": "internal."},
+            {"Id": "long", "Name": "stg.internal."},
+            {"Id": "x", "Name": "y."},
+        ]
+
+        class Pages:
+            def paginate(self) -> list[dict[str, Any]]:
+                return [{"HostedZones": zones}]
+
+        return Pages()
+
+    def list_resource_record_sets(self, HostedZoneId: str, **more: str) -> dict[str, Any]:  # noqa: ARG002, N803
+        self.asked.append(HostedZoneId)
+        record = {"Name": "redis.stg.internal.", "Type": "A", "ResourceRecords": [{"Value": self.address}]}
+        return {"ResourceRecordSets": [record]}
+
+    def list_objects_v2(self, Bucket: str, Prefix: str) -> dict[str, Any]:  # noqa: ARG002, N803
+        found = [{"Key": key} for key in self.keys if key.startswith(Prefix)]
+        return {"Contents": found, "KeyCount": len(found)}
+
+    def get_object(self, Bucket: str, Key: str) -> dict[str, Any]:  # noqa: ARG002, N803
+        return {"Body": io.BytesIO(b'{"save": "one"}')}
+
+
+def test_the_observer_follows_the_name_and_counts_whole_saves() -> None:
+    aws, clock = Aws(), Clock()
+    observer = Observer(Place("stg", "b", "p/stg/", "redis.stg.internal", "i-1"), aws, 1.0, clock)
+    observer.look_at_instances()
+    observer.look_at_name()
+    observer.look_at_name()
+    assert observer.target() == Target("10.0.0.1", "i-1")
+    aws.address = "10.0.0.2"
+    observer.look_at_name()
+    assert observer.target() == Target("10.0.0.2", "")
+    assert [address for address, _ in observer.seen.addresses] == ["10.0.0.1", "10.0.0.2"]
+    # The zone with the longest name is the one that answers for it.
+    assert set(aws.asked) == {"long"}
+    observer.look_at_saves()
+    assert list(observer.seen.saves) == ["one"]
+    assert observer.seen.final is None
+    aws.keys.append("p/stg/keeper/final/i-1.json")
+    observer.look_at_saves()
+    assert observer.seen.final is not None
+    assert observer.seen.final[0] == {"save": "one"}
+
+
+def test_without_a_name_the_newest_instance_is_followed() -> None:
+    observer = Observer(Place("stg", "b", "", "", "i-1"), Aws(), 1.0)
+    assert observer.target() == Target("")
+    observer.seen.instances = {
+        "i-1": Instance("i-1", address="10.0.0.1", states={"running": 1.0, "terminated": 5.0}),
+        "i-2": Instance("i-2", address="10.0.0.2", states={"pending": 5.0, "running": 6.0}),
+        "i-3": Instance("i-3", address="10.0.0.3", states={"pending": 7.0}),
+    }
+    assert observer.target() == Target("10.0.0.2", "i-2")
+
+
+def test_a_drill_is_over_when_another_host_has_taken_a_write() -> None:
+    seen, struck = Seen(), {"last": 100.0}
+    accounts = Accounts(services=[Service("10.0.0.1", "i-1", 1.0, 1.1)])
+    assert not cli.is_over("successor", struck, accounts, seen)
+    accounts.services.append(Service("10.0.0.2", "i-2", 130.0, None))
+    assert not cli.is_over("successor", struck, accounts, seen)
+    accounts.services[-1] = Service("10.0.0.2", "i-2", 130.0, 131.0)
+    assert cli.is_over("successor", struck, accounts, seen)
+    seen.saves = {"old": 50.0}
+    assert not cli.is_over("save", struck, accounts, seen)
+    seen.saves["new"] = 101.0
+    assert cli.is_over("save", struck, accounts, seen)
+
+
+def test_a_client_that_was_left_behind_takes_no_other_drills_strike(tmp_path: Path) -> None:
+    path = tmp_path / "struck.json"
+    assert cli.read_struck(path, "a") is None
+    path.write_text('{"mark": "a", "at"')
+    assert cli.read_struck(path, "a") is None
+    path.write_text(json.dumps({"mark": "a", "at": 1.0, "last": 1.0}))
+    assert cli.read_struck(path, "a") == {"mark": "a", "at": 1.0, "last": 1.0}
+    with pytest.raises(cli.Failed, match="broken off"):
+        cli.read_struck(path, "b")
+    path.write_text('{"stop": true}')
+    with pytest.raises(cli.Failed, match="broken off"):
+        cli.read_struck(path, "a")
+
+
+def test_a_client_that_gets_no_answer_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "_FIRST_SECONDS", 0.2)
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+    aws = Aws()
+    aws.address = "127.0.0.1"
+    settings = {
+        "mark": "t",
+        "host": "i-1",
+        "environment": "stg",
+        "bucket": "b",
+        "prefix": "p/stg/",
+        "region": "x",
+        "dns_name": "redis.stg.internal",
+        "port": port,
+        "password": "secret",
+        "database": 0,
+        "timeout": 0.2,
+        "pause": 0.01,
+        "poll": 0.1,
+        "settle": 0.1,
+        "patience": 1.0,
+        "until": "successor",
+        "folder": str(tmp_path / "drill"),
+    }
+    monkeypatch.setattr(cli, "aws_client", lambda region: aws)
+    monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(settings)))
+    assert cli.main(["run"]) == 1
+    said = capsys.readouterr().err
+    assert f"at 127.0.0.1, port {port}" in said
+    assert "network_redis_client_cidrs" in said
+    assert "secret" not in said
+    assert cli.main(["walk"]) == 2
+
+
+def test_the_record_holds_what_the_report_is_made_of() -> None:
+    accounts = Accounts(3, {0: 10.0, 1: 11.0, 2: 20.0}, 11.5, 4, [Service("10.0.0.1", "i-1", 9.0, 10.0)])
+    seen = Seen({"i-1": Instance("i-1", "a", "10.0.0.1", {"running": 1.0, "terminated": 15.0})})
+    told = record("i-1", accounts, seen, loss(NAMES, accounts.acknowledged, {0: NAMES.value(0)}), 11.2, "")
+    assert told["missing"] == [[1, 11.0], [2, 20.0]]
+    assert (told["host_gone"], told["last_write_before"], told["outage_s"]) == (15.0, 11.0, 9.0)
+    assert json.loads(json.dumps(told)) == told
+    assert record("i-1", accounts, seen, None, 11.2, "in vain")["missing"] is None
