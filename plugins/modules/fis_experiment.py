@@ -143,6 +143,7 @@ ENDED = {"completed", "stopped", "failed", "cancelled"}
 BAD = {"failed", "cancelled"}
 WAITING = {"pending", "initiating"}
 PAUSE = 0.5
+ROLE_PAUSE = 2.0
 
 
 class Trouble(Exception):
@@ -268,7 +269,7 @@ def start(fis: Any, template: str, params: dict[str, Any], clock: Callable[[], f
         reason = (experiment.get("state") or {}).get("reason", "it gives no reason")
         if not is_about_the_role(reason) or clock() - begun > params["role_timeout"]:
             raise Trouble(f"The experiment {experiment['id']} {status_of(experiment)}: {reason}.")
-        time.sleep(2.0)
+        time.sleep(ROLE_PAUSE)
 
 
 def ensure_started(module: AnsibleAWSModule, fis: Any) -> dict[str, Any]:

@@ -286,11 +286,13 @@ def test_the_observer_follows_the_name_and_counts_whole_saves() -> None:
     assert set(aws.asked) == {"long"}
     observer.look_at_saves()
     assert list(observer.seen.saves) == ["one"]
-    assert observer.seen.final is None
+    before = observer.seen.final
     aws.keys.append("p/stg/keeper/final/i-1.json")
     observer.look_at_saves()
-    assert observer.seen.final is not None
-    assert observer.seen.final[0] == {"save": "one"}
+    after = observer.seen.final
+    assert before is None
+    assert after is not None
+    assert after[0] == {"save": "one"}
 
 
 def test_without_a_name_the_newest_instance_is_followed() -> None:

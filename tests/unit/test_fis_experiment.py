@@ -13,7 +13,7 @@ import pytest
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleAWSModule
 from ansible_collections.spotcache.redis.plugins.modules import fis_experiment as module
-from botocore.stub import ANY, Stubber
+from botocore.stub import Stubber
 
 NAME = "spotcache-stg-drill"
 ROLE = f"arn:aws:iam::123456789012:role/{NAME}"
@@ -63,7 +63,8 @@ def experiment(status: str, action: str = "pending", reason: str = "", name: str
 def fis(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stubber]:
     client = boto3.client("fis", region_name="ap-northeast-1", aws_access_key_id="a", aws_secret_access_key="b")
     monkeypatch.setattr(AnsibleAWSModule, "client", lambda self, service: {"fis": client}[service])
-    monkeypatch.setattr(module.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(module, "PAUSE", 0.0)
+    monkeypatch.setattr(module, "ROLE_PAUSE", 0.0)
     with Stubber(client) as stubber:
         yield stubber
         stubber.assert_no_pending_responses()
@@ -88,7 +89,6 @@ def listed(fis: Stubber, *names: tuple[str, str]) -> None:
 def created(fis: Stubber) -> None:
     """A template is asked for as it should be."""
     asked = {
-        "clientToken": ANY,
         "description": NAME,
         "roleArn": ROLE,
         "stopConditions": [{"source": "none"}],
@@ -101,7 +101,7 @@ def created(fis: Stubber) -> None:
 
 def started(fis: Stubber, answer: dict[str, Any]) -> None:
     """An experiment is started."""
-    asked = {"clientToken": ANY, "experimentTemplateId": "EXT1", "tags": TAGS}
+    asked = {"experimentTemplateId": "EXT1", "tags": TAGS}
     fis.add_response("start_experiment", answer, asked)
 
 
@@ -204,5 +204,6 @@ def test_what_would_be_refused_is_refused_before_anything_is_asked(
     assert "actions['interrupt'] has no actionId" in run(capsys, actions={"interrupt": {}})["msg"]
     lost = {"interrupt": {**ACTIONS["interrupt"], "targets": {"SpotInstances": "hosts"}}}
     assert "has the target hosts, and targets names host" in run(capsys, actions=lost)["msg"]
-    for name, nothing in (("role_arn", ""), ("actions", {}), ("targets", {})):
-        assert f"{name} is empty" in run(capsys, **{name: nothing})["msg"]
+    assert "role_arn is empty" in run(capsys, role_arn="")["msg"]
+    assert "actions is empty" in run(capsys, actions={})["msg"]
+    assert "targets is empty" in run(capsys, targets={})["msg"]
