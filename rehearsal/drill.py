@@ -32,7 +32,7 @@ FOLDER = BUILD / "drill"
 KINDS = ("notice", "kill", "rebalance", "zone_lost", "no_capacity", "evicted_restoring")
 NOTICED = ("notice", "no_capacity", "evicted_restoring")
 # Of rehearsal.keys' mixture, measured: an RDB of one MiB holds so many.
-KEYS_PER_MB = 8000
+KEYS_PER_MB = 7000
 SEEN_S, SAFE_S, SERVING_S, APPEND_ONLY_S = 2.0, 3.0, 10.0, 1.0
 STRIKE = ["env", f"PYTHONPATH={ROOT}", sys.executable, "-m", "rehearsal.strike"]
 

@@ -87,6 +87,7 @@ def test_every_verb_is_in_the_help() -> None:
         "snapshot",
         "restore",
         "destroy",
+        "drill",
         "sandbox",
         "clean",
         "help",
@@ -218,6 +219,32 @@ def test_check_needs_no_docker_and_aws_needs_only_ssh(door: ModuleType) -> None:
     assert {tool.program for tool in door.AWS.tools} == {"ssh"}
     assert not door.CHECK.sandbox
     assert not door.AWS.sandbox
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sandbox", "program"),
+    [
+        ([], True, "rehearsal.drill"),
+        (["--kind", "kill", "--runs", "3"], True, "rehearsal.drill"),
+        (["-i", "{root}/inventories/stg", "-e", "drill_confirm=stg"], False, "drill.yml"),
+        (["-i", "{root}/inventories/sandbox"], True, "drill.yml"),
+    ],
+)
+def test_a_drill_is_a_rehearsal_unless_an_inventory_is_named(
+    door: ModuleType, monkeypatch: pytest.MonkeyPatch, arguments: list[str], sandbox: bool, program: str
+) -> None:
+    ran: list[list[str]] = []
+
+    def run(command: list[str], *_: Any, **__: Any) -> int:
+        ran.append(command)
+        return 0
+
+    monkeypatch.setattr(door, "run", run)
+    words = [word.format(root=door.ROOT) for word in arguments]
+    assert door.VERBS["drill"].need(words).sandbox is sandbox
+    assert door.VERBS["drill"].run(words, door.Machine({}, 0)) == 0
+    assert any(word.endswith(program) for word in ran[0])
+    assert ran[0][-len(words) :] == words if words else ran[0][-1] == program
 
 
 def test_only_what_rehearses_the_application_needs_its_image(door: ModuleType) -> None:

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Drills against a sandbox, by the playbook alone: nothing here knows better than the report."""
+
+from __future__ import annotations
+
+import json
+import time
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rehearsal import drill, keys
+from rehearsal.demo import PORT
+from rehearsal.sandboxes import Sandbox
+from rehearsal.work import BUILD, ROOT
+
+FOLDER = BUILD / "test" / "e2e" / "drill"
+POLICIES = ("operator-policy", "operator-drill-policy")
+KEYS = 20_000
+NOTICE_S = 12.0
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+    """A provisioned sandbox with data and a save, whose operator may do what the documents say and nothing else."""
+    texts = [json.loads((ROOT / "docs" / "iam" / f"{name}.json").read_text()) for name in POLICIES]
+    policy = tmp_path_factory.mktemp("policy") / "operator.json"
+    policy.write_text(json.dumps({**texts[0], "Statement": [one for text in texts for one in text["Statement"]]}))
+    with Sandbox("t-drill", FOLDER).running("--operator-policy", str(policy)) as running:
+        running.verb("fis-scale", str(NOTICE_S / 120), "--name", running.name)
+        running.play("provision", log="provision")
+        yield running
+
+
+def left_of_fis(place: Sandbox) -> list[str]:
+    """What a drill made in the account."""
+    templates = place.client("fis").list_experiment_templates()["experimentTemplates"]
+    roles = [role["RoleName"] for role in place.client("iam").list_roles()["Roles"] if "drill" in role["RoleName"]]
+    return [template["id"] for template in templates] + roles
+
+
+def run(place: Sandbox, name: str, **chosen: Any) -> tuple[int, str, dict[str, Any]]:
+    """One run of the playbook: exit code, what it said, and its report."""
+    folder = FOLDER / name
+    variables = {
+        "drill_confirm": "sandbox",
+        "drill_folder": str(folder),
+        "drill_poll_seconds": 0.25,
+        "drill_patience": 90,
+        "drill_lead_seconds": 1.5,
+        **chosen,
+    }
+    (folder / "report.json").unlink(missing_ok=True)
+    code, play = place.attempt("drill", "-e", json.dumps(variables), log=name)
+    report = folder / "report.json"
+    return code, " ".join(play.text.split()), json.loads(report.read_text()) if report.exists() else {}
+
+
+def refused(place: Sandbox, name: str, **chosen: Any) -> str:
+    """What a refused drill says; the host must not notice it, and nothing may be left."""
+    host = place.host()
+    code, said, report = run(place, name, **chosen)
+    assert code != 0
+    assert report == {}
+    assert left_of_fis(place) == []
+    assert place.host() == host
+    return said
+
+
+def test_bad_inputs_are_refused_before_anything_is_changed(place: Sandbox) -> None:
+    assert "drill_confirm is 'stg'" in refused(place, "confirm", drill_confirm="stg")
+    assert "value of drill_kind must be one of" in refused(place, "kind", drill_kind="flood")
+    assert "drill_kind is 'zone_lost', for which AWS FIS has no action" in refused(
+        place, "zone", drill_kind="zone_lost"
+    )
+    assert "has no image of its host" in refused(place, "image")
+
+
+def baked(place: Sandbox) -> None:
+    """From here on with an image, but still without a save."""
+    place.play("provision", "-e", "spot_host_bake=true", log="provision-bake")
+
+
+def test_without_a_save_nothing_is_interrupted(place: Sandbox) -> None:
+    baked(place)
+    assert "there is no verified save of sandbox in S3" in refused(place, "save")
+
+
+@pytest.fixture(scope="module")
+def filled(place: Sandbox) -> dict[int, keys.DatabasePrint]:
+    """What Redis holds before the drills."""
+    host = place.host()
+    keys.load(host.ip, PORT, place.password, keys.load_commands(KEYS, int(time.time() * 1000)))
+    assert place.on_host(host, "spotcache-keeper save --json").returncode == 0
+    return keys.fingerprint(host.ip, PORT, place.password)
+
+
+def test_check_mode_interrupts_nothing(place: Sandbox, filled: dict[int, keys.DatabasePrint]) -> None:
+    host = place.host()
+    code, play = place.attempt("drill", "--check", log="check")
+    assert code == 0
+    assert f"The host {host.id} would be interrupted now (notice)" in " ".join(play.text.split())
+    assert place.host() == host
+
+
+def test_with_a_notice_by_fis(place: Sandbox, filled: dict[int, keys.DatabasePrint]) -> None:
+    old = place.host()
+    code, said, report = run(place, "notice")
+    assert code == 0, said[-3000:]
+    [one] = report["runs"]
+    assert report["verdict"] == "passed"
+    assert (one["host"], one["successor"]) == (old.id, place.host().id)
+    assert one["acknowledged_lost"] == 0
+    assert one["keys_acknowledged"] > 100
+    assert 0 <= one["notice_to_seen_s"] <= 5
+    assert 0 < one["seen_to_safe_s"] < NOTICE_S
+    # The host goes on to live for as long as was announced, and nobody can write meanwhile.
+    assert one["outage_s"] > NOTICE_S - one["notice_to_seen_s"] - 2
+    assert one["gone_to_serving_s"] > 0
+    names = [event["name"] for event in one["timeline"]]
+    assert set(names) == {
+        "notice published",
+        "notice seen",
+        "writes fenced",
+        "save verified",
+        "off the host",
+        "host gone",
+        "new host",
+        "restored",
+        "DNS moved",
+        "first read",
+        "first write",
+    }
+    picture = Path(FOLDER / "notice" / "timeline.svg").read_text()
+    assert old.id in "".join(ET.fromstring(picture).itertext())
+    # Neither a role nor a template stays, and none of the client's keys.
+    assert left_of_fis(place) == []
+    after = keys.fingerprint(place.host().ip, PORT, place.password)
+    assert keys.differences(filled, after) == []
+
+
+def test_without_a_notice(place: Sandbox, filled: dict[int, keys.DatabasePrint]) -> None:
+    code, said, report = run(place, "kill", drill_kind="kill", drill_command=[*drill.STRIKE, "kill"])
+    assert code == 0, said[-3000:]
+    [one] = report["runs"]
+    assert (one["notice_to_seen_s"], one["seen_to_safe_s"]) == (None, None)
+    # What was written after the save is lost, and counted; what is older is there.
+    assert one["acknowledged_lost"] > 0
+    assert one["lost_older_than_save"] == 0
+    assert one["oldest_lost_s"] > 0
+    assert keys.differences(filled, keys.fingerprint(place.host().ip, PORT, place.password)) == []
+
+
+def test_a_host_that_ends_while_it_restores_is_followed_by_another(
+    place: Sandbox, filled: dict[int, keys.DatabasePrint]
+) -> None:
+    assert place.on_host(place.host(), "spotcache-keeper save --json --no-snapshot").returncode == 0
+    chosen = {"drill_second_command": [*drill.STRIKE, "kill"], "drill_second_lead_seconds": 0.5}
+    code, said, report = run(place, "evicted", drill_kind="evicted_restoring", **chosen)
+    assert code == 0, said[-3000:]
+    [one] = report["runs"]
+    assert one["acknowledged_lost"] == 0
+    client = json.loads((FOLDER / "evicted" / "client.json").read_text())
+    assert len(client["hosts"]) == 3
+    assert client["hosts"][1]["gone_at"] is not None
+    assert left_of_fis(place) == []
+    assert keys.differences(filled, keys.fingerprint(place.host().ip, PORT, place.password)) == []
