@@ -142,10 +142,9 @@ def keep_in_zone(sandbox: Sandbox, host: Host) -> None:
 
 def steady(sandbox: Sandbox, plan: Plan) -> None:
     """Let a save stand on the new host, without the client's keys, before it is lost in its turn."""
-    for zone in sandbox.state["zones"]:
-        sandbox.verb("restore-zone", zone, "--name", sandbox.name)
-        if not plan.append_only:
-            sandbox.verb("spot-capacity", zone, "*", "--name", sandbox.name)
+    if plan.kind == "zone_lost":
+        for zone in sandbox.state["zones"]:
+            sandbox.verb("restore-zone", zone, "--name", sandbox.name)
     done = sandbox.on_host(sandbox.host(), "spotcache-keeper save --json --no-snapshot")
     if done.returncode:
         raise Failed(f"no save stands on the new host: {done.stdout}{done.stderr}")
