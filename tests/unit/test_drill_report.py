@@ -64,7 +64,12 @@ def kept(**more: Any) -> dict[str, Any]:
         ],
         "addresses": [{"address": "10.0.0.1", "at": T - 5}, {"address": "10.0.0.2", "at": T + 30.5}],
         "final": {"record": {"off_host": True}, "at": T + 6.4},
-        "saves": [],
+        # One from before the client wrote, one meanwhile, the final one, and one of the next host.
+        "saves": [
+            {"id": "20261122T065000Z-000000", "at": T - 5},
+            {"id": "20261122T065958Z-111111", "at": T - 0.5},
+            {"id": "20261122T070001Z-abcdef", "at": T + 6.4},
+        ],
         "missing": [],
         "altered": [],
         "trouble": {},
@@ -149,17 +154,18 @@ def test_a_loss_despite_a_notice_is_a_fault() -> None:
 def test_without_a_notice_only_what_is_older_than_the_save_must_be_there() -> None:
     asked = settings(kind="kill", notice=False, old_words="")
     one = report.run_of(
-        asked, kept(missing=[[98, T + 1.5], [99, T + 2.0]], refused_at=T + 2.4, last_write_before=T + 2.3)
+        asked, kept(missing=[[98, T - 1.5], [99, T + 2.0]], refused_at=T + 2.4, last_write_before=T + 2.3)
     )
     assert (one["notice_to_seen_s"], one["seen_to_safe_s"]) == (None, None)
     assert (one["acknowledged_lost"], one["lost_older_than_save"]) == (2, 0)
     # The last acknowledged write is the earliest moment at which the host can have been gone.
-    assert one["oldest_lost_s"] == 0.8
+    assert one["oldest_lost_s"] == 3.8
     assert one["gone_to_serving_s"] == 28.7
     assert one["problems"] == []
     assert one["timeline"][0]["name"] == "interruption"
-    older = report.run_of(asked, kept(missing=[[1, T + 0.5]], last_write_before=T + 2.3))
-    assert older["problems"] == ["1 writes were lost that are older than the save that was restored"]
+    # Also when an older save was restored than there is: it is the newest that counts.
+    older = report.run_of(asked, kept(missing=[[1, T - 2.5]], last_write_before=T + 2.3))
+    assert older["problems"] == ["1 writes were lost that are older than the newest verified save"]
 
 
 def test_a_recommendation_costs_nothing() -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +17,7 @@ from moto import mock_aws
 from moto.sqs.models import Queue
 
 from sandbox.events import Bus, permits
-from sandbox.fis import duration
+from sandbox.fis import Fis, duration
 from sandbox.functions import Functions
 from sandbox.scaling import Clock, Cron, times
 
@@ -134,3 +135,16 @@ def test_durations() -> None:
     for wrong in ("PT", "2M", "", "P1D"):
         with pytest.raises(ValueError, match="duration"):
             duration(wrong)
+
+
+def test_all_actions_of_an_experiment_begin_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    fis = Fis(None, None)  # type: ignore[arg-type]
+    # Each waits for the other: one after the other, neither would end.
+    both = threading.Barrier(2, timeout=10)
+    monkeypatch.setattr(fis, "_refuse", lambda experiment: None)
+    monkeypatch.setattr(fis, "resolve", lambda experiment, action: [])
+    monkeypatch.setattr(fis, "_act", lambda experiment, action, found: both.wait())
+    experiment = SimpleNamespace(id="EXP1", actions={"a": {}, "b": {}}, halt=threading.Event(), status="initiating")
+    fis._run(experiment)
+    assert experiment.status == "completed"
+    assert [action["state"]["status"] for action in experiment.actions.values()] == ["completed", "completed"]

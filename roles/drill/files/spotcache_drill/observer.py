@@ -128,7 +128,7 @@ class Observer:
     def start(self) -> None:
         """Look once at everything, and from then on in the background."""
         # The name decides where the client goes; what else is looked at may be known a little later.
-        looks = [(self.look_at_instances, 2), (self.look_at_saves, 4)]
+        looks = [(self.look_at_instances, 2), (self.look_at_saves, 2)]
         looks += [(self.look_at_name, 1)] if self._place.name else []
         for look, pauses in looks:
             look()

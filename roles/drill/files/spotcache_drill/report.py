@@ -21,6 +21,7 @@ _SEEN = re.compile(
 )
 _SAFE = re.compile(r"^final save \S+(: .*verified; .*\bs3\b| is in S3 now)")
 _TEXT = "%Y-%m-%dT%H:%M:%SZ"
+_ID = "%Y%m%dT%H%M%SZ"
 
 
 @dataclass(frozen=True)
@@ -72,12 +73,21 @@ def words_of(text: str) -> Words:
     return Words(tuple(lines), kept if isinstance(kept, dict) else None)
 
 
-def epoch(text: object) -> float | None:
+def epoch(text: object, form: str = _TEXT) -> float | None:
     """The Unix time of a text such as 2026-11-22T00:15:03Z; None when it is none."""
     try:
-        return datetime.strptime(str(text), _TEXT).replace(tzinfo=UTC).timestamp()
+        return datetime.strptime(str(text), form).replace(tzinfo=UTC).timestamp()
     except ValueError:
         return None
+
+
+def newest_save(saves: Iterable[Mapping[str, Any]], struck: float) -> float | None:
+    """When the newest save was begun that was whole before the host was struck; None without one.
+
+    By its id, such as 20261122T001503Z-3f9a1c: what a save of this name holds is at least as old as that.
+    """
+    begun = [epoch(str(save["id"]).partition("-")[0], _ID) for save in saves if float(save["at"]) <= struck]
+    return max((at for at in begun if at is not None), default=None)
 
 
 def clock_text(at: float) -> str:
@@ -203,7 +213,7 @@ def run_of(settings: Mapping[str, Any], kept: Mapping[str, Any]) -> dict[str, An
     times = times_of(settings, kept, old, new)
     boot = ((new.kept or {}).get("last_boot") or {}) if settings["until"] == "successor" else {}
     missing = kept["missing"]
-    saved = epoch(boot.get("created"))
+    saved = newest_save(kept["saves"], times.struck) if settings["until"] == "successor" else None
     one = {
         "kind": settings["kind"],
         "notice_to_seen_s": between(times.notice, times.seen),
@@ -244,7 +254,7 @@ def problems_of(one: Mapping[str, Any], noticed: bool, kept: Mapping[str, Any]) 
     if noticed and one["acknowledged_lost"]:
         said.append(f"{one['acknowledged_lost']} acknowledged writes were lost although there was a notice")
     if not noticed and one["lost_older_than_save"]:
-        said.append(f"{one['lost_older_than_save']} writes were lost that are older than the save that was restored")
+        said.append(f"{one['lost_older_than_save']} writes were lost that are older than the newest verified save")
     return said
 
 
