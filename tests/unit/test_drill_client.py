@@ -268,7 +268,7 @@ class Aws:
         return {"Contents": found, "KeyCount": len(found)}
 
     def get_object(self, Bucket: str, Key: str) -> dict[str, Any]:  # noqa: ARG002, N803
-        return {"Body": io.BytesIO(b'{"save": "one"}')}
+        return {"Body": io.BytesIO(b'{"save": "one", "off_host": true}')}
 
 
 def test_the_observer_follows_the_name_and_counts_whole_saves() -> None:
@@ -292,7 +292,7 @@ def test_the_observer_follows_the_name_and_counts_whole_saves() -> None:
     after = observer.seen.final
     assert before is None
     assert after is not None
-    assert after[0] == {"save": "one"}
+    assert after[0] == {"save": "one", "off_host": True}
 
 
 def test_without_a_name_the_newest_instance_is_followed() -> None:

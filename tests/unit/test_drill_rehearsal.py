@@ -103,6 +103,12 @@ def test_a_strike_that_nobody_directs_says_how_it_is_used(
     assert "SPOTCACHE_DRILL_INSTANCE" in capsys.readouterr().err
 
 
+def test_a_notice_leaves_time_for_a_save() -> None:
+    assert drill.notice_for(4.0) == 20.0
+    assert drill.notice_for(10.5) == 33.0
+    assert drill.notice_for(300.0) == 120.0
+
+
 def test_moments_differ() -> None:
     plan = drill.Plan("notice")
     leads = {drill.settings(plan, Path("/tmp/d"), random.Random(seed))["drill_lead_seconds"] for seed in range(20)}

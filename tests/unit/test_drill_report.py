@@ -119,6 +119,14 @@ def test_a_notice() -> None:
     assert one["values_equal"]
     assert one["problems"] == []
     assert (one["host"], one["successor"]) == ("i-1", "i-2")
+    # What an earlier end said is left out.
+    assert [(row["host"], row["line"].split()[0]) for row in one["said"]] == [
+        ("i-1", "writes"),
+        ("i-1", "Spot"),
+        ("i-1", "final"),
+        ("i-2", "/etc/spotcache/keeper-password"),
+        ("i-2", "restored:"),
+    ]
 
 
 def test_a_host_that_said_nothing_any_more_is_told_from_outside() -> None:

@@ -46,7 +46,7 @@ class Seen:
     Attributes:
         instances: by id.
         addresses: each address that the name had, and when it was first seen.
-        final: the record that the host under drill left, and when it was seen; None before.
+        final: the last record that the host under drill left, and when it was seen; None before.
         saves: each save's id, and when its manifest was first seen.
         trouble: the last error of each question.
     """
@@ -179,11 +179,13 @@ class Observer:
             folder, _, name = one["Key"].rpartition("/")
             if name == "manifest.json":
                 self.seen.saves.setdefault(folder.rpartition("/")[2], self._clock())
-        if self.seen.final is None:
+        if self.seen.final is None or not self.seen.final[0].get("off_host"):
+            # A host that gets its save away only after it left a record leaves another one.
             key = f"{self._place.prefix}keeper/final/{self._place.host}.json"
             if s3.list_objects_v2(Bucket=self._place.bucket, Prefix=key).get("KeyCount"):
                 record = json.loads(s3.get_object(Bucket=self._place.bucket, Key=key)["Body"].read())
-                self.seen.final = (record, self._clock())
+                if self.seen.final is None or self.seen.final[0] != record:
+                    self.seen.final = (record, self._clock())
 
     def _find_zone(self, route53: Any) -> str:
         """The zone that has the name; with the longest name, where several have."""

@@ -232,6 +232,12 @@ def run_of(settings: Mapping[str, Any], kept: Mapping[str, Any]) -> dict[str, An
         "source": boot.get("source"),
         "boot_seconds": boot.get("seconds"),
         "struck_at": rounded(times.struck),
+        "said": [
+            {"at": rounded(at), "host": host, "line": line}
+            for host, words in ((kept["host"], old), (kept["services"][-1]["host"], new))
+            for at, line in words.lines
+            if at >= times.struck
+        ],
         "timeline": [{**asdict(event), "at": rounded(event.at)} for event in events_of(times)],
     }
     return {**one, "problems": problems_of(one, bool(settings["notice"]), kept)}
