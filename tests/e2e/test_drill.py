@@ -29,7 +29,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
     texts = [json.loads((ROOT / "docs" / "iam" / f"{name}.json").read_text()) for name in POLICIES]
     policy = tmp_path_factory.mktemp("policy") / "operator.json"
     policy.write_text(json.dumps({**texts[0], "Statement": [one for text in texts for one in text["Statement"]]}))
-    with Sandbox("t-drill", FOLDER).running("--operator-policy", str(policy)) as running:
+    with Sandbox("t-drill-e2e", FOLDER).running("--operator-policy", str(policy)) as running:
         running.verb("fis-scale", str(NOTICE_S / 120), "--name", running.name)
         running.play("provision", "-e", "spot_host_bake=true", log="provision")
         yield running
