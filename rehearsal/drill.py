@@ -291,6 +291,10 @@ def main(arguments: Sequence[str]) -> int:
         parser.error(f"--notice is {asked.notice:g}: give 5 to 120 seconds")
     if asked.append_only and asked.kind != "kill":
         parser.error(f"--append-only goes with --kind kill, and --kind is {asked.kind}")
+    if asked.kind == "rebalance" and asked.runs > 1:
+        parser.error(
+            f"--runs is {asked.runs}: a keeper heeds one recommendation an hour, so --kind rebalance runs once"
+        )
     end_on_sigterm()
     plan = Plan(asked.kind, asked.runs, asked.size_mb, asked.notice, asked.append_only)
     report = run(asked.name, plan, asked.keep)

@@ -144,6 +144,7 @@ def test_a_row_of_drills_that_broke_off_has_not_passed() -> None:
         (["--runs", "0"], "--runs is 0: give 1 or more"),
         (["--size-mb", "-3"], "--size-mb is -3: give 1 or more"),
         (["--notice", "2"], "--notice is 2: give 5 to 120 seconds"),
+        (["--kind", "rebalance", "--runs", "2"], "--runs is 2: a keeper heeds one recommendation an hour"),
         (["--append-only"], "--append-only goes with --kind kill, and --kind is notice"),
     ],
 )
