@@ -468,6 +468,30 @@ def test_destroy_must_be_meant(aws: Aws) -> None:
     assert "-e destroy_confirm=t" in text
 
 
+def test_a_drill_interrupts_nothing_that_is_not_meant_or_not_there(aws: Aws) -> None:
+    before = aws.made()
+    code, text = aws.play("playbooks/drill.yml", aws.variables("root"), "-e", "drill_confirm=stg")
+    assert code != 0
+    assert "drill_confirm is 'stg'" in text
+    assert "-e drill_confirm=t" in text
+    code, text = aws.play("playbooks/drill.yml", aws.variables("root"), "-e", "drill_confirm=t")
+    assert code != 0
+    assert f"no host of t runs in {REGION}" in text
+    # It needs more than provision does, and its own document says what.
+    code, text = aws.play("playbooks/drill.yml", aws.variables(), "-e", "drill_confirm=t")
+    assert code != 0
+    assert "user/operator lack fis:CreateExperimentTemplate" in text
+    assert "docs/iam/operator-drill-policy.json; nothing was changed" in text
+    assert aws.made() == before
+
+
+def test_a_drill_can_be_looked_at_on_an_empty_account(aws: Aws) -> None:
+    code, text = aws.play("playbooks/drill.yml", aws.variables("root"), "--check")
+    assert code == 0, text[-3000:]
+    assert "There is no host yet that could be interrupted" in text
+    assert PASSWORD not in text
+
+
 def test_a_second_run_is_refused_while_one_runs(aws: Aws) -> None:
     s3 = aws.client("s3")
     s3.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
