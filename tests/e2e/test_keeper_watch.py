@@ -7,7 +7,7 @@ import json
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -16,19 +16,15 @@ import pytest
 import redis
 
 from rehearsal.sandboxes import Host, Sandbox
-from rehearsal.work import BUILD
 
 GROUP = "spotcache-sandbox"
-FOLDER = BUILD / "test" / "e2e" / "keeper-watch"
 NAME = "redis.sandbox.spotcache.internal"
 Found = TypeVar("Found")
 
 
-@pytest.fixture(scope="module")
-def place() -> Iterator[Sandbox]:
-    with Sandbox("t-keeper", FOLDER).running() as running:
-        running.play("provision", "-e", "spot_host_bake=true", log="provision")
-        yield running
+@pytest.fixture
+def place(baked: Sandbox) -> Sandbox:
+    return baked
 
 
 def until(question: Callable[[], Found | None], seconds: float, what: str) -> Found:
