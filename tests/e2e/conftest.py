@@ -47,7 +47,7 @@ def provisioned(sandbox: Sandbox) -> Sandbox:
 @pytest.fixture(scope="session")
 def baked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
     """A sandbox whose hosts come back by themselves. Its operator may do what the documents say, and no more."""
-    names = ("operator-policy", "operator-drill-policy")
+    names = ("operator-policy", "operator-people-policy", "operator-drill-policy")
     texts = [json.loads((ROOT / "docs" / "iam" / f"{name}.json").read_text()) for name in names]
     policy = tmp_path_factory.mktemp("policy") / "operator.json"
     policy.write_text(json.dumps({**texts[0], "Statement": [one for text in texts for one in text["Statement"]]}))
