@@ -176,6 +176,14 @@ def test_without_a_notice_only_what_is_older_than_the_save_must_be_there() -> No
     assert older["problems"] == ["1 writes were lost that are older than the newest verified save"]
 
 
+def test_a_successor_with_the_address_of_the_host_before_needs_no_move() -> None:
+    same = kept(addresses=kept()["addresses"][:1])
+    same["services"][1]["address"] = same["hosts"][1]["address"] = "10.0.0.1"
+    names = [event["name"] for event in report.run_of(settings(), same)["timeline"]]
+    assert "DNS moved" not in names
+    assert {"new host", "first read"} <= set(names)
+
+
 def test_a_recommendation_costs_nothing() -> None:
     one = report.run_of(
         settings(

@@ -151,7 +151,8 @@ def times_of(settings: Mapping[str, Any], kept: Mapping[str, Any], old: Words, n
         gone=_gone(settings, kept, ending) if replaced else None,
         new_host=min(serving["states"].values()) if serving else None,
         restored=_restored(new) if replaced else None,
-        moved=at_of(kept["addresses"], "address", service.get("address")) if service else None,
+        # A successor with the address of the host before needs no move.
+        moved=at_of([row for row in kept["addresses"] if row["at"] >= struck], "address", service.get("address")),
         first_read=service.get("first_read"),
         first_write=service.get("first_write"),
     )
