@@ -66,6 +66,8 @@ def settings(plan: Plan, folder: Path, dice: random.Random) -> dict[str, Any]:
         "drill_folder": str(folder),
         "drill_lead_seconds": round(dice.uniform(1.0, 6.0), 2),
         "drill_poll_seconds": 0.25,
+        # A client that still waits for a host that is gone does not see when the next one serves.
+        "drill_timeout_seconds": 0.4,
         "drill_patience": 180,
     }
     if plan.kind in ("kill", "rebalance", "zone_lost"):
