@@ -199,7 +199,7 @@ def run_e2e() -> list[Outcome]:
 def remove_test_sandboxes() -> None:
     """Remove the tests' own sandboxes, and no other."""
     root = Path("/var/lib/spotcache-sandbox")
-    for home in sorted(root.glob(f"{SANDBOX_PREFIX}*")) if root.is_dir() else []:
+    for home in sorted(root.glob(f"{SANDBOX_PREFIX}*/")) if root.is_dir() else []:
         subprocess.run([sys.executable, "-m", "sandbox", "down", home.name], cwd=ROOT, stdin=subprocess.DEVNULL)
 
 

@@ -21,6 +21,8 @@ HERE = Path(__file__).parent
 SHARED = {"sandbox": "shared", "provisioned": "shared", "baked": "baked"}
 
 
+# Before xdist's own, which reads the groups.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark everything here: it needs a sandbox. Files that share one run in one process, two processes side by side."""
     here = [item for item in items if HERE in item.path.parents]
