@@ -174,7 +174,7 @@ def e2e_jobs() -> list[Job]:
         Job("whole playbooks", pytest(*unit_folders(), "-m", "plays", "-n", "2"), junit=True),
         Job("with Docker", pytest(*unit_folders(), "-m", "docker"), junit=True),
         Job("sandbox", pytest("tests/e2e", "-v", "-m", "alone"), junit=True),
-        Job("e2e", pytest("tests/e2e", "-v", "-m", "not alone", "-n", "2", "--dist", "loadgroup"), junit=True),
+        Job("e2e", pytest("tests/e2e", "-v", "-m", "not alone", "-n", "2", "--dist", "loadfile"), junit=True),
     ]
 
 
