@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The other ways to the same Redis: an existing VPC, a host on demand, through a jump host, over Session Manager."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rehearsal.sandboxes import Sandbox
+from rehearsal.work import ROOT
+from tests.e2e.conftest import LOGS
+from tests.e2e.test_sandbox import wait
+
+
+class Existing:
+    """A VPC that somebody else made, with two subnets and a host to jump through."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self.sandbox, self.state, self.ec2 = sandbox, sandbox.state, sandbox.client("ec2")
+        self.vpc = self.ec2.create_vpc(CidrBlock=self.state["cidr"])["Vpc"]["VpcId"]
+        second = self.state["cidr"].split(".")[1]
+        self.subnets = [
+            self.ec2.create_subnet(VpcId=self.vpc, CidrBlock=f"10.{second}.{16 * number}.0/20", AvailabilityZone=zone)[
+                "Subnet"
+            ]["SubnetId"]
+            for number, zone in enumerate(self.state["zones"][:2])
+        ]
+        group = self.ec2.create_security_group(GroupName="bastion", Description="d", VpcId=self.vpc)["GroupId"]
+        access = {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22, "IpRanges": [{"CidrIp": self.state["cidr"]}]}
+        self.ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=[access])
+        self.ec2.import_key_pair(KeyName="bastion", PublicKeyMaterial=Path(f"{self.state['ssh_key']}.pub").read_bytes())
+        [made] = self.ec2.run_instances(
+            ImageId=self.state["images"]["debian"],
+            InstanceType="t3.small",
+            MinCount=1,
+            MaxCount=1,
+            KeyName="bastion",
+            SubnetId=self.subnets[0],
+            SecurityGroupIds=[group],
+        )["Instances"]
+        self.bastion = made["InstanceId"]
+        self.address = made["PrivateIpAddress"]
+        self.kept = sandbox.resources()
+
+    def play(self, playbook: str, *words: str, log: str, **more: Any) -> Any:
+        """Run a playbook in this VPC."""
+        given = {"network_vpc_id": self.vpc, "network_subnet_ids": self.subnets, "spotcache_backend": "ec2", **more}
+        given |= {"spot_host_wait_timeout": 60}
+        keys = self.state["operator"]
+        # Where the aws command of a person looks: neither in the playbook nor in the process list.
+        environment = {
+            "PATH": f"{ROOT / 'sandbox' / 'bin'}:{os.environ['PATH']}",
+            "AWS_ACCESS_KEY_ID": keys["access_key_id"],
+            "AWS_SECRET_ACCESS_KEY": keys["secret_access_key"],
+        }
+        code, done = self.sandbox.attempt(playbook, *words, "-e", json.dumps(given), log=log, environment=environment)
+        assert code == 0, done.text[-3000:]
+        return done
+
+
+@pytest.fixture(scope="module")
+def existing() -> Iterator[Existing]:
+    with Sandbox("t-ways", LOGS / "ways").running() as running:
+        made = Existing(running)
+        made.play("provision", log="provision")
+        yield made
+
+
+def test_a_host_on_demand_in_an_existing_vpc(existing: Existing) -> None:
+    host = existing.sandbox.host()
+    row = existing.ec2.describe_instances(InstanceIds=[host.id])["Reservations"][0]["Instances"][0]
+    assert row["VpcId"] == existing.vpc
+    assert row["SubnetId"] in existing.subnets
+    assert "InstanceLifecycle" not in row
+    assert existing.sandbox.on_host(host, "spotcache-keeper save --json").returncode == 0
+    assert existing.play("provision", log="again").changed == 0
+
+
+def test_through_a_host_to_jump_through(existing: Existing) -> None:
+    # What a person has in ~/.ssh/config for the host to jump through.
+    settings = Path("/etc/ssh/ssh_config.d/t-ways.conf")
+    settings.parent.mkdir(exist_ok=True)
+    settings.write_text(
+        f"Host {existing.address}\n  IdentityFile {existing.state['ssh_key']}\n  StrictHostKeyChecking no\n"
+        "  UserKnownHostsFile /dev/null\n  LogLevel ERROR\n"
+    )
+    try:
+        through = existing.play(
+            "snapshot",
+            "-vvv",
+            log="jump",
+            spot_host_connection="jump",
+            spot_host_jump_host=f"debian@{existing.address}",
+        )
+    finally:
+        settings.unlink()
+    assert f"ProxyJump=debian@{existing.address}" in through.text
+    # The host saw the jump host knock, and not this machine.
+    log = existing.sandbox.on_host(existing.sandbox.host(), "journalctl -u ssh --no-pager | grep Accepted").stdout
+    assert f"from {existing.address} port" in log
+
+
+def test_over_session_manager(existing: Existing) -> None:
+    host = existing.sandbox.host()
+    over = existing.play(
+        "snapshot",
+        "-vvv",
+        log="ssm",
+        spot_host_connection="ssm",
+        spot_host_ssm_environment={"AWS_ENDPOINT_URL": existing.state["endpoint"]},
+    )
+    assert "aws ssm start-session" in over.text
+    # The agent knocks from inside the host; the security group need not let anybody in.
+    log = existing.sandbox.on_host(host, "journalctl -u ssh --no-pager | grep Accepted").stdout
+    assert "from 127.0.0.1 port" in log
+
+
+def test_destroy_leaves_the_vpc_and_what_else_is_in_it(existing: Existing) -> None:
+    existing.play("destroy", log="destroy", destroy_confirm="sandbox", destroy_saves=True)
+    wait(lambda: True if not existing.sandbox.hosts() else None, 60, "the host's end")
+    assert existing.sandbox.resources() == existing.kept
