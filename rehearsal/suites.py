@@ -173,8 +173,8 @@ def e2e_jobs() -> list[Job]:
     return [
         Job("whole playbooks", pytest(*unit_folders(), "-m", "plays", "-n", "2"), junit=True),
         Job("with Docker", pytest(*unit_folders(), "-m", "docker"), junit=True),
-        Job("sandbox", pytest("tests/e2e", "-v", "-m", "alone"), junit=True),
-        Job("e2e", pytest("tests/e2e", "-v", "-m", "not alone", "-n", "2", "--dist", "loadfile"), junit=True),
+        # One after the other: two side by side saved minutes here, and cost a test now and then.
+        Job("e2e", pytest("tests/e2e", "-v"), junit=True),
     ]
 
 
