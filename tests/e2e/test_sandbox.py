@@ -19,8 +19,6 @@ from rehearsal.sandboxes import Host, Sandbox
 from rehearsal.work import Failed
 from tests.e2e.conftest import LOGS
 
-pytestmark = pytest.mark.alone
-
 T = TypeVar("T")
 TYPES = ["t3.small", "t3a.small"]
 

@@ -18,8 +18,6 @@ from rehearsal.sandboxes import Host, Sandbox
 from tests.e2e.conftest import LOGS
 from tests.e2e.test_sandbox import Account, wait
 
-pytestmark = pytest.mark.alone
-
 # Hands on what it was invoked with, says something for the log, and fails when the event says so.
 HANDLER = """
 import json, os, time
