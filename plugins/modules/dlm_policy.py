@@ -135,25 +135,18 @@ settings:
   type: dict
 """
 
-import contextlib
 import re
 from typing import Any
 
 # AnsibleAWSModule says so when it is missing.
-with contextlib.suppress(ImportError):
-    from botocore.exceptions import BotoCoreError, ClientError
-
 from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleAWSModule
+from ansible_collections.spotcache.redis.plugins.module_utils.ensure import Trouble, finish
 
 INTERVALS = [1, 2, 3, 4, 6, 8, 12, 24]
 SCHEDULE = "spotcache"
 TIME = re.compile(r"^([01]\d|2[0-3]):[0-5]\d$")
 DESCRIPTION = re.compile(r"^[0-9A-Za-z _-]{1,500}$")
 CRON = re.compile(r"^cron\([^\n]{11,100}\)$")
-
-
-class Trouble(Exception):
-    """Something that a person must know."""
 
 
 def checked(params: dict[str, Any]) -> None:
@@ -347,14 +340,12 @@ def main() -> None:
         required_if=[("state", "present", ["role_arn", "target_tags"])],
         supports_check_mode=True,
     )
-    try:
-        ensure = ensure_present if module.params["state"] == "present" else ensure_absent
-        result = ensure(module, module.client("dlm"))
-    except Trouble as trouble:
-        module.fail_json(msg=str(trouble))
-    except (ClientError, BotoCoreError) as error:
-        module.fail_json_aws(error, msg=f"The lifecycle policy {module.params['name']} cannot be managed")
-    module.exit_json(**result)
+    ensure = ensure_present if module.params["state"] == "present" else ensure_absent
+    finish(
+        module,
+        lambda: ensure(module, module.client("dlm")),
+        f"The lifecycle policy {module.params['name']} cannot be managed",
+    )
 
 
 if __name__ == "__main__":

@@ -138,16 +138,13 @@ with contextlib.suppress(ImportError):
     from botocore.exceptions import BotoCoreError, ClientError
 
 from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleAWSModule
+from ansible_collections.spotcache.redis.plugins.module_utils.ensure import Trouble, finish
 
 ENDED = {"completed", "stopped", "failed", "cancelled"}
 BAD = {"failed", "cancelled"}
 WAITING = {"pending", "initiating"}
 PAUSE = 0.5
 ROLE_PAUSE = 2.0
-
-
-class Trouble(Exception):
-    """Something that a person must know."""
 
 
 def checked(params: dict[str, Any]) -> None:
@@ -331,14 +328,12 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    try:
-        ensure = ensure_started if module.params["state"] == "started" else ensure_absent
-        result = ensure(module, module.client("fis"))
-    except Trouble as trouble:
-        module.fail_json(msg=str(trouble))
-    except (ClientError, BotoCoreError) as error:
-        module.fail_json_aws(error, msg=f"The experiment {module.params['name']} cannot be managed")
-    module.exit_json(**result)
+    ensure = ensure_started if module.params["state"] == "started" else ensure_absent
+    finish(
+        module,
+        lambda: ensure(module, module.client("fis")),
+        f"The experiment {module.params['name']} cannot be managed",
+    )
 
 
 if __name__ == "__main__":

@@ -157,10 +157,11 @@ from typing import Any
 
 # AnsibleAWSModule says so when it is missing.
 with contextlib.suppress(ImportError):
-    from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.exceptions import ClientError
 
 from ansible.module_utils.common.dict_transformations import camel_dict_to_snake_dict
 from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleAWSModule
+from ansible_collections.spotcache.redis.plugins.module_utils.ensure import Trouble, finish
 
 POLL_S = 1.5
 # IAM tells Auto Scaling of a new instance profile only after a while.
@@ -169,10 +170,6 @@ RUNNING = ("pending", "running")
 
 
 TERMINATING = "autoscaling:EC2_INSTANCE_TERMINATING"
-
-
-class Trouble(Exception):
-    """Something that a person must know."""
 
 
 def wanted_settings(params: dict[str, Any]) -> dict[str, Any]:
@@ -488,14 +485,8 @@ def main() -> None:
     )
     params = module.params
     group = HostGroup(module.client("autoscaling"), module.client("ec2"), params["name"], params["stand_in"])
-    try:
-        ensure = ensure_present if module.params["state"] == "present" else ensure_absent
-        result = ensure(module, group)
-    except Trouble as trouble:
-        module.fail_json(msg=str(trouble))
-    except (ClientError, BotoCoreError) as error:
-        module.fail_json_aws(error, msg=f"The Auto Scaling group {group.name} cannot be managed")
-    module.exit_json(**result)
+    ensure = ensure_present if params["state"] == "present" else ensure_absent
+    finish(module, lambda: ensure(module, group), f"The Auto Scaling group {group.name} cannot be managed")
 
 
 if __name__ == "__main__":

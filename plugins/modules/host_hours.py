@@ -109,17 +109,14 @@ actions:
   elements: dict
 """
 
-import contextlib
 import re
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 # AnsibleAWSModule says so when it is missing.
-with contextlib.suppress(ImportError):
-    from botocore.exceptions import BotoCoreError, ClientError
-
 from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleAWSModule
+from ansible_collections.spotcache.redis.plugins.module_utils.ensure import Trouble, finish
 
 PREFIX = "spotcache-"
 ONCE = f"{PREFIX}stop-once-"
@@ -128,10 +125,6 @@ CLOCK = re.compile(r"^([01]\d|2[0-3]):[0-5]\d$")
 ACTIONS_MAX = 125
 DAY = timedelta(days=1)
 AHEAD = 400  # days in which the next start is looked for
-
-
-class Trouble(Exception):
-    """Something that a person must know."""
 
 
 class Hours:
@@ -391,13 +384,8 @@ def main() -> None:
         supports_check_mode=True,
     )
     group = Group(module.client("autoscaling"), module.params["name"])
-    try:
-        result = (ensure_present if module.params["state"] == "present" else ensure_absent)(module, group)
-    except Trouble as trouble:
-        module.fail_json(msg=str(trouble))
-    except (ClientError, BotoCoreError) as error:
-        module.fail_json_aws(error, msg=f"The hours of {group.name} cannot be managed")
-    module.exit_json(**result)
+    ensure = ensure_present if module.params["state"] == "present" else ensure_absent
+    finish(module, lambda: ensure(module, group), f"The hours of {group.name} cannot be managed")
 
 
 if __name__ == "__main__":
