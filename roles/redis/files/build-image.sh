@@ -1,15 +1,27 @@
 #!/bin/sh
 # Builds an image of Redis from the host's own package sources, without a registry and without installing anything.
 #
-#     build-image.sh TAG [VERSION]        (the Dockerfile is in the environment variable DOCKERFILE)
-#     build-image.sh --lay-out [VERSION]  does all that needs no engine; a later build of that version begins there
+#     build-image.sh TAG [VERSION]           (the Dockerfile is in the environment variable DOCKERFILE)
+#     build-image.sh --ahead TAG [VERSION]   while the engine is being installed: waits for package lists and for the engine
+#
+# A build waits for one that is under way; an image that this one has made is not made again.
 #
 # apt fetches redis-server and all it depends on, as for a system that has nothing yet, and checks the signatures. Of these
 # packages only the programs, the libraries that they really load, and the licences go into the image.
 set -eu
+ahead=
+if [ "$1" = --ahead ]; then
+    ahead=yes
+    shift
+fi
 tag=$1
 version=${2:+=$2}
 work=/var/cache/spotcache-image
+image() { docker image inspect --format "$1" "$tag" 2>/dev/null; }
+before=$(image '{{.Id}}' || true)
+exec 9>/run/spotcache-image.lock
+flock 9
+[ "$(image '{{.Id}}' || true)" = "$before" ] || exit 0
 trap 'rm -rf "$work"' EXIT
 trap 'exit 1' HUP INT TERM
 
@@ -73,24 +85,26 @@ lay_out() {
 
     tar -C "$work/root" --sort=name -cf "$work/context/root.tar" .
     dpkg-deb --field "$(find "$work/debs" -name 'redis-server_*.deb')" Version >"$work/installed"
-    printf '%s\n' "version$version" >"$work/ready"
 }
 
-if [ "$tag" = --lay-out ]; then
-    # The package lists come with what the engine is installed by, at the same time.
-    tries=60
-    until have_lists || [ "$tries" = 0 ]; do
-        sleep 0.25
+# Patience for what comes while something else is being installed.
+wait_for() {
+    tries=$1
+    shift
+    until "$@" >/dev/null 2>&1; do
         tries=$((tries - 1))
+        [ "$tries" -gt 0 ] || return 1
+        sleep 0.1
     done
-    lay_out
-    trap - EXIT
-    exit
-fi
-[ "$(cat "$work/ready" 2>/dev/null)" = "version$version" ] || lay_out
+}
+
+# The package lists come with what the engine is installed by.
+[ -z "$ahead" ] || wait_for 150 have_lists || true
+lay_out
+[ -z "$ahead" ] || wait_for 6000 docker version || { echo "no engine answered within ten minutes" >&2; exit 1; }
 cd /
 printf '%s\n' "$DOCKERFILE" >"$work/context/Dockerfile"
 installed=$(cat "$work/installed")
 # The engine's own builder: the newer one is a component that may not be installed.
 DOCKER_BUILDKIT=0 docker build --quiet --tag "$tag" --label "spotcache.redis.version=$installed" "$work/context" >/dev/null
-echo "$tag: redis-server $installed, $(docker image inspect --format '{{.Size}}' "$tag" | awk '{printf "%d MB", $1 / 1000000}')"
+echo "$tag: redis-server $installed, $(image '{{.Size}}' | awk '{printf "%d MB", $1 / 1000000}')"
