@@ -168,14 +168,26 @@ def molecule_jobs() -> list[Job]:
     return [Job(f"molecule {path.name}", [tool("molecule"), "test", "-s", path.name]) for path in found]
 
 
-def e2e_jobs() -> list[Job]:
-    """The tests that go through the sandbox."""
+# Tests of moments and of what is on the whole machine: nothing may run beside them.
+ALONE = ("test_sandbox.py", "test_sandbox_events.py")
+# Of two halves that take about as long as each other one; what is named nowhere belongs to the other.
+HALF = ("test_keeper_watch.py", "test_drill.py", "test_people.py", "test_ways.py")
+
+
+def e2e_jobs() -> tuple[list[Job], list[Job]]:
+    """The tests that go through the sandbox: those that run by themselves, and those of which two run side by side."""
+    rest = sorted(path.name for path in (ROOT / "tests" / "e2e").glob("test_*.py") if path.name not in ALONE + HALF)
+
+    def job(name: str, files: Sequence[str], number: int = 0) -> Job:
+        # The sandboxes that its tests share are its own.
+        own = (("SPOTCACHE_TEST_JOB", str(number)),)
+        return Job(f"e2e {name}", pytest("-v", *(f"tests/e2e/{file}" for file in files)), junit=True, environment=own)
+
     return [
         Job("whole playbooks", pytest(*unit_folders(), "-m", "plays", "-n", "2"), junit=True),
         Job("with Docker", pytest(*unit_folders(), "-m", "docker"), junit=True),
-        # One after the other: two side by side saved minutes here, and cost a test now and then.
-        Job("e2e", pytest("tests/e2e", "-v"), junit=True),
-    ]
+        job("sandbox", ALONE),
+    ], [job("unattended", HALF, 1), job("attended", rest, 2)]
 
 
 def run_check() -> list[Outcome]:
@@ -191,7 +203,8 @@ def run_molecule() -> list[Outcome]:
 def run_e2e() -> list[Outcome]:
     """The suite `e2e`. Whatever a test left is removed, also after a failure."""
     try:
-        return run_jobs(e2e_jobs(), side_by_side=1)
+        by_themselves, halves = e2e_jobs()
+        return [*run_jobs(by_themselves, side_by_side=1), *run_jobs(halves, side_by_side=2)]
     finally:
         remove_test_sandboxes()
 

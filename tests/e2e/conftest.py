@@ -18,8 +18,8 @@ from rehearsal.work import BUILD, ROOT
 
 LOGS = BUILD / "test" / "e2e"
 HERE = Path(__file__).parent
-# Two files run side by side, each in a process with sandboxes of its own.
-WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
+# Two runs of pytest may go on side by side, each with sandboxes of its own.
+JOB = os.environ.get("SPOTCACHE_TEST_JOB", "")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -32,7 +32,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def sandbox() -> Iterator[Sandbox]:
     """A running, empty sandbox. What a test makes in it, it takes away again."""
-    with Sandbox(f"t-shared{WORKER}", LOGS / f"shared{WORKER}").running() as running:
+    with Sandbox(f"t-shared{JOB}", LOGS / f"shared{JOB}").running() as running:
         yield running
 
 
@@ -50,6 +50,6 @@ def baked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
     texts = [json.loads((ROOT / "docs" / "iam" / f"{name}.json").read_text()) for name in names]
     policy = tmp_path_factory.mktemp("policy") / "operator.json"
     policy.write_text(json.dumps({**texts[0], "Statement": [one for text in texts for one in text["Statement"]]}))
-    with Sandbox(f"t-baked{WORKER}", LOGS / f"baked{WORKER}").running("--operator-policy", str(policy)) as running:
+    with Sandbox(f"t-baked{JOB}", LOGS / f"baked{JOB}").running("--operator-policy", str(policy)) as running:
         running.play("provision", "-e", "spot_host_bake=true", log="provision")
         yield running

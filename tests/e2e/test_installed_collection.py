@@ -114,10 +114,6 @@ def test_what_the_checkout_provisioned_the_installed_collection_finds_as_it_shou
     assert run_elsewhere(provisioned, elsewhere, "provision", "--check", "--diff", log="installed-check").changed == 0
 
 
-def test_and_so_does_the_checkout(provisioned: Sandbox) -> None:
-    assert provisioned.play("provision", log="checkout-provision").changed == 0
-
-
 def test_the_installed_collection_saves_and_lists(provisioned: Sandbox, elsewhere: Path) -> None:
     run_elsewhere(provisioned, elsewhere, "snapshot", log="installed-snapshot")
     listed = run_elsewhere(provisioned, elsewhere, "restore", "--tags", "list", log="installed-list")

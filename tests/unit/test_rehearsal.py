@@ -10,7 +10,7 @@ import pytest
 
 from rehearsal import demo, keys, reference, suites
 from rehearsal.sandboxes import Play, Progress
-from rehearsal.work import Failed, Journal, Step, stream, table
+from rehearsal.work import ROOT, Failed, Journal, Step, stream, table
 
 RECAP = """
 TASK [redis : Something] *****
@@ -201,6 +201,12 @@ def test_a_failing_job_shows_the_end_of_its_output(
     assert outcomes["good"].count == suites.Count(passed=1)
     assert (outcomes["bad"].code, outcomes["bad"].count) == (4, suites.Count(failed=1))
     assert "the reason" in capsys.readouterr().out
+
+
+def test_every_file_of_end_to_end_tests_runs_once() -> None:
+    by_themselves, halves = suites.e2e_jobs()
+    asked = [word for one in [*by_themselves, *halves] for word in one.command if word.startswith("tests/e2e/")]
+    assert sorted(asked) == sorted(f"tests/e2e/{path.name}" for path in (ROOT / "tests" / "e2e").glob("test_*.py"))
 
 
 SPECS = {
