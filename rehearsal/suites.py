@@ -181,7 +181,12 @@ def e2e_jobs() -> tuple[list[Job], list[Job]]:
     def job(name: str, files: Sequence[str], number: int = 0) -> Job:
         # The sandboxes that its tests share are its own.
         own = (("SPOTCACHE_TEST_JOB", str(number)),)
-        return Job(f"e2e {name}", pytest("-v", *(f"tests/e2e/{file}" for file in files)), junit=True, environment=own)
+        return Job(
+            f"e2e {name}",
+            pytest("-v", "--durations=30", *(f"tests/e2e/{file}" for file in files)),
+            junit=True,
+            environment=own,
+        )
 
     return [
         Job("whole playbooks", pytest(*unit_folders(), "-m", "plays", "-n", "2"), junit=True),
