@@ -3,17 +3,14 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
-import os
 import re
-import shutil
-import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
 
-from ansible import constants
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.plugins.action import ActionBase
 
@@ -70,9 +67,7 @@ def pack(package: Path, entry_point: str, interpreter: str) -> bytes:
 
 
 class ActionModule(ActionBase):
-    """The action behind the module `zipapp`; copying, check mode and diff are those of ansible.builtin.copy."""
-
-    TRANSFERS_FILES = True
+    """The action behind the module `zipapp`; writing, check mode and diff are those of spotcache.redis.host_files."""
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Pack, see whether the host has it, and copy it when not."""
@@ -83,15 +78,15 @@ class ActionModule(ActionBase):
                 "dest": {"type": "path", "required": True},
                 "main": {"type": "str", "required": True},
                 "interpreter": {"type": "str", "default": "/usr/bin/python3"},
-                "owner": {"type": "str", "default": "root"},
-                "group": {"type": "str", "default": "root"},
+                "uid": {"type": "int", "default": 0},
+                "gid": {"type": "int", "default": 0},
                 "mode": {"type": "str", "default": "0755"},
             }
         )
         if not ENTRY_POINT.fullmatch(wanted["main"]):
             raise AnsibleActionFail(f"main is {wanted['main']!r}: write it as package.module:function")
-        if not re.fullmatch(r"0?[0-7]{3,4}", wanted["mode"]):
-            raise AnsibleActionFail(f"mode is {wanted['mode']!r}: write it in octal digits and quotes, such as '0755'")
+        if not re.fullmatch(r"[0-7]{4}", wanted["mode"]):
+            raise AnsibleActionFail(f"mode is {wanted['mode']!r}: write four octal digits in quotes, such as '0755'")
         try:
             package = Path(self._find_needle("files", wanted["src"]))
         except AnsibleError as error:
@@ -99,45 +94,32 @@ class ActionModule(ActionBase):
         if not (package / "__init__.py").is_file():
             raise AnsibleActionFail(f"src {package} is not a Python package: it has no __init__.py")
         data = pack(package, wanted["main"], wanted["interpreter"])
+        told = {"dest": wanted["dest"], "sha256": hashlib.sha256(data).hexdigest()}
         try:
             if self._is_there(data, wanted, task_vars or {}):
-                return {"changed": False, "dest": wanted["dest"], "sha256": hashlib.sha256(data).hexdigest()}
-            result = self._copy(data, wanted, task_vars)
+                return {"changed": False, **told}
+            result = self._write(data, wanted, task_vars)
         finally:
             # Ansible gives plugins no other way to the directory of its own making.
             self._remove_tmp_path(self._connection._shell.tmpdir)  # noqa: SLF001
-        return {**result, "sha256": hashlib.sha256(data).hexdigest()}
+        return {**{key: value for key, value in result.items() if key not in ("written", "invocation")}, **told}
 
     def _is_there(self, data: bytes, wanted: dict[str, Any], task_vars: dict[str, Any]) -> bool:
-        """Whether the host has this very file: one question, where copy would ask two."""
+        """Whether the host has this very file. The archive itself is sent only when it has not."""
         found = self._execute_remote_stat(wanted["dest"], all_vars=task_vars, follow=False, checksum=True)
         return bool(
             found.get("isreg")
             and found.get("checksum") == hashlib.sha1(data, usedforsecurity=False).hexdigest()
             and int(found.get("mode", "0"), 8) == int(wanted["mode"], 8)
-            and found.get("pw_name") == wanted["owner"]
-            and found.get("gr_name") == wanted["group"]
+            and found.get("uid") == wanted["uid"]
+            and found.get("gid") == wanted["gid"]
         )
 
-    def _copy(self, data: bytes, wanted: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
-        """Hand the archive to ansible.builtin.copy."""
-        directory = tempfile.mkdtemp(dir=constants.DEFAULT_LOCAL_TMP)
-        try:
-            # The name shows up in diffs.
-            source = Path(directory) / os.path.basename(wanted["dest"])
-            source.write_bytes(data)
-            task = self._task.copy()
-            task.args = {"src": str(source), **{key: wanted[key] for key in ("dest", "owner", "group", "mode")}}
-            copy = self._shared_loader_obj.action_loader.get(
-                "ansible.legacy.copy",
-                task=task,
-                connection=self._connection,
-                play_context=self._play_context,
-                loader=self._loader,
-                templar=self._templar,
-                shared_loader_obj=self._shared_loader_obj,
-            )
-            result: dict[str, Any] = copy.run(task_vars=task_vars)
-        finally:
-            shutil.rmtree(directory)
+    def _write(self, data: bytes, wanted: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
+        """Have the host write it; with the module's arguments it takes one connection, where a copy would take five."""
+        file = {"path": wanted["dest"], "base64": base64.b64encode(data).decode()}
+        owner = {key: wanted[key] for key in ("mode", "uid", "gid")}
+        result: dict[str, Any] = self._execute_module(
+            module_name="spotcache.redis.host_files", module_args={"expected": [{**file, **owner}]}, task_vars=task_vars
+        )
         return result

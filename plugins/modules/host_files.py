@@ -30,6 +30,9 @@ options:
       text:
         description: Text of a file. Without it a directory is made; those above it are made too, with mode 0755.
         type: str
+      base64:
+        description: The bytes of a file that is no text, in Base64, instead of O(expected[].text).
+        type: str
       mode:
         description: Permissions in four octal digits.
         type: str
@@ -73,7 +76,13 @@ import tempfile
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.spotcache.redis.plugins.module_utils.host_state import EXPECTED, describe, differs, read
+from ansible_collections.spotcache.redis.plugins.module_utils.host_state import (
+    EXPECTED,
+    content,
+    describe,
+    differs,
+    read,
+)
 
 
 def write_directory(path: str, mode: int, uid: int, gid: int) -> None:
@@ -85,13 +94,13 @@ def write_directory(path: str, mode: int, uid: int, gid: int) -> None:
     os.chmod(path, mode)
 
 
-def write_file(path: str, text: str, mode: int, uid: int, gid: int) -> None:
+def write_file(path: str, data: bytes, mode: int, uid: int, gid: int) -> None:
     """Replace a file in one step."""
     os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".new-")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
-            stream.write(text)
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
             stream.flush()
             os.fchown(stream.fileno(), uid, gid)
             os.fchmod(stream.fileno(), mode)
@@ -108,6 +117,8 @@ def difference(expected: dict[str, Any]) -> dict[str, Any]:
     before = {key: found[key] for key in ("mode", "uid", "gid") if key in found}
     after = {key: expected[key] for key in ("mode", "uid", "gid")}
     attributes = {"before": f"{before or 'absent'}\n", "after": f"{after}\n"}
+    if expected["base64"] is not None:
+        attributes["after"] = f"{after}, {len(content(expected) or b'')} bytes\n"
     if expected["text"] is None:
         return {**attributes, "before_header": path, "after_header": path}
     data = read(path) if found["exists"] else None
@@ -127,10 +138,11 @@ def main() -> None:
         path, owner = expected["path"], (expected["uid"], expected["gid"])
         try:
             mode = int(expected["mode"], 8)
-            if expected["text"] is None:
+            data = content(expected)
+            if data is None:
                 write_directory(path, mode, *owner)
             else:
-                write_file(path, expected["text"], mode, *owner)
+                write_file(path, data, mode, *owner)
         except (OSError, ValueError) as error:
             module.fail_json(msg=f"{path} cannot be written: {error}")
     module.exit_json(changed=bool(differing), written=[expected["path"] for expected in differing], diff=shown)

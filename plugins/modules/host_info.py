@@ -35,6 +35,9 @@ options:
       text:
         description: Text of a file. Without it a directory is expected.
         type: str
+      base64:
+        description: The bytes of a file that is no text, in Base64, instead of O(expected[].text).
+        type: str
       mode:
         description: Permissions in four octal digits.
         type: str

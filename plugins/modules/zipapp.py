@@ -22,7 +22,7 @@ options:
     type: str
     required: true
   dest:
-    description: The file on the host. Its directory must exist.
+    description: The file on the host.
     type: path
     required: true
   main:
@@ -33,26 +33,26 @@ options:
     description: What follows C(#!) in the file's first line.
     type: str
     default: /usr/bin/python3
-  owner:
+  uid:
     description: Owner.
-    type: str
-    default: root
-  group:
+    type: int
+    default: 0
+  gid:
     description: Group.
-    type: str
-    default: root
+    type: int
+    default: 0
   mode:
-    description: Permissions in octal digits.
+    description: Permissions in four octal digits.
     type: str
     default: '0755'
 seealso:
-  - module: ansible.builtin.copy
+  - module: spotcache.redis.host_files
 attributes:
   check_mode:
     description: Says whether the file would change.
     support: full
   diff_mode:
-    description: Says that the file is binary.
+    description: Shows the owner, the permissions and the size.
     support: partial
 """
 

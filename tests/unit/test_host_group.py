@@ -10,6 +10,7 @@ from typing import Any
 import boto3
 import pytest
 from ansible.module_utils.testing import patch_module_args
+from ansible_collections.spotcache.redis.plugins.module_utils.ensure import Trouble
 from ansible_collections.spotcache.redis.plugins.module_utils.lease import UTC
 from ansible_collections.spotcache.redis.plugins.modules import host_group as module
 from botocore.exceptions import ClientError
@@ -172,7 +173,7 @@ def test_the_host_is_the_newest_that_is_not_ending(states: dict[str, str], expec
 def test_when_none_comes_it_says_what_was_tried() -> None:
     failed = {"StatusCode": "Failed", "StatusMessage": "There is no Spot capacity available."}
     api = Described({}, [failed, failed, {"StatusCode": "Successful", "StatusMessage": "no matter"}])
-    with pytest.raises(module.Trouble) as trouble:
+    with pytest.raises(Trouble) as trouble:
         module.HostGroup(api, api, NAME).wait_for_host(0)
     assert str(trouble.value) == (
         f"The Auto Scaling group {NAME} has no running instance after 0 s. "

@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo
 import boto3
 import pytest
 from ansible.module_utils.testing import patch_module_args
+from ansible_collections.spotcache.redis.plugins.module_utils.ensure import Trouble
 from ansible_collections.spotcache.redis.plugins.modules import host_hours as module
 from moto import mock_aws
 
@@ -104,7 +105,7 @@ def test_a_friday_night_that_is_kept_ends_on_saturday_morning() -> None:
 
 
 def test_an_evening_that_has_passed_cannot_be_kept() -> None:
-    with pytest.raises(module.Trouble, match="start it instead"):
+    with pytest.raises(Trouble, match="start it instead"):
         module.plan(hours(), at("2026-11-24T21:00"), "keep", set())
 
 
@@ -157,7 +158,7 @@ def test_what_comes_next() -> None:
     ],
 )
 def test_bad_hours_are_told(wrong: dict[str, Any], words: str) -> None:
-    with pytest.raises(module.Trouble, match=words):
+    with pytest.raises(Trouble, match=words):
         hours(**wrong)
 
 

@@ -1,12 +1,10 @@
-"""The action `zipapp`: the same bytes each time, a file that runs, and copy's own check mode and idempotence."""
+"""The action `zipapp`: the same bytes each time, a file that runs, check mode and idempotence."""
 
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 from __future__ import annotations
 
-import grp
 import json
 import os
-import pwd
 import shutil
 import subprocess
 import sys
@@ -80,13 +78,18 @@ def test_the_keeper_runs_from_one_file(tmp_path: Path) -> None:
 
 
 def test_the_action_is_idempotent_and_honest_in_check_mode(package: Path, tmp_path: Path) -> None:
-    owner, group = pwd.getpwuid(os.getuid()).pw_name, grp.getgrgid(os.getgid()).gr_name
     dest = tmp_path / "greet"
-    wanted = {"src": str(package), "main": "greeter.cli:main", "dest": str(dest), "owner": owner, "group": group}
+    wanted = {
+        "src": str(package),
+        "main": "greeter.cli:main",
+        "dest": str(dest),
+        "uid": os.getuid(),
+        "gid": os.getgid(),
+    }
     bad = {**wanted, "main": "greeter"}
     missing = {**wanted, "src": str(tmp_path / "nothing")}
 
-    def step(name: str, what: dict[str, str], **more: object) -> dict[str, object]:
+    def step(name: str, what: dict[str, object], **more: object) -> dict[str, object]:
         return {"name": name, "spotcache.redis.zipapp": what, "register": name, **more}
 
     tasks = [

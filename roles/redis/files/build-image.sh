@@ -94,14 +94,14 @@ wait_for() {
     until "$@" >/dev/null 2>&1; do
         tries=$((tries - 1))
         [ "$tries" -gt 0 ] || return 1
-        sleep 0.1
+        sleep 0.25
     done
 }
 
 # The package lists come with what the engine is installed by.
-[ -z "$ahead" ] || wait_for 150 have_lists || true
+[ -z "$ahead" ] || wait_for 60 have_lists || true
 lay_out
-[ -z "$ahead" ] || wait_for 6000 docker version || { echo "no engine answered within ten minutes" >&2; exit 1; }
+[ -z "$ahead" ] || wait_for 2400 docker version || { echo "no engine answered within ten minutes" >&2; exit 1; }
 cd /
 printf '%s\n' "$DOCKERFILE" >"$work/context/Dockerfile"
 installed=$(cat "$work/installed")
