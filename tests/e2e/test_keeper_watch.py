@@ -244,3 +244,9 @@ def test_of_two_hosts_that_boot_at_once_one_serves(place: Sandbox) -> None:
     [waiting] = [host for host in place.hosts() if host.id != new.id]
     said = place.on_host(waiting, "journalctl -u spotcache-boot --no-pager").stdout
     assert f"waiting: {new.id} serves this environment" in said
+    # One host again, for whoever comes next; the one that waits has nothing to save.
+    place.client("autoscaling").terminate_instance_in_auto_scaling_group(
+        InstanceId=waiting.id, ShouldDecrementDesiredCapacity=True
+    )
+    until(lambda: True if place.hosts() == [new] else None, 60, "one host")
+    resize(place, 1, 1, 1)
