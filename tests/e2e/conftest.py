@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 
 from rehearsal.sandboxes import Sandbox
 from rehearsal.work import BUILD, ROOT
+from tests.watched import Watched
 
 LOGS = BUILD / "test" / "e2e"
 HERE = Path(__file__).parent
@@ -37,9 +39,22 @@ def sandbox() -> Iterator[Sandbox]:
 
 
 @pytest.fixture(scope="session")
-def provisioned(sandbox: Sandbox) -> Sandbox:
+def password() -> str:
+    """The shared sandbox's password for Redis, with what careless templates and shells trip over."""
+    return f"{secrets.token_urlsafe(20)}'$\\{secrets.token_hex(3)}"
+
+
+@pytest.fixture(scope="session")
+def watched() -> Watched:
+    """What was seen of the shared sandbox's playbooks."""
+    return Watched()
+
+
+@pytest.fixture(scope="session")
+def provisioned(sandbox: Sandbox, password: str, watched: Watched) -> Sandbox:
     """The shared sandbox, provisioned. Tests may save and restore, but leave Redis as they found it."""
-    sandbox.play("provision", log="provision")
+    Path(sandbox.state["redis_password_file"]).write_text(password)
+    watched.play(sandbox, "provision", "--diff")
     return sandbox
 
 

@@ -111,7 +111,6 @@ def test_what_the_checkout_provisioned_the_installed_collection_finds_as_it_shou
     provisioned: Sandbox, elsewhere: Path
 ) -> None:
     assert run_elsewhere(provisioned, elsewhere, "provision", log="installed-provision").changed == 0
-    assert run_elsewhere(provisioned, elsewhere, "provision", "--check", "--diff", log="installed-check").changed == 0
 
 
 def test_the_installed_collection_saves_and_lists(provisioned: Sandbox, elsewhere: Path) -> None:

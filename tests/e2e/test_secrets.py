@@ -4,11 +4,8 @@
 from __future__ import annotations
 
 import os
-import secrets
 import stat
 import subprocess
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +13,7 @@ import redis
 
 from rehearsal.sandboxes import Host, Sandbox
 from rehearsal.work import ROOT, tool
+from tests.watched import Watched
 
 # Looks on the host, as root, for files that other users may read and that hold the password.
 FIND_READABLE = """
@@ -29,49 +27,13 @@ true
 
 
 @pytest.fixture(scope="module")
-def password() -> str:
-    # A quote, a dollar and a backslash: what careless templates and shells trip over.
-    return f"{secrets.token_urlsafe(20)}'$\\{secrets.token_hex(3)}"
-
-
-@pytest.fixture(scope="module")
-def process_lists() -> Iterator[list[str]]:
-    """The command lines of every process on this machine, looked at again and again while the playbooks run."""
-    seen: list[str] = []
-    done = threading.Event()
-
-    def look() -> None:
-        while not done.wait(0.05):
-            for process in Path("/proc").glob("[0-9]*/cmdline"):
-                try:
-                    seen.append(process.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
-                except OSError:
-                    continue  # it has ended meanwhile
-
-    watcher = threading.Thread(target=look, daemon=True)
-    watcher.start()
-    yield seen
-    done.set()
-    watcher.join()
-
-
-@pytest.fixture(scope="module")
-def run(
-    password: str, process_lists: list[str], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Sandbox, Host, str]]:
-    """Everything a person does, as talkative as it can be: provision, change a setting, save, restore."""
-    logs = tmp_path_factory.mktemp("logs")
-    with Sandbox("t-secrets", logs).running() as sandbox:
-        Path(sandbox.state["redis_password_file"]).write_text(password)
-        said = ""
-        for playbook, *arguments in (
-            ("provision", "--diff", "-vvv"),
-            ("provision", "--diff", "-vvv", "-e", '{"redis_settings": {"maxclients": 200}}'),
-            ("snapshot", "-vvv"),
-            ("restore", "--diff", "-vvv", "-e", "restore_force=true"),
-        ):
-            said += sandbox.play(playbook, *arguments, log=f"{len(said)}-{playbook}").text
-        yield sandbox, sandbox.host(), said
+def run(provisioned: Sandbox, watched: Watched) -> tuple[Sandbox, Host, str]:
+    """Everything a person does, as talkative as it can be: after provision change a setting, save, restore."""
+    watched.play(provisioned, "provision", "--diff", "-e", '{"redis_settings": {"maxclients": 200}}')
+    watched.play(provisioned, "snapshot")
+    # Which also takes the setting back.
+    watched.play(provisioned, "restore", "--diff", "-e", "restore_force=true")
+    return provisioned, provisioned.host(), watched.said
 
 
 def pieces(password: str) -> list[str]:
@@ -96,10 +58,10 @@ def test_no_log_and_no_diff_shows_it(run: tuple[Sandbox, Host, str], password: s
             assert piece not in log.read_text(errors="replace"), log
 
 
-def test_no_process_list_showed_it(run: tuple[Sandbox, Host, str], password: str, process_lists: list[str]) -> None:
-    assert any("redis-server" in line for line in process_lists)
+def test_no_process_list_showed_it(run: tuple[Sandbox, Host, str], password: str, watched: Watched) -> None:
+    assert any("redis-server" in line for line in watched.process_lists)
     for piece in pieces(password):
-        assert not [line for line in process_lists if piece in line]
+        assert not [line for line in watched.process_lists if piece in line]
 
 
 def test_the_hosts_journal_and_docker_do_not_show_it(run: tuple[Sandbox, Host, str], password: str) -> None:

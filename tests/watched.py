@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a playbook shows while it runs: its own words, and the process lists of this machine."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rehearsal.sandboxes import Sandbox
+
+
+@dataclass
+class Watched:
+    """All that was seen.
+
+    Attributes:
+        said: what the playbooks printed, as talkative as they can be.
+        process_lists: command lines of every process on this machine, looked at again and again while they ran.
+    """
+
+    said: str = ""
+    process_lists: list[str] = field(default_factory=list)
+
+    def play(self, sandbox: Sandbox, playbook: str, *arguments: str) -> None:
+        """Run a playbook and see what it shows."""
+        done = threading.Event()
+
+        def look() -> None:
+            while not done.wait(0.05):
+                for process in Path("/proc").glob("[0-9]*/cmdline"):
+                    try:
+                        self.process_lists.append(process.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+                    except OSError:
+                        continue  # it has ended meanwhile
+
+        watcher = threading.Thread(target=look, daemon=True)
+        watcher.start()
+        try:
+            log = f"watched-{len(self.said)}-{playbook}"
+            self.said += sandbox.play(playbook, *arguments, "-vvv", log=log).text
+        finally:
+            done.set()
+            watcher.join()
