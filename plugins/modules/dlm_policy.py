@@ -138,7 +138,6 @@ settings:
 import re
 from typing import Any
 
-# AnsibleAWSModule says so when it is missing.
 from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleAWSModule
 from ansible_collections.spotcache.redis.plugins.module_utils.ensure import Trouble, finish
 
