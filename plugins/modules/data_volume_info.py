@@ -85,6 +85,10 @@ uuid:
   description: UUID of the filesystem; empty without one.
   returned: always
   type: str
+number:
+  description: The device's number as the kernel's table of mounts has it, such as V(259:1); empty when it is missing.
+  returned: always
+  type: str
 mounted:
   description: Whether this device is mounted at O(mountpoint).
   returned: always
@@ -281,6 +285,7 @@ def look(device: str, labels: list[str], mountpoint: str) -> dict[str, Any]:
         "fstype": fstype,
         "label": found.get("LABEL", ""),
         "uuid": found.get("UUID", ""),
+        "number": mine,
         "mounted": mounted,
         "occupied_by": "" if mounted or not mounts else mounts[-1][1],
         "in_fstab": fstab_line(mountpoint, text_of("/etc/fstab")),
@@ -311,6 +316,7 @@ def main() -> None:
         "fstype": "",
         "label": "",
         "uuid": "",
+        "number": "",
         "mounted": False,
         "occupied_by": "",
         "in_fstab": "",

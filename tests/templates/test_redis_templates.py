@@ -196,3 +196,14 @@ def test_docker_settings() -> None:
     }
     journal = value("docker", "docker__daemon_settings", {"docker_daemon_settings": {"log-driver": "journald"}})
     assert journal == {"log-driver": "journald", "live-restore": True}
+
+
+def test_of_what_is_mounted_one_over_the_other_the_last_counts() -> None:
+    lines = (
+        "29 1 259:0 / / rw,relatime shared:1 - ext4 /dev/nvme0n1p1 rw\n"
+        "61 29 259:5 / /srv/redis rw,noatime shared:30 - ext4 /dev/nvme1n1 rw\n"
+        "62 61 259:6 / /srv/redis rw,noatime shared:31 - ext4 /dev/nvme2n1 rw\n"
+        "63 62 259:7 / /srv/redis-other rw - ext4 /dev/nvme3n1 rw\n"
+    )
+    seen = BASE | {"redis__host": {"contents": {"/proc/self/mountinfo": lines}}}
+    assert value("redis", "redis__mounts", seen) == ["259:5", "259:6"]
