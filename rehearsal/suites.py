@@ -171,7 +171,7 @@ def molecule_jobs() -> list[Job]:
 # Tests of moments and of what is on the whole machine: nothing may run beside them.
 ALONE = ("test_sandbox.py", "test_sandbox_events.py")
 # Of two halves that take about as long as each other one; what is named nowhere belongs to the other.
-HALF = ("test_keeper_watch.py", "test_drill.py", "test_people.py")
+HALF = ("test_drill.py", "test_keeper_watch.py", "test_people.py")
 
 
 def e2e_jobs() -> tuple[list[Job], list[Job]]:
