@@ -18,6 +18,7 @@ tag=$1
 version=${2:+=$2}
 work=/var/cache/spotcache-image
 image() { docker image inspect --format "$1" "$tag" 2>/dev/null; }
+# Where there is no such image, or no engine to ask yet, the answer is empty, and that is an answer.
 before=$(image '{{.Id}}' || true)
 exec 9>/run/spotcache-image.lock
 flock 9
@@ -98,7 +99,7 @@ wait_for() {
     done
 }
 
-# The package lists come with what the engine is installed by.
+# The package lists come with what the engine is installed by. Where they do not come, lay_out fetches them itself.
 [ -z "$ahead" ] || wait_for 60 have_lists || true
 lay_out
 [ -z "$ahead" ] || wait_for 2400 docker version || { echo "no engine answered within ten minutes" >&2; exit 1; }
