@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,9 +29,10 @@ class Watched:
 
         def look() -> None:
             while not done.wait(0.05):
-                for process in Path("/proc").glob("[0-9]*/cmdline"):
+                for process in filter(str.isdecimal, os.listdir("/proc")):
                     try:
-                        self.process_lists.append(process.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+                        line = Path("/proc", process, "cmdline").read_bytes()
+                        self.process_lists.append(line.replace(b"\0", b" ").decode(errors="replace"))
                     except OSError:
                         continue  # it has ended meanwhile
 
