@@ -397,6 +397,41 @@ def test_the_evening_saves_and_gives_the_volume_back_and_the_morning_restores(pl
     assert place.redis(place.server(SPOT, 120)).get("evening") == "all is saved"
 
 
+def test_volumes_in_whose_place_another_one_is_are_given_up_after_their_term(place: Place) -> None:
+    def volumes(state: str) -> dict[str, list[str]]:
+        found = place.ec2.describe_volumes(Filters=[{"Name": "tag:spotcache:environment", "Values": ["sandbox"]}])
+        rows = [row for row in found["Volumes"] if row["State"] == state]
+        return {row["VolumeId"]: [tag["Key"] for tag in row["Tags"]] for row in rows}
+
+    def look() -> None:
+        answer = place.functions.invoke(FunctionName=CARETAKER, Payload=b"{}")
+        assert "FunctionError" not in answer, answer["Payload"].read()
+
+    used, left = volumes("in-use"), volumes("available")
+    assert len(used) == 1
+    assert left, "the hosts that were lost have left volumes"
+    assert place.sandbox.on_host(place.sandbox.host(), "spotcache-keeper save --json").returncode == 0
+
+    def marked() -> bool | None:
+        look()
+        return all("spotcache:superseded-since" in keys for keys in volumes("available").values()) or None
+
+    wait(marked, 60, "the volumes' term to begin")
+    assert set(volumes("available")) == set(left)
+    # A week, in a second.
+    kept = place.functions.get_function_configuration(FunctionName=CARETAKER)["Environment"]["Variables"]
+    assert kept["SUPERSEDED_DAYS"] == "7"
+    short = {"Variables": {**kept, "SUPERSEDED_DAYS": str(1 / 86400)}}
+    place.functions.update_function_configuration(FunctionName=CARETAKER, Environment=short)
+
+    def gone() -> bool | None:
+        look()
+        return True if not volumes("available") else None
+
+    wait(gone, 40, "the volumes to be given up")
+    assert volumes("in-use") == used
+
+
 def everything(place: Place) -> dict[str, Any]:
     """What the roles make besides a host and its network."""
     client = place.sandbox.client

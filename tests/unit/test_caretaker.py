@@ -7,7 +7,17 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from spotcache_caretaker.decide import Group, at_rest, failing, group_of, stand_in, to_return
+from spotcache_caretaker.decide import (
+    SUPERSEDED,
+    Group,
+    Superseded,
+    at_rest,
+    failing,
+    group_of,
+    stand_in,
+    superseded,
+    to_return,
+)
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 NONE, WANTED, SERVING = Group(0, False, 0), Group(1, False, 0), Group(1, True, 1)
@@ -103,3 +113,66 @@ def test_a_volume_that_a_verified_snapshot_holds_is_given_back() -> None:
 )
 def test_any_doubt_keeps_the_volume(volume: dict[str, Any], snapshot: dict[str, Any]) -> None:
     assert to_return([{**VOLUME, **volume}], [{**SNAPSHOT, **snapshot}], NOW - timedelta(minutes=2)) == []
+
+
+TERM = timedelta(days=7)
+
+
+def days(number: float) -> datetime:
+    return NOW - timedelta(days=number)
+
+
+def volume(name: str, born: float, state: str = "available", since: str = "") -> dict[str, Any]:
+    tags = [{"Key": SUPERSEDED, "Value": since}] if since else []
+    return {"VolumeId": name, "State": state, "CreateTime": days(born), "Tags": tags}
+
+
+def snapshot(of: str, taken: float, **more: Any) -> dict[str, Any]:
+    return {**SNAPSHOT, "SnapshotId": f"snap-{of}-{taken}", "VolumeId": of, "StartTime": days(taken), **more}
+
+
+def test_a_volume_is_superseded_when_another_one_in_use_has_a_younger_verified_snapshot() -> None:
+    lost, blank, used = volume("vol-lost", 30), volume("vol-blank", 2), volume("vol-used", 3, "in-use")
+    before, after = snapshot("vol-lost", 3.1), snapshot("vol-used", 1)
+    assert superseded([lost, blank, used], [before, after], NOW, TERM) == Superseded(["vol-lost", "vol-blank"], [], [])
+    # What was saved from it last is younger than anything of the other one: it is the better one.
+    assert superseded([lost, used], [snapshot("vol-lost", 0.5), after], NOW, TERM).marked == []
+    # Younger than the blank volume is none.
+    assert superseded([blank, used], [snapshot("vol-used", 2.5)], NOW, TERM).marked == []
+    for doubtful in (snapshot("vol-used", 1, State="pending"), snapshot("vol-used", 1, Tags=[])):
+        assert superseded([lost, used], [before, doubtful], NOW, TERM).marked == []
+    # At night no volume is in use: the newest of them holds the data.
+    assert superseded([lost, {**used, "State": "available"}], [before, after], NOW, TERM).marked == []
+
+
+def test_a_superseded_volume_goes_after_its_term_and_not_before() -> None:
+    used, taken = volume("vol-used", 30, "in-use"), [snapshot("vol-lost", 20), snapshot("vol-used", 0.1)]
+    for since, over in ((7, ["vol-lost"]), (6.9, [])):
+        lost = volume("vol-lost", 30, since=days(since).isoformat())
+        assert superseded([lost, used], taken, NOW, TERM) == Superseded([], [], over)
+    old = volume("vol-lost", 30, since=days(8).isoformat())
+    # Also at a weekend, when no host runs; but not once the other one's snapshots are gone.
+    assert superseded([old, {**used, "State": "available"}], taken, NOW, TERM).over == ["vol-lost"]
+    assert superseded([old, used], [taken[0], snapshot("vol-used", 21)], NOW, TERM) == Superseded([], [], [])
+    assert superseded([old], taken[:1], NOW, TERM) == Superseded([], [], [])
+
+
+def test_the_term_ends_when_a_host_uses_the_volume_again() -> None:
+    again = volume("vol-1", 30, "in-use", days(8).isoformat())
+    assert superseded([again], [snapshot("vol-1", 1)], NOW, TERM) == Superseded([], ["vol-1"], [])
+    attached = {**volume("vol-1", 30, "available", days(8).isoformat()), "Attachments": [{"InstanceId": "i-1"}]}
+    assert superseded([attached], [snapshot("vol-2", 1)], NOW, TERM) == Superseded([], ["vol-1"], [])
+
+
+@pytest.mark.parametrize("since", ["soon", "2026-11-01", "2026-11-01T00:00:00", days(9).isoformat()])
+def test_a_term_that_nobody_can_vouch_for_begins_anew(since: str) -> None:
+    # Used again and lost again between two looks: its own snapshot is younger than the mark.
+    lost, used = volume("vol-lost", 30, since=since), volume("vol-used", 1, "in-use")
+    found = superseded([lost, used], [snapshot("vol-lost", 2), snapshot("vol-used", 0.5)], NOW, TERM)
+    assert found == Superseded(["vol-lost"], [], [])
+
+
+@pytest.mark.parametrize("state", ["creating", "deleting", "deleted", "error"])
+def test_a_volume_in_any_other_state_is_left_alone(state: str) -> None:
+    lost, used = volume("vol-lost", 30, state, days(9).isoformat()), volume("vol-used", 30, "in-use")
+    assert superseded([lost, used], [snapshot("vol-used", 1)], NOW, TERM) == Superseded([], [], [])

@@ -186,6 +186,7 @@ def drop(statement: dict[str, Any], actions: set[str]) -> dict[str, Any]:
 NETWORK: dict[str, Any] = {"network_environment": "t", "network_region": REGION}
 WEBHOOK = "https://hooks.slack.com/services/T0/B0/nobody-may-read-this"
 NOTIFY: dict[str, Any] = {"notify_environment": "t", "notify_region": REGION}
+CARETAKER: dict[str, Any] = {"caretaker_environment": "t", "caretaker_region": REGION}
 HOST: dict[str, Any] = {
     "spot_host_environment": "t",
     "spot_host_region": REGION,
@@ -322,6 +323,17 @@ CASES: dict[str, tuple[str, dict[str, Any], list[str]]] = {
         ["notify_email_addresses is ['ops']"],
     ),
     "environment of messages": ("notify", {"notify_environment": "Stg"}, ["notify_environment is 'Stg'"]),
+    "what looks after it": ("caretaker", {"caretaker_superseded_days": 0}, ["accepted"]),
+    "volumes kept less than no time": (
+        "caretaker",
+        {"caretaker_superseded_days": -1},
+        ["caretaker_superseded_days is -1", "or 0 to keep the volumes"],
+    ),
+    "volumes kept a while": (
+        "caretaker",
+        {"caretaker_superseded_days": "a week"},
+        ["caretaker_superseded_days", "a week"],
+    ),
     "a small type is allowed": ("spot_host", {"spot_host_instance_types": ["t3.micro"]}, ["accepted"]),
 }
 
@@ -333,7 +345,7 @@ def said(aws: Aws) -> tuple[dict[str, str], str, set[str]]:
     result = aws.folder / "said.json"
     tasks: list[dict[str, Any]] = []
     for name, (role, variables, _) in CASES.items():
-        base = {"network": NETWORK, "spot_host": HOST, "redis": REDIS, "notify": NOTIFY}[role]
+        base = {"network": NETWORK, "spot_host": HOST, "redis": REDIS, "notify": NOTIFY, "caretaker": CARETAKER}[role]
         tasks.append(
             {
                 "block": [

@@ -10,6 +10,8 @@ from typing import Any
 # A failure counts for so long: Auto Scaling tries again more often than that for as long as it wants a host.
 FAILURE_COUNTS = timedelta(hours=1)
 ENDING = "Terminating EC2 instance"
+# A volume's tag: since when another one has been in its place. Its value is a time as datetime.isoformat writes it.
+SUPERSEDED = "spotcache:superseded-since"
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,69 @@ def at_rest(groups: list[Group], activities: list[dict[str, Any]]) -> datetime |
     return max(ends) if ends else None
 
 
+@dataclass(frozen=True)
+class Superseded:
+    """Ids of volumes: whose term begins, whose term ends because a host uses them again, and whose term is over."""
+
+    marked: list[str]
+    unmarked: list[str]
+    over: list[str]
+
+
+def tag_of(thing: dict[str, Any], key: str) -> str:
+    """The value of a tag, empty without it."""
+    return next((str(tag["Value"]) for tag in thing.get("Tags") or [] if tag["Key"] == key), "")
+
+
+def since_of(volume: dict[str, Any]) -> datetime | None:
+    """Since when another volume has been in its place; None when that is not known, or was written by somebody else."""
+    try:
+        since = datetime.fromisoformat(tag_of(volume, SUPERSEDED))
+    except ValueError:
+        return None
+    return since if since.tzinfo else None
+
+
+def is_verified(snapshot: dict[str, Any]) -> bool:
+    """Whether a snapshot is complete and holds a verified save."""
+    return bool(snapshot["State"] == "completed") and tag_of(snapshot, "spotcache:verified") == "true"
+
+
+def superseded(
+    volumes: list[dict[str, Any]], snapshots: list[dict[str, Any]], now: datetime, term: timedelta
+) -> Superseded:
+    """Volumes in whose place another one is, from all volumes and snapshots of the environment.
+
+    A host that is replaced leaves its volume, and one that takes over its predecessor's leaves the blank one it came
+    with. The term begins when another volume, which a host uses, has a verified snapshot that is younger than anything
+    that is known of this one; it ends when a host uses this one again. A volume is given up only after the term, and
+    only as long as there is such a snapshot.
+    """
+    known = {
+        volume["VolumeId"]: max(
+            [volume["CreateTime"], *(one["StartTime"] for one in snapshots if one["VolumeId"] == volume["VolumeId"])]
+        )
+        for volume in volumes
+    }
+    in_use = {volume["VolumeId"] for volume in volumes if volume["State"] == "in-use" or volume.get("Attachments")}
+    good = [one for one in snapshots if is_verified(one)]
+    found = Superseded([], [], [])
+    for volume in volumes:
+        name, since = volume["VolumeId"], since_of(volume)
+        younger = {one["VolumeId"] for one in good if one["VolumeId"] != name and one["StartTime"] > known[name]}
+        if name in in_use:
+            if tag_of(volume, SUPERSEDED):
+                found.unmarked.append(name)
+        elif volume["State"] != "available":
+            continue
+        elif since is None or since < known[name]:
+            if younger & in_use:
+                found.marked.append(name)
+        elif now - since >= term and younger:
+            found.over.append(name)
+    return found
+
+
 def to_return(volumes: list[dict[str, Any]], snapshots: list[dict[str, Any]], since: datetime) -> list[tuple[str, str]]:
     """Volumes that need not be paid any longer, each with the snapshot that holds what was on it.
 
@@ -69,10 +134,7 @@ def to_return(volumes: list[dict[str, Any]], snapshots: list[dict[str, Any]], si
         good = [
             one
             for one in snapshots
-            if one["VolumeId"] == volume["VolumeId"]
-            and one["State"] == "completed"
-            and {"Key": "spotcache:verified", "Value": "true"} in one.get("Tags", [])
-            and one["StartTime"] >= since
+            if one["VolumeId"] == volume["VolumeId"] and is_verified(one) and one["StartTime"] >= since
         ]
         if good:
             found.append((volume["VolumeId"], max(good, key=lambda one: one["StartTime"])["SnapshotId"]))

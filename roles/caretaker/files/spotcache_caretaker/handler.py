@@ -5,13 +5,22 @@ from __future__ import annotations
 
 import json
 import os
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import boto3
 from botocore.config import Config
 
-from spotcache_caretaker.decide import Group, at_rest, failing, group_of, stand_in, to_return
+from spotcache_caretaker.decide import (
+    SUPERSEDED,
+    Group,
+    at_rest,
+    failing,
+    group_of,
+    stand_in,
+    superseded,
+    to_return,
+)
 
 CONFIG = Config(connect_timeout=3, read_timeout=10, retries={"max_attempts": 4, "mode": "standard"})
 
@@ -29,6 +38,7 @@ class Caretaker:
         self.spot, self.standby = variables["GROUP"], variables["STANDBY_GROUP"]
         self.fallback = variables["FALLBACK"] == "true"
         self.returns = variables["RETURN_VOLUME"] == "true"
+        self.term = timedelta(days=float(variables["SUPERSEDED_DAYS"]))
         self.scaling = boto3.client("autoscaling", config=CONFIG)
         self.ec2 = boto3.client("ec2", config=CONFIG)
 
@@ -45,6 +55,8 @@ class Caretaker:
             done["on_demand"] = self.switch(groups[self.spot], groups[self.standby])
         if self.returns:
             done["returned"] = self.give_back(list(groups.values()), list(groups))
+        if self.term:
+            done["superseded"] = self.give_up()
         return done
 
     def activities(self, name: str) -> list[dict[str, Any]]:
@@ -65,15 +77,38 @@ class Caretaker:
         since = at_rest(groups, [one for name in names for one in self.activities(name)])
         if since is None:
             return []
-        own = {"Name": "tag:spotcache:environment", "Values": [self.environment]}
-        volumes = self.ec2.describe_volumes(Filters=[own, {"Name": "status", "Values": ["available"]}])["Volumes"]
-        snapshots = self.ec2.describe_snapshots(OwnerIds=["self"], Filters=[own])["Snapshots"]
         returned = []
-        for volume, snapshot in to_return(volumes, snapshots, since):
+        for volume, snapshot in to_return(*self.volumes_and_snapshots(), since):
             self.ec2.delete_volume(VolumeId=volume)
             said("the volume is given back", volume=volume, snapshot=snapshot)
             returned.append(volume)
         return returned
+
+    def give_up(self) -> list[str]:
+        """Delete data volumes in whose place another one has been for long."""
+        now = datetime.now(UTC)
+        found = superseded(*self.volumes_and_snapshots(), now, self.term)
+        if found.marked:
+            since = now.isoformat(timespec="seconds")
+            self.ec2.create_tags(Resources=found.marked, Tags=[{"Key": SUPERSEDED, "Value": since}])
+            said("another volume is in the place of these", volumes=found.marked, deleted_after_days=self.term.days)
+        if found.unmarked:
+            self.ec2.delete_tags(Resources=found.unmarked, Tags=[{"Key": SUPERSEDED}])
+            said("a host uses these again", volumes=found.unmarked)
+        for volume in found.over:
+            self.ec2.delete_volume(VolumeId=volume)
+            said("the superseded volume is deleted", volume=volume)
+        return found.over
+
+    def volumes_and_snapshots(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """All volumes of the environment, and all their snapshots."""
+        own = [{"Name": "tag:spotcache:environment", "Values": [self.environment]}]
+        volumes = self.ec2.get_paginator("describe_volumes").paginate(Filters=own)
+        snapshots = self.ec2.get_paginator("describe_snapshots").paginate(OwnerIds=["self"], Filters=own)
+        return (
+            [one for page in volumes for one in page["Volumes"]],
+            [one for page in snapshots for one in page["Snapshots"]],
+        )
 
 
 caretaker: Caretaker | None = None
