@@ -29,6 +29,8 @@ from tests.e2e.test_sandbox import wait
 
 SPOT, STANDBY = "spotcache-sandbox", "spotcache-sandbox-on-demand"
 NOTIFY, CARETAKER = f"{SPOT}-notify", f"{SPOT}-caretaker"
+OWN = [{"Name": "tag:spotcache:environment", "Values": ["sandbox"]}]
+LOCKS = "sandbox/locks/"
 SECRET = "T0/B0/nobody-may-read-this"
 # A second environment in the same account, which has mail instead of Slack.
 MAIL = """
@@ -399,7 +401,7 @@ def test_the_evening_saves_and_gives_the_volume_back_and_the_morning_restores(pl
 
 def test_volumes_in_whose_place_another_one_is_are_given_up_after_their_term(place: Place) -> None:
     def volumes(state: str) -> dict[str, list[str]]:
-        found = place.ec2.describe_volumes(Filters=[{"Name": "tag:spotcache:environment", "Values": ["sandbox"]}])
+        found = place.ec2.describe_volumes(Filters=OWN)
         rows = [row for row in found["Volumes"] if row["State"] == state]
         return {row["VolumeId"]: [tag["Key"] for tag in row["Tags"]] for row in rows}
 
@@ -430,6 +432,23 @@ def test_volumes_in_whose_place_another_one_is_are_given_up_after_their_term(pla
 
     wait(gone, 40, "the volumes to be given up")
     assert volumes("in-use") == used
+
+
+def test_a_restore_also_brings_what_the_next_host_needs(place: Place) -> None:
+    """As after a destroy that kept the saves: nothing looks after the host, and no image is as it is."""
+    before = {image["ImageId"] for image in place.ec2.describe_images(Owners=["self"], Filters=OWN)["Images"]}
+    assert before
+    place.functions.delete_function(FunctionName=CARETAKER)
+    place.play("restore", restore_force=True, redis_settings={"maxclients": 300}, spot_host_bake_keep=1)
+    # Those before are too many now.
+    [image] = place.ec2.describe_images(Owners=["self"], Filters=OWN)["Images"]
+    assert image["ImageId"] not in before
+    template = place.ec2.describe_launch_template_versions(LaunchTemplateName=SPOT, Versions=["$Default"])
+    assert template["LaunchTemplateVersions"][0]["LaunchTemplateData"]["ImageId"] == image["ImageId"]
+    assert place.functions.get_function(FunctionName=CARETAKER)["Configuration"]["State"] == "Active"
+    # Both leases are given back.
+    locks = place.sandbox.client("s3").list_objects_v2(Bucket=f"spotcache-{place.sandbox.name}-saves", Prefix=LOCKS)
+    assert locks["KeyCount"] == 0
 
 
 def everything(place: Place) -> dict[str, Any]:
