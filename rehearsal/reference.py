@@ -170,7 +170,7 @@ def plugin_pages(root: Path) -> dict[str, str]:
 def playbook_page(root: Path) -> str:
     """The playbooks, each with the comment that opens it."""
     parts = [NOTE.format(source="the comments that open playbooks/*.yml"), "# Playbooks\n"]
-    for playbook in sorted((root / "playbooks").glob("*.yml")):
+    for playbook in sorted((root / "playbooks").glob("[!_]*.yml")):
         lines = [line for line in playbook.read_text().splitlines() if line != "---"]
         comment = []
         for line in lines:

@@ -95,6 +95,24 @@ def test_every_verb_is_in_the_help() -> None:
         assert f"\n  {verb}" in said
 
 
+@pytest.mark.parametrize("verb", ["test", "check", "bench", "clean", "setup", "provision", "docs", "demo"])
+def test_help_for_a_verb_prepares_nothing(
+    door: ModuleType, verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(door, "prepare", lambda *_: pytest.fail("something was prepared"))
+    monkeypatch.setattr(door, "venv_ready", lambda: False)
+    assert door.main([verb, "--help"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith(f"Use: ./spotcache {verb}")
+    assert ("after ./spotcache setup" in said) is (verb == "demo")
+    assert ("provision_empty" in said) is (verb == "provision")
+
+
+def test_a_part_of_a_playbook_is_no_verb(door: ModuleType) -> None:
+    assert (ROOT / "playbooks" / "_next_host.yml").exists()
+    assert not [name for name in door.VERBS if name.startswith("_") or "next_host" in name]
+
+
 def test_an_unknown_verb_gets_a_sentence() -> None:
     done = subprocess.run([sys.executable, str(SCRIPT), "porvision"], capture_output=True, text=True)
     assert done.returncode == 2
