@@ -45,6 +45,8 @@ class Job:
     command: Sequence[str]
     junit: bool = False
     environment: tuple[tuple[str, str], ...] = ()
+    # It takes only what the others leave of the processor.
+    patient: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,8 @@ def run_job(job: Job, out: Callable[[str], None]) -> Outcome:
     report = log.with_suffix(".xml")
     report.unlink(missing_ok=True)
     command = [*job.command, f"--junitxml={report}"] if job.junit else list(job.command)
+    if job.patient:
+        command = ["nice", "-n", "19", *command]
     started = time.monotonic()
     code, _ = stream(command, log, environment=dict(job.environment))
     count = count_junit(report, code) if job.junit else Count(passed=int(code == 0), failed=int(code != 0))
@@ -170,12 +174,15 @@ def molecule_jobs() -> list[Job]:
 
 # Tests of moments and of what is on the whole machine: nothing may run beside them.
 ALONE = ("test_sandbox.py", "test_sandbox_events.py")
-# Of two halves that take about as long as each other one; what is named nowhere belongs to the other.
+# One of two halves that take about as long; what is named nowhere belongs to the other.
 HALF = ("test_drill.py", "test_keeper_watch.py", "test_people.py")
 
 
 def e2e_jobs() -> tuple[list[Job], list[Job]]:
-    """The tests that go through the sandbox: those that run by themselves, and those of which two run side by side."""
+    """The tests that go through the sandbox: those that run by themselves, and those that run side by side.
+
+    The tests of whole playbooks, which wait for nothing, fill the moments in which both halves wait for hosts.
+    """
     rest = sorted(path.name for path in (ROOT / "tests" / "e2e").glob("test_*.py") if path.name not in ALONE + HALF)
 
     def job(name: str, files: Sequence[str], number: int = 0) -> Job:
@@ -189,10 +196,13 @@ def e2e_jobs() -> tuple[list[Job], list[Job]]:
         )
 
     return [
-        Job("whole playbooks", pytest(*unit_folders(), "-m", "plays", "-n", "2"), junit=True),
         Job("with Docker", pytest(*unit_folders(), "-m", "docker"), junit=True),
         job("sandbox", ALONE),
-    ], [job("unattended", HALF, 1), job("attended", rest, 2)]
+    ], [
+        job("unattended", HALF, 1),
+        job("attended", rest, 2),
+        Job("whole playbooks", pytest(*unit_folders(), "-m", "plays", "-n", "2"), junit=True, patient=True),
+    ]
 
 
 def run_check() -> list[Outcome]:
@@ -208,8 +218,8 @@ def run_molecule() -> list[Outcome]:
 def run_e2e() -> list[Outcome]:
     """The suite `e2e`. Whatever a test left is removed, also after a failure."""
     try:
-        by_themselves, halves = e2e_jobs()
-        return [*run_jobs(by_themselves, side_by_side=1), *run_jobs(halves, side_by_side=2)]
+        by_themselves, together = e2e_jobs()
+        return [*run_jobs(by_themselves, side_by_side=1), *run_jobs(together, side_by_side=len(together))]
     finally:
         remove_test_sandboxes()
 

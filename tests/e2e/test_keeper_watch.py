@@ -138,11 +138,6 @@ def test_the_image_holds_no_secret(place: Sandbox) -> None:
     assert place.on_host(place.host(), "spotcache-keeper save --json").returncode == 0
 
 
-def test_provisioning_again_changes_nothing(place: Sandbox) -> None:
-    again = place.play("provision", "-e", "spot_host_bake=true", log="provision-again")
-    assert again.changed == 0
-
-
 def test_with_a_notice_nothing_acknowledged_is_lost(place: Sandbox) -> None:
     old = place.host()
     with Writer(connect(place, old), "notice") as writer:

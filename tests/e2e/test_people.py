@@ -320,11 +320,6 @@ def test_the_same_notice_is_told_once_however_often_it_comes(place: Place, slack
     assert slack.count("i-0123456789abcdef0") == 0
 
 
-def test_provisioning_again_changes_nothing(place: Place) -> None:
-    # Once kept, the address need not be given again.
-    assert place.play("provision", "--diff", notify_slack_webhook="").changed == 0
-
-
 def test_without_spot_capacity_a_host_on_demand_stands_in(place: Place, slack: Slack) -> None:
     old = place.sandbox.host()
     assert place.redis(old).set("before", "the loss")
@@ -359,6 +354,11 @@ def test_the_stand_in_goes_when_spot_succeeds_and_hands_over_all_it_has(place: P
     place.idle()
     assert slack.count(f"{stand_in.id} goes") == 1
     assert [text for text in slack.heard if "NOT saved" in text] == []
+
+
+def test_provisioning_a_host_that_came_by_itself_changes_nothing(place: Place) -> None:
+    # Once kept, the address need not be given again.
+    assert place.play("provision", "--diff", notify_slack_webhook="").changed == 0
 
 
 def test_the_evening_saves_and_gives_the_volume_back_and_the_morning_restores(place: Place, slack: Slack) -> None:
