@@ -143,7 +143,7 @@ def test_a_dead_run_holds_no_lock(application: dict[str, Any], capsys: pytest.Ca
     assert told["failed"]
     assert "has no exit code: it was killed from outside, or the host restarted" in told["msg"]
     deadline = time.monotonic() + 20
-    while problems := run(capsys, application, state="checked", commands=["batch:warm"])["problems"]:
+    while problems := run(capsys, application, state="checked", commands=["batch:long"])["problems"]:
         assert time.monotonic() < deadline, problems
     assert run(capsys, application, command="batch:long", timeout=1)["changed"]
 
