@@ -33,7 +33,8 @@ from urllib.parse import urlsplit
 import docker
 import docker.errors
 
-SUITE: Final = "bookworm"
+# Debian's releases that a host may have, each with the name of its suite.
+RELEASES: Final = {"12": "bookworm", "13": "trixie"}
 VARIANTS: Final = ("debian", "debian-docker")
 REPOSITORY: Final = "spotcache-sandbox"
 LABEL: Final = "spotcache-sandbox-image"
@@ -73,20 +74,6 @@ APT_KEYS: Final = re.compile(
 # Package descriptions in other languages are of no use in a host and a third of an update's download.
 APT_OWN: Final = {"Acquire::Languages": "none"}
 
-DEFAULT_SOURCES: Final = f"""\
-Types: deb
-URIs: http://deb.debian.org/debian
-Suites: {SUITE} {SUITE}-updates
-Components: main
-Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
-
-Types: deb
-URIs: http://deb.debian.org/debian-security
-Suites: {SUITE}-security
-Components: main
-Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
-"""
-
 Progress = Callable[[str], None]
 
 
@@ -105,8 +92,9 @@ class AptSource:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Everything of this machine that goes into an image."""
+    """Everything of this machine that goes into an image, and the suite that it is of."""
 
+    suite: str
     sources: str
     apt_conf: str
     certificates: Mapping[str, bytes]
@@ -143,25 +131,46 @@ def _parse_deb822(text: str) -> Iterator[AptSource]:
             yield AptSource(uri, tuple(fields.get("suites", "").split()), tuple(fields.get("components", "").split()))
 
 
-def debian_sources(sources: Sequence[AptSource]) -> str:
+def chosen_release(environment: Mapping[str, str] = os.environ) -> str:
+    """Return which Debian this machine's sandboxes have: SPOTCACHE_DEBIAN, else 12.
+
+    Raises:
+        ImageError: it names another one.
+    """
+    release = environment.get("SPOTCACHE_DEBIAN") or "12"
+    if release not in RELEASES:
+        raise ImageError(f"SPOTCACHE_DEBIAN is {release!r}: use {' or '.join(RELEASES)}")
+    return release
+
+
+def default_sources(suite: str) -> str:
+    """Return the deb822 text of Debian's own archives."""
+    return "\n".join(
+        f"Types: deb\nURIs: http://deb.debian.org/{archive}\nSuites: {suites}\nComponents: main\n"
+        "Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg\n"
+        for archive, suites in (("debian", f"{suite} {suite}-updates"), ("debian-security", f"{suite}-security"))
+    )
+
+
+def debian_sources(sources: Sequence[AptSource], suite: str) -> str:
     """Return the deb822 text of those sources that carry Debian's own suites, or Debian's defaults if too few do.
 
     A source counts when it is plain http(s) and names one of the release's suites. The updates and security suites need
     not be there, but the main one must.
     """
-    wanted = (SUITE, f"{SUITE}-updates", f"{SUITE}-security", f"{SUITE}/updates")
+    wanted = (suite, f"{suite}-updates", f"{suite}-security", f"{suite}/updates")
     stanzas = []
     main_found = False
     for source in sources:
-        suites = [suite for suite in source.suites if suite in wanted]
+        suites = [one for one in source.suites if one in wanted]
         if not suites or "main" not in source.components or not source.uri.startswith(("http://", "https://")):
             continue
-        main_found = main_found or SUITE in suites
+        main_found = main_found or suite in suites
         stanzas.append(
             f"Types: deb\nURIs: {source.uri}\nSuites: {' '.join(suites)}\nComponents: main\n"
             "Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg\n"
         )
-    return "\n".join(stanzas) if main_found else DEFAULT_SOURCES
+    return "\n".join(stanzas) if main_found else default_sources(suite)
 
 
 def apt_settings(dump: str, environment: Mapping[str, str]) -> dict[str, str]:
@@ -244,10 +253,10 @@ def read_assets(root: Path = ASSETS) -> list[tuple[str, int, bytes]]:
     ]
 
 
-def read_inputs(etc: Path = Path("/etc"), environment: Mapping[str, str] | None = None) -> Inputs:
+def read_inputs(suite: str, etc: Path = Path("/etc"), environment: Mapping[str, str] | None = None) -> Inputs:
     """Read this machine's apt sources and settings and its own certificate authorities."""
     sources: list[AptSource] = []
-    if f"VERSION_CODENAME={SUITE}" in _read_text(etc / "os-release"):
+    if f"VERSION_CODENAME={suite}" in _read_text(etc / "os-release"):
         for path in (etc / "apt/sources.list", *sorted((etc / "apt/sources.list.d").glob("*"))):
             if path.suffix in (".list", ".sources") and path.is_file():
                 sources += parse_sources(_read_text(path), deb822=path.suffix == ".sources")
@@ -257,7 +266,7 @@ def read_inputs(etc: Path = Path("/etc"), environment: Mapping[str, str] | None 
     authorities = Path("/usr/local/share/ca-certificates")
     certificates = {path.name: path.read_bytes() for path in sorted(authorities.rglob("*.crt")) if path.is_file()}
     settings = apt_settings(dump, os.environ if environment is None else environment)
-    return Inputs(debian_sources(sources), apt_conf(settings), certificates)
+    return Inputs(suite, debian_sources(sources, suite), apt_conf(settings), certificates)
 
 
 def _read_text(path: Path) -> str:
@@ -327,7 +336,7 @@ def _build_base(client: Any, tag: str, inputs: Inputs, progress: Progress) -> No
             "--customize-hook=rm -f $1/etc/apt/sources.list",
             f"--customize-hook=copy-in {sources} /etc/apt/sources.list.d",
             f"--customize-hook=chmod {mode} $1/etc/apt/apt.conf.d/99mmdebstrap",
-            SUITE,
+            inputs.suite,
             str(root),
             str(sources),
         ]
@@ -385,11 +394,14 @@ def _build(client: Any, tag: str, context: bytes, progress: Progress) -> None:
             progress(f"{tag}: {text.splitlines()[0][:100]}")
 
 
-def ensure(variant: str = "debian", *, client: Any = None, progress: Progress = lambda _: None) -> str:
+def ensure(
+    variant: str = "debian", *, release: str = "", client: Any = None, progress: Progress = lambda _: None
+) -> str:
     """Return the tag of a variant's image, built if this machine does not have it yet.
 
     Args:
         variant: one of `VARIANTS`.
+        release: one of `RELEASES`; empty for this machine's choice.
         client: a Docker SDK client; made from the environment when not given.
         progress: called with one line for each long step.
 
@@ -399,7 +411,7 @@ def ensure(variant: str = "debian", *, client: Any = None, progress: Progress = 
     if variant not in VARIANTS:
         raise ImageError(f"unknown image variant {variant!r}: one of {', '.join(VARIANTS)}")
     engine = client if client is not None else docker.from_env(timeout=600)
-    inputs = read_inputs()
+    inputs = read_inputs(RELEASES[release or chosen_release()])
     assets = read_assets()
     tag = variant_tag(variant, inputs, assets)
     if _exists(engine, tag):

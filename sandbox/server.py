@@ -123,8 +123,8 @@ class Server:
         self.cloud.snapshot_seconds = self.snapshot_seconds
         self.cloud.pool.open()
         self.cloud.images = {
-            self._ami(ec2, "debian-12-amd64-20261101-2000", tag): tag,
-            self._ami(ec2, "spotcache-debian-12-docker-20261101", docker_tag): docker_tag,
+            self._ami(ec2, f"debian-{image.chosen_release()}-amd64-20261101-2000", tag): tag,
+            self._ami(ec2, f"spotcache-debian-{image.chosen_release()}-docker-20261101", docker_tag): docker_tag,
         }
         bare, with_docker = self.cloud.images
         self.cloud.on_vpc.append(self._serve_vpc)
@@ -188,7 +188,7 @@ class Server:
             owner_id=DEBIAN_OWNER,
             public=True,
             name=name,
-            description="Debian 12 (sandbox)",
+            description="Debian (sandbox)",
             virtualization_type="hvm",
             architecture="x86_64",
             root_device_name="/dev/xvda",

@@ -94,7 +94,8 @@ def ensure(*, client: Any = None, progress: Progress = lambda _: None) -> str:
         ImageError: it cannot be built.
     """
     engine = client if client is not None else docker.from_env(timeout=900)
-    parent = host_image.ensure("debian", client=engine, progress=progress)
+    # Its packages are those of Debian 12, whichever release the hosts have.
+    parent = host_image.ensure("debian", release="12", client=engine, progress=progress)
     assets = read_assets()
     packages, tag = tags(parent, assets)
     if host_image._exists(engine, tag):

@@ -278,6 +278,16 @@ CASES: dict[str, tuple[str, dict[str, Any], list[str]]] = {
         {"spot_host_image_id": "ami-0123456789abcdef0"},
         ["spot_host_image_id is 'ami-0123456789abcdef0'", "no such image", "for x86_64"],
     ),
+    "release": (
+        "spot_host",
+        {"spot_host_debian_release": 11},
+        ["spot_host_debian_release", "12, 13", "11"],
+    ),
+    "Debian 13, which this region does not have": (
+        "spot_host",
+        {"spot_host_image_id": "", "spot_host_debian_release": 13},
+        ["spot_host_image_id is ''", "official image of Debian 13", f"{REGION} has no such image"],
+    ),
     "key": (
         "spot_host",
         {"spot_host_ssh_private_key_file": "/nowhere/id"},

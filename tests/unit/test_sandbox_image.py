@@ -76,7 +76,7 @@ def test_sources_one_a_line() -> None:
 
 def test_only_debians_own_archives_are_taken_over() -> None:
     vendor = AptSource("https://vendor.example/apt", ("nodistro",), ("main",))
-    text = image.debian_sources([MAIN, vendor, SECURITY])
+    text = image.debian_sources([MAIN, vendor, SECURITY], "bookworm")
     assert "vendor.example" not in text
     assert text.count("Types: deb\n") == 2
     assert "Suites: bookworm bookworm-updates\nComponents: main\n" in text
@@ -92,7 +92,24 @@ def test_only_debians_own_archives_are_taken_over() -> None:
     ],
 )
 def test_debians_defaults_where_the_machine_has_none(sources: list[AptSource]) -> None:
-    assert image.debian_sources(sources) == image.DEFAULT_SOURCES
+    assert image.debian_sources(sources, "bookworm") == image.default_sources("bookworm")
+
+
+def test_the_machines_own_mirror_counts_for_its_own_release_only(tmp_path: Path) -> None:
+    (tmp_path / "os-release").write_text("VERSION_CODENAME=bookworm\n")
+    (tmp_path / "apt").mkdir()
+    (tmp_path / "apt/sources.list").write_text("deb http://mirror.example/debian bookworm main\n")
+    assert "mirror.example" in image.read_inputs("bookworm", tmp_path, {}).sources
+    other = image.read_inputs("trixie", tmp_path, {})
+    assert other.sources == image.default_sources("trixie")
+    assert "bookworm" not in other.sources
+
+
+def test_the_release_is_chosen_by_name() -> None:
+    assert image.chosen_release({}) == image.chosen_release({"SPOTCACHE_DEBIAN": ""}) == "12"
+    assert image.chosen_release({"SPOTCACHE_DEBIAN": "13"}) == "13"
+    with pytest.raises(image.ImageError, match="SPOTCACHE_DEBIAN is 'sid': use 12 or 13"):
+        image.chosen_release({"SPOTCACHE_DEBIAN": "sid"})
 
 
 def test_apt_settings_of_the_machine() -> None:
@@ -125,7 +142,7 @@ def test_apt_conf() -> None:
 
 
 def test_every_input_changes_the_tag() -> None:
-    inputs = Inputs("sources", "conf", {"ca.crt": b"one"})
+    inputs = Inputs("bookworm", "sources", "conf", {"ca.crt": b"one"})
     assets = [("rootfs/a", 0o644, b"x")]
     tags = {
         image.variant_tag("debian", inputs, assets),
