@@ -334,6 +334,7 @@ CASES: dict[str, tuple[str, dict[str, Any], list[str]]] = {
     ),
     "environment of messages": ("notify", {"notify_environment": "Stg"}, ["notify_environment is 'Stg'"]),
     "what looks after it": ("caretaker", {"caretaker_superseded_days": 0}, ["accepted"]),
+    "volumes kept for days of the command line": ("caretaker", {"caretaker_superseded_days": "3"}, ["accepted"]),
     "volumes kept less than no time": (
         "caretaker",
         {"caretaker_superseded_days": -1},
