@@ -24,7 +24,7 @@ shift 2
 command=$1; shift
 case "$command" in
 list) [ -e broken ] && { echo "The environment file is invalid!" >&2; exit 1; }
-  printf 'batch:fail   Fails\nbatch:slow   Slow\nbatch:warm   Fills\nlist   Lists\n' ;;
+  printf 'batch:fail   Fails\nbatch:long   Long\nbatch:slow   Slow\nbatch:warm   Fills\nlist   Lists\n' ;;
 help) [ "$1" = batch:hidden ] ;;
 batch:warm) echo "in $(pwd)"; for word; do echo "[$word]"; done ;;
 batch:slow) for i in 1 2 3 4; do echo "item $i"; sleep 0.3; done ;;
@@ -172,7 +172,7 @@ def test_check_mode_starts_nothing(application: dict[str, Any], capsys: pytest.C
         ({"path": "/nowhere"}, "path is /nowhere, and there is no artisan in it"),
         ({"php": "no-such-php"}, "has no no-such-php: correct php"),
         ({"container": "no-such-container"}, "no-such-container"),
-        ({"commands": ["batch:nope"]}, "has no artisan command batch:nope; it has batch:fail, batch:slow, batch:warm."),
+        ({"commands": ["batch:nope"]}, "has no artisan command batch:nope; it has batch:fail, batch:long, batch:slow, batch:warm."),
     ],
 )
 def test_what_cannot_run_is_said_in_a_sentence(
