@@ -172,7 +172,10 @@ def test_check_mode_starts_nothing(application: dict[str, Any], capsys: pytest.C
         ({"path": "/nowhere"}, "path is /nowhere, and there is no artisan in it"),
         ({"php": "no-such-php"}, "has no no-such-php: correct php"),
         ({"container": "no-such-container"}, "no-such-container"),
-        ({"commands": ["batch:nope"]}, "has no artisan command batch:nope; it has batch:fail, batch:long, batch:slow, batch:warm."),
+        (
+            {"commands": ["batch:nope"]},
+            "has no artisan command batch:nope; it has batch:fail, batch:long, batch:slow, batch:warm.",
+        ),
     ],
 )
 def test_what_cannot_run_is_said_in_a_sentence(
