@@ -99,7 +99,8 @@ def statements(policies: Iterable[Any]) -> list[dict[str, Any]]:
 
 def decide(policies: Sequence[Any], action: str, target: Target, request_tags: Mapping[str, str]) -> str:
     """What IAM decides about one action on one resource: `allowed`, `implicitDeny` or `explicitDeny`."""
-    context = {
+    context: dict[str, str | list[str]] = {
+        "aws:tagkeys": list(request_tags),
         **{f"aws:requesttag/{key}".lower(): value for key, value in request_tags.items()},
         **{f"aws:resourcetag/{key}".lower(): value for key, value in target.tags.items()},
         **{f"ec2:resourcetag/{key}".lower(): value for key, value in target.tags.items()},
@@ -109,7 +110,7 @@ def decide(policies: Sequence[Any], action: str, target: Target, request_tags: M
     return "explicitDeny" if "Deny" in found else "allowed" if "Allow" in found else "implicitDeny"
 
 
-def _applies(statement: Mapping[str, Any], action: str, target: Target, context: Mapping[str, str]) -> bool:
+def _applies(statement: Mapping[str, Any], action: str, target: Target, context: Mapping[str, str | list[str]]) -> bool:
     if "NotAction" in statement:
         if any(fnmatchcase(action.lower(), str(a).lower()) for a in listed(statement["NotAction"])):
             return False
@@ -127,21 +128,28 @@ def _applies(statement: Mapping[str, Any], action: str, target: Target, context:
     )
 
 
-def _holds(operator: str, key: str, wanted: Sequence[str], context: Mapping[str, str]) -> bool:
-    name = operator.rsplit(":", 1)[-1]
+def _holds(operator: str, key: str, wanted: Sequence[str], context: Mapping[str, str | list[str]]) -> bool:
+    many, _, name = operator.rpartition(":")
     actual = context.get(key.lower())
+    if many:
+        # Of several values, of which there may be none.
+        each = [_matches(name, value, wanted) for value in listed(actual)] if actual is not None else []
+        return any(each) if many == "ForAnyValue" else all(each)
     if name == "Null":
         return (actual is None) == (wanted[0].lower() == "true")
     if actual is None:
         return name.endswith("IfExists") or "Not" in name
-    plain = name.removesuffix("IfExists")
-    if plain in ("StringEquals", "Bool", "ArnEquals"):
+    return _matches(name.removesuffix("IfExists"), str(actual), wanted)
+
+
+def _matches(operator: str, actual: str, wanted: Sequence[str]) -> bool:
+    if operator in ("StringEquals", "Bool", "ArnEquals"):
         return actual in wanted
-    if plain == "StringNotEquals":
+    if operator == "StringNotEquals":
         return actual not in wanted
-    if plain in ("StringLike", "ArnLike"):
+    if operator in ("StringLike", "ArnLike"):
         return any(fnmatchcase(actual, pattern) for pattern in wanted)
-    if plain == "StringNotLike":
+    if operator == "StringNotLike":
         return not any(fnmatchcase(actual, pattern) for pattern in wanted)
     raise ValueError(f"condition operator {operator} is not known to this sandbox")
 

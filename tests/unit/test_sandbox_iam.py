@@ -93,3 +93,20 @@ def test_tags_are_read_from_a_request() -> None:
     }
     assert request_tags(data) == {"a": "1", "b": ""}
     assert request_tags({"Tag.1.Key": ["c"], "Tag.1.Value": ["3"]}) == {"c": "3"}
+
+
+@pytest.mark.parametrize(
+    ("operator", "keys", "decision"),
+    [
+        ("ForAllValues:StringEquals", ["size"], "allowed"),
+        ("ForAllValues:StringEquals", ["size", "spotcache:environment"], "implicitDeny"),
+        ("ForAllValues:StringEquals", [], "allowed"),
+        ("ForAnyValue:StringEquals", ["size", "spotcache:environment"], "allowed"),
+        ("ForAnyValue:StringEquals", ["spotcache:environment"], "implicitDeny"),
+        ("ForAnyValue:StringEquals", [], "implicitDeny"),
+    ],
+)
+def test_which_tags_a_request_may_name(operator: str, keys: list[str], decision: str) -> None:
+    allow = {"Effect": "Allow", "Action": "ec2:CreateTags", "Resource": "*"}
+    policy = {"Statement": [{**allow, "Condition": {operator: {"aws:TagKeys": ["size"]}}}]}
+    assert decide([policy], "ec2:CreateTags", Target(VOLUME), dict.fromkeys(keys, "x")) == decision
