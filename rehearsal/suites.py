@@ -45,8 +45,6 @@ class Job:
     command: Sequence[str]
     junit: bool = False
     environment: tuple[tuple[str, str], ...] = ()
-    # It takes only what the others leave of the processor.
-    patient: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,8 +84,6 @@ def run_job(job: Job, out: Callable[[str], None]) -> Outcome:
     report = log.with_suffix(".xml")
     report.unlink(missing_ok=True)
     command = [*job.command, f"--junitxml={report}"] if job.junit else list(job.command)
-    if job.patient:
-        command = ["nice", "-n", "19", *command]
     started = time.monotonic()
     code, _ = stream(command, log, environment=dict(job.environment))
     count = count_junit(report, code) if job.junit else Count(passed=int(code == 0), failed=int(code != 0))
@@ -178,11 +174,8 @@ ALONE = ("test_sandbox.py", "test_sandbox_events.py")
 HALF = ("test_drill.py", "test_keeper_watch.py", "test_people.py")
 
 
-def e2e_jobs() -> tuple[list[Job], list[Job]]:
-    """The tests that go through the sandbox: those that run by themselves, and those that run side by side.
-
-    The tests of whole playbooks, which wait for nothing, fill the moments in which both halves wait for hosts.
-    """
+def e2e_jobs() -> list[list[Job]]:
+    """The tests that go through the sandbox, and those of whole playbooks; what stands together runs side by side."""
     rest = sorted(path.name for path in (ROOT / "tests" / "e2e").glob("test_*.py") if path.name not in ALONE + HALF)
 
     def job(name: str, files: Sequence[str], number: int = 0) -> Job:
@@ -196,12 +189,12 @@ def e2e_jobs() -> tuple[list[Job], list[Job]]:
         )
 
     return [
-        Job("with Docker", pytest(*unit_folders(), "-m", "docker"), junit=True),
-        job("sandbox", ALONE),
-    ], [
-        job("unattended", HALF, 1),
-        job("attended", rest, 2),
-        Job("whole playbooks", pytest(*unit_folders(), "-m", "plays", "-n", "2"), junit=True, patient=True),
+        [
+            Job("whole playbooks", pytest(*unit_folders(), "-m", "plays", "-n", "2"), junit=True),
+            Job("with Docker", pytest(*unit_folders(), "-m", "docker"), junit=True),
+        ],
+        [job("sandbox", ALONE)],
+        [job("unattended", HALF, 1), job("attended", rest, 2)],
     ]
 
 
@@ -218,8 +211,7 @@ def run_molecule() -> list[Outcome]:
 def run_e2e() -> list[Outcome]:
     """The suite `e2e`. Whatever a test left is removed, also after a failure."""
     try:
-        by_themselves, together = e2e_jobs()
-        return [*run_jobs(by_themselves, side_by_side=1), *run_jobs(together, side_by_side=len(together))]
+        return [outcome for jobs in e2e_jobs() for outcome in run_jobs(jobs, side_by_side=len(jobs))]
     finally:
         remove_test_sandboxes()
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -204,17 +203,10 @@ def test_a_failing_job_shows_the_end_of_its_output(
     assert "the reason" in capsys.readouterr().out
 
 
-def test_a_patient_job_gives_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(suites, "RESULTS", tmp_path)
-    monkeypatch.setattr(suites, "ROOT", tmp_path)
-    suites.run_jobs([suites.Job("first", ["nice"]), suites.Job("then", ["nice"], patient=True)], side_by_side=2)
-    mine = os.nice(0)
-    assert [int((tmp_path / f"{name}.log").read_text().split()[-1]) for name in ("first", "then")] == [mine, 19]
-
-
 def test_every_file_of_end_to_end_tests_runs_once() -> None:
-    by_themselves, together = suites.e2e_jobs()
-    asked = [word for one in [*by_themselves, *together] for word in one.command if word.startswith("tests/e2e/")]
+    asked = [
+        word for jobs in suites.e2e_jobs() for one in jobs for word in one.command if word.startswith("tests/e2e/")
+    ]
     assert sorted(asked) == sorted(f"tests/e2e/{path.name}" for path in (ROOT / "tests" / "e2e").glob("test_*.py"))
 
 
