@@ -213,6 +213,23 @@ def test_a_service_that_never_came_back_is_a_fault() -> None:
     assert "Acknowledged writes lost: unknown" in report.as_text(one)
 
 
+@pytest.mark.parametrize(
+    ("trouble", "said"),
+    [({}, "it answered, and named none"), ({"look_at_instances": "ClientError: denied"}, "ClientError: denied")],
+)
+def test_what_ec2_did_not_show_is_a_fault_and_no_figure(trouble: dict[str, str], said: str) -> None:
+    blind = kept(hosts=[], host_gone=None, trouble=trouble, missing=[[98, T + 0.5]], services=kept()["services"])
+    one = report.run_of(settings(kind="kill", notice=False, old_words=""), blind)
+    assert (one["gone_to_serving_s"], one["oldest_lost_s"]) == (None, None)
+    text = report.as_text(one)
+    assert "Acknowledged writes lost: 1 of 100\n" in text
+    assert (
+        f"Problem: EC2 showed no instance of the environment, so that nothing is known of when it was gone: {said}"
+        in text
+    )
+    assert text.endswith("Verdict: NOT passed")
+
+
 def test_the_table() -> None:
     text = report.as_text(report.run_of(settings(), kept(missing=[[98, T + 0.5]])))
     assert re.search(r"^off the host +\+6\.0 s  07:00:06\.000  keeper$", text, re.MULTILINE)

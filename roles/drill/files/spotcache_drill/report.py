@@ -254,6 +254,9 @@ def _oldest(missing: Sequence[Sequence[float]] | None, gone: float | None) -> fl
 def problems_of(one: Mapping[str, Any], noticed: bool, kept: Mapping[str, Any]) -> list[str]:
     """What is not as it should be, in sentences."""
     said = [f"{kept['ended']}; the client's last error: {kept['last_error'] or 'none'}"] if kept["ended"] else []
+    if not kept["hosts"]:
+        why = kept["trouble"].get("look_at_instances") or "it answered, and named none"
+        said.append(f"EC2 showed no instance of the environment, so that nothing is known of when it was gone: {why}")
     if one["acknowledged_lost"] is None:
         return [*said, f"the acknowledged keys could not be read back: {kept['last_error']}"]
     if kept["altered"]:
@@ -298,7 +301,7 @@ def as_text(one: Mapping[str, Any]) -> str:
     ]
     lost = one["acknowledged_lost"]
     told = "unknown" if lost is None else f"{lost} of {one['keys_acknowledged']:,}"
-    if lost:
+    if lost and one["oldest_lost_s"] is not None:
         told += f", the oldest {one['oldest_lost_s']:.1f} s before the host was gone"
     out = "unknown" if one["outage_s"] is None else f"{one['outage_s']:.1f}"
     lines += ["", f"Acknowledged writes lost: {told}", f"Seconds without service: {out}"]
