@@ -242,10 +242,7 @@ class Aws:
     def __call__(self, service: str) -> Any:  # noqa: ARG002
         return self
 
-    def describe_instances(self, Filters: Any) -> dict[str, Any]:  # noqa: ARG002, N803
-        return described(("i-1", "running", "10.0.0.1"))
-
-    def get_paginator(self, name: str) -> Any:  # noqa: ARG002
+    def get_paginator(self, name: str) -> Any:
         zones = [
             {"Id": "short", "Name": "internal."},
             {"Id": "long", "Name": "stg.internal."},
@@ -253,8 +250,10 @@ class Aws:
         ]
 
         class Pages:
-            def paginate(self) -> list[dict[str, Any]]:
-                return [{"HostedZones": zones}]
+            def paginate(self, **more: Any) -> list[dict[str, Any]]:  # noqa: ARG002
+                if name == "list_hosted_zones":
+                    return [{"HostedZones": zones}]
+                return [described(), described(("i-1", "running", "10.0.0.1"))]
 
         return Pages()
 

@@ -154,8 +154,9 @@ class Observer:
     def look_at_instances(self) -> None:
         """Which instances there are."""
         filters = [{"Name": "tag:spotcache:environment", "Values": [self._place.environment]}]
-        answer = self._client("ec2").describe_instances(Filters=filters)
-        note_instances(self.seen, self._clock(), instances_of(answer))
+        # A page may be empty although there are more: what a filter leaves out counts as well.
+        pages = self._client("ec2").get_paginator("describe_instances").paginate(Filters=filters)
+        note_instances(self.seen, self._clock(), [one for page in pages for one in instances_of(page)])
 
     def look_at_name(self) -> None:
         """Where the name points. The record itself is asked for: resolvers would tell what it was a minute ago."""
