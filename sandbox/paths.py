@@ -45,6 +45,11 @@ class Home:
         return ROOT / f"{self.name}.lock"
 
     @property
+    def cidr(self) -> Path:
+        """The network that its VPCs may have, from the moment on in which it was chosen."""
+        return self.directory / "cidr"
+
+    @property
     def pool_image(self) -> Path:
         """The file that holds the pool."""
         return self.directory / "pool.img"

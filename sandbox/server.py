@@ -13,6 +13,7 @@ import secrets
 import signal
 import subprocess
 import threading
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ from sandbox.events import Bus
 from sandbox.fis import Fis
 from sandbox.functions import Functions
 from sandbox.moto_gaps import Gaps
-from sandbox.paths import Home
+from sandbox.paths import ROOT, Home, known
 from sandbox.scaling import Clock, Schedules
 from sandbox.shell import ToolFailed, run
 from sandbox.ssm import Ssm
@@ -72,8 +73,6 @@ def allow_many_hosts(limit: Path = INOTIFY) -> None:
 
 def networks_in_use(client: Any) -> list[str]:
     """Networks that the machine routes, that Docker holds, or that another sandbox has reserved."""
-    from sandbox.paths import known
-
     routes = [r["dst"] for r in json.loads(run("ip", "-json", "-4", "route") or "[]") if r["dst"] != "default"]
     pools = [
         c["Subnet"]
@@ -83,14 +82,25 @@ def networks_in_use(client: Any) -> list[str]:
     ]
     reserved = []
     for home in known():
-        try:
-            reserved.append(json.loads(home.state.read_text())["cidr"])
-        except (OSError, ValueError, KeyError):
-            continue
+        with contextlib.suppress(FileNotFoundError):  # it has not come that far, or is going
+            reserved.append(home.cidr.read_text().strip())
     nameservers = [
         line.split()[1] for line in Path("/etc/resolv.conf").read_text().splitlines() if line.startswith("nameserver")
     ]
     return [*routes, *pools, *reserved, *(n for n in nameservers if ":" not in n)]
+
+
+def reserve_cidr(home: Home, in_use: Callable[[], list[str]]) -> str:
+    """Choose the network of a sandbox and note it; of two that come up at once each gets its own.
+
+    Docker learns of it only with the first host, and would then refuse the second sandbox's.
+    """
+    with open(ROOT / "network.lock", "w", encoding="ascii") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        home.cidr.unlink(missing_ok=True)  # of a run that was killed
+        cidr = free_cidr(in_use())
+        home.cidr.write_text(f"{cidr}\n", encoding="ascii")
+        return cidr
 
 
 class Server:
@@ -114,7 +124,7 @@ class Server:
         docker_tag = image.ensure("debian-docker", progress=log.info)
         client = docker.from_env(timeout=120)
         allow_many_hosts()
-        cidr = free_cidr(networks_in_use(client))
+        cidr = reserve_cidr(self.home, lambda: networks_in_use(client))
         api = ThreadedMotoServer("127.0.0.1", self.port, verbose=False)
         api.start()
         self.port = api.get_host_and_port()[1]

@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from sandbox import paths, server
 from sandbox.moto_gaps import merged_mappings, template_tags, wanted_markets
 from sandbox.paths import Home
 from sandbox.server import allow_many_hosts, free_cidr
@@ -69,6 +72,29 @@ def test_the_vpc_gets_a_network_that_nothing_else_uses() -> None:
     assert free_cidr(["10.77.3.0/24", "10.78.0.0/15", "192.168.0.0/16", "10.255.255.53"]) == "10.80.0.0/16"
     with pytest.raises(ToolFailed, match="every 10"):
         free_cidr(["10.0.0.0/8"])
+
+
+def test_two_sandboxes_that_come_up_at_once_get_networks_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paths, "ROOT", tmp_path)
+    monkeypatch.setattr(server, "ROOT", tmp_path)
+    monkeypatch.setattr(server, "run", lambda *_: "[]")
+    docker = SimpleNamespace(networks=SimpleNamespace(list=list))
+    homes = [Home(f"t-{number}") for number in range(8)]
+    for home in homes:
+        home.directory.mkdir()
+
+    def slow() -> list[str]:
+        found = server.networks_in_use(docker)
+        time.sleep(0.02)
+        return found
+
+    with ThreadPoolExecutor(8) as pool:
+        chosen = list(pool.map(lambda home: server.reserve_cidr(home, slow), homes))
+    assert len(set(chosen)) == 8
+    # One that comes up again after it was killed has no claim against itself.
+    assert server.reserve_cidr(homes[0], slow) == chosen[0]
 
 
 @pytest.mark.parametrize("name", ["", "Demo", "1a", "a" * 16, "a b", "../etc"])
