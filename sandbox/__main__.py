@@ -15,7 +15,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from sandbox.paths import Home, known
+from sandbox.paths import UNLIMITED, Home, known
 from sandbox.verbs import add_verbs
 
 UP_PATIENCE_S = 600  # the first `up` builds the host image
@@ -45,7 +45,7 @@ def control(home: Home, verb: str, **body: Any) -> dict[str, Any]:
         ) from error
 
 
-def up(home: Home, operator_policy: str | None, port: int, snapshot_seconds: float) -> int:
+def up(home: Home, asked: argparse.Namespace) -> int:
     """Start a sandbox in the background and wait until it is ready; a running one is left as it is."""
     from sandbox.cleanup import process_of, remove
 
@@ -55,10 +55,15 @@ def up(home: Home, operator_policy: str | None, port: int, snapshot_seconds: flo
     if home.directory.exists():
         remove(home)
     home.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    argv = [sys.executable, "-m", "sandbox", "serve", home.name, "--port", str(port)]
-    argv += ["--snapshot-seconds", str(snapshot_seconds)]
-    if operator_policy:
-        argv += ["--operator-policy", str(Path(operator_policy).resolve())]
+    argv = [sys.executable, "-m", "sandbox", "serve", home.name, "--port", str(asked.port), "--seed", asked.seed]
+    argv += ["--slow"] if asked.slow else []
+    argv += ["--machines"] if asked.machines else []
+    if asked.snapshot_seconds is not None:
+        argv += ["--snapshot-seconds", str(asked.snapshot_seconds)]
+    for file in asked.operator_policy:
+        argv += ["--operator-policy", file if file == UNLIMITED else str(Path(file).resolve())]
+    for file in asked.policy:
+        argv += ["--policy", str(Path(file).resolve())]
     with open(home.log, "ab") as log:
         child = subprocess.Popen(
             argv,
@@ -85,6 +90,29 @@ def up(home: Home, operator_policy: str | None, port: int, snapshot_seconds: flo
     return 1
 
 
+def shown(home: Home, *, everything: bool) -> str:
+    """What the account of a running sandbox pays for, a line each, and all of it together."""
+    import boto3
+
+    from sandbox.paid import inventory, month
+
+    state = json.loads(home.state.read_text())
+
+    def client(service: str) -> Any:
+        return boto3.client(
+            service,
+            region_name=state["region"],
+            endpoint_url=state["endpoint"],
+            aws_access_key_id=state["owner"]["access_key_id"],
+            aws_secret_access_key=state["owner"]["secret_access_key"],
+        )
+
+    things = [one for one in inventory(client) if one.paid or everything]
+    prices = {one: "unknown" if one.usd_month is None else f"{one.usd_month:.2f}" for one in things}
+    lines = [f"{prices[one]:>9}  {one.kind} {one.id}{f' ({one.note})' if one.note else ''}" for one in things]
+    return "\n".join([*lines, f"{month(things):>9.2f}  USD a month, {len(things)} things"])
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line's grammar."""
     top = argparse.ArgumentParser(prog="python -m sandbox", description="EC2 on this machine, from Docker and moto.")
@@ -102,11 +130,33 @@ def parser() -> argparse.ArgumentParser:
 
     for name, text in (("up", "start a sandbox"), ("serve", "run a sandbox in the foreground")):
         sub = verb(name, text)
-        sub.add_argument("--operator-policy", help="IAM policy (JSON file) of the operator; default: everything")
+        sub.add_argument(
+            "--operator-policy",
+            action="append",
+            default=[],
+            metavar="FILE|everything",
+            help="IAM policy (JSON file) of the operator, several by several, or the word `everything`",
+        )
+        sub.add_argument(
+            "--policy",
+            action="append",
+            default=[],
+            help="a managed policy (JSON file, NAME.json) that the account's administrator has made before",
+        )
         sub.add_argument("--port", type=int, default=0, help="port of the AWS API; default: any free one")
-        sub.add_argument("--snapshot-seconds", type=float, default=1.0, help="how long EBS snapshots are pending")
+        sub.add_argument("--snapshot-seconds", type=float, help="how long EBS snapshots are pending; default: 1")
+        sub.add_argument("--slow", action="store_true", help="take AWS's own times, minutes where AWS takes minutes")
+        sub.add_argument(
+            "--machines",
+            action="store_true",
+            help="hosts are virtual machines, not containers; slow without KVM",
+        )
+        sub.add_argument("--seed", default="", help="what chance follows from; default: another one each time")
     verb("down", "stop a sandbox and remove all it made")
     verb("status", "show hosts and weather")
+    verb("paid", "show what the account pays for, and with --all what else there is in it").add_argument(
+        "--all", action="store_true", help="also what costs nothing while it lies idle"
+    )
     verb("list", "show the sandboxes of this machine")
     verb("clean", "remove every sandbox of this machine, also after a crash")
     notice = verb("spot-notice", "send a Spot interruption notice")
@@ -152,19 +202,36 @@ def main(argv: list[str] | None = None) -> int:
         home = Home(asked.name)
     except ValueError as error:
         raise SystemExit(str(error)) from error
+    if asked.verb in ("up", "serve") and not asked.operator_policy:
+        raise SystemExit(
+            "say what the operator may do: --operator-policy FILE, several by several, "
+            f"or --operator-policy {UNLIMITED}"
+        )
     if asked.verb == "up":
-        return up(home, asked.operator_policy, asked.port, asked.snapshot_seconds)
+        return up(home, asked)
     if asked.verb == "serve":
         from sandbox.server import serve
 
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
         for noisy in ("werkzeug", "botocore", "urllib3"):
             logging.getLogger(noisy).setLevel(logging.ERROR)
-        return serve(home, asked.operator_policy, asked.port, asked.snapshot_seconds)
+        return serve(
+            home,
+            asked.operator_policy,
+            asked.policy,
+            asked.port,
+            asked.snapshot_seconds,
+            slow=asked.slow,
+            seed=asked.seed,
+            machines=asked.machines,
+        )
     if asked.verb == "down":
         from sandbox.cleanup import remove
 
         remove(home)
+        return 0
+    if asked.verb == "paid":
+        print(shown(home, everything=asked.all))
         return 0
     body = {k: v for k, v in vars(asked).items() if k not in ("verb", "name")}
     if "seconds" in body and asked.verb == "spot-notice":

@@ -19,7 +19,7 @@ from sandbox.paths import LABEL, ROOT, Home, known
 from sandbox.pool import Pool, loops_of
 from sandbox.shell import run
 
-OF_A_POOL = re.compile(r"^/(vol|docker-i)-[0-9a-f]{17}\.img$")
+OF_A_POOL = re.compile(r"^/(vol|docker-i|root-i)-[0-9a-f]{17}\.img$")
 
 
 def process_of(home: Home) -> int | None:

@@ -7,15 +7,18 @@ iptables. A tick every half second looks after what nobody calls for: Auto Scali
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 from __future__ import annotations
 
+import contextlib
 import ipaddress
+import itertools
 import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import docker
@@ -25,14 +28,20 @@ from moto.ec2.models import ec2_backends
 from moto.ec2.models.instances import StateReason
 from moto.sts.models import sts_backends
 
-from sandbox import container, firewall, imds, pool, resolver
+from sandbox import container, firewall, iam, image, imds, names, pool, resolver, vpc
 from sandbox.moto_gaps import tend
 from sandbox.paths import LABEL, Home
 from sandbox.scaling import Hooks
 from sandbox.shell import ToolFailed, run, succeeds
+from sandbox.times import Chance, Span, Times
 
 log = logging.getLogger("sandbox")
 
+# Where Debian's programs look for the authorities that they trust, and for the settings of apt.
+AUTHORITY = "/usr/local/share/ca-certificates/spotcache-sandbox.crt"
+BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
+HASHED = "/etc/ssl/certs"
+APT_CONF = "/etc/apt/apt.conf.d/99mmdebstrap"
 ROOT_DEVICES = ("/dev/xvda", "/dev/sda1")
 TICK_S = 0.5
 GRACE_S = 20  # how long a host may take to shut down before it is cut off
@@ -63,11 +72,6 @@ def text_of(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value or "")
 
 
-def vpc_bridge(vpc_id: str) -> str:
-    """Name of a VPC's bridge: at most 15 characters, as the kernel wants it."""
-    return f"sc{vpc_id[-11:]}"
-
-
 def link_name(volume_id: str) -> str:
     """Name below /dev/disk/by-id that an EBS volume has on Nitro instances, whatever the order of attachment."""
     return f"nvme-Amazon_Elastic_Block_Store_{volume_id.replace('-', '')}"
@@ -76,6 +80,7 @@ def link_name(volume_id: str) -> str:
 class Cloud:
     """Everything real of one sandbox."""
 
+    hooks_of_filter = firewall.HOOKS
     snapshot_seconds = 1.0
     snapshot_result = "succeeded"  # of the next snapshot; those after it succeed again
 
@@ -84,19 +89,22 @@ class Cloud:
         self.account, self.region, self.api_port = account, region, api_port
         self.docker = docker.from_env(timeout=120)
         self.pool = pool.Pool(home)
+        self.times, self.chance = Times(), Chance("")
         self.images: dict[str, str] = {}
         self.signals: dict[str, Signals] = {}
         self.weather = Weather()
         self.minors: dict[str, int] = {}
         self.disks: dict[str, dict[str, str]] = {}
-        self.rules: dict[str, str] = {}
+        self.rules: dict[str, tuple[str, str]] = {}
         self.hung: set[str] = set()
         self.networks: dict[str, str] = {}
-        self.on_vpc: list[Callable[[str, str, str], None]] = []
+        self.edges: dict[str, vpc.Edge] = {}
+        self.certificate, self.certificate_hash = b"", ""  # whom hosts trust beside the world's authorities
+        self.on_vpc: list[Callable[[vpc.Edge, str], None]] = []
         self.on_event: list[Callable[[str, str, dict[str, Any], list[str]], None]] = []
         self.on_tick: list[Callable[[], None]] = []
         self.hooks = Hooks(self.tell)
-        self.workers = ThreadPoolExecutor(16, thread_name_prefix="host")
+        self.workers = ThreadPoolExecutor(32, thread_name_prefix="host")
         self.lock = threading.RLock()
         self.stopping = threading.Event()
 
@@ -109,6 +117,26 @@ class Cloud:
     def groups(self) -> Any:
         """Moto's Auto Scaling records."""
         return autoscaling_backends[self.account][self.region]
+
+    # -- time -------------------------------------------------------------------------------------------------------
+
+    def takes(self, what: str, span: Span) -> float:
+        """How many seconds something takes this time."""
+        return self.chance.between(what, span)
+
+    def later(self, seconds: float, act: Callable[[], None], about: str) -> None:
+        """Do something after a while, unless the sandbox is stopped before."""
+
+        def run_later() -> None:
+            if self.stopping.wait(seconds):
+                return
+            try:
+                act()
+            except Exception:
+                # Nobody waits for this thread: what it says in the log is all that is ever heard of it.
+                log.exception("%s failed", about)
+
+        self.workers.submit(run_later)
 
     # -- hosts ---------------------------------------------------------------------------------------------------------
 
@@ -139,10 +167,27 @@ class Cloud:
 
     def _boot(self, instance: Any) -> None:
         begun = time.monotonic()
+        if self.stopping.wait(self.takes("launch", self.times.launch)) or instance.state != "pending":
+            return
         network = self.network(instance.vpc_id)
         image = self.images.get(instance.image_id)
         if image is None:
             raise ToolFailed(f"image {instance.image_id} is not one of this sandbox's: {', '.join(self.images)}")
+        host = self._make(instance, network, image)
+        self.follow(instance.vpc_id)
+        host.start()
+        self._connect(instance)
+        for device, block in instance.get_block_device_mapping:
+            if device not in ROOT_DEVICES:
+                self._plug(instance, self.ec2.get_volume(block.volume_id), device)
+        self._go(instance)
+        with self.lock:
+            if instance.state == "pending":
+                instance._state.name, instance._state.code = "running", 16
+        log.info("%s runs as %s after %.2f s", instance.id, host.name, time.monotonic() - begun)
+
+    def _make(self, instance: Any, network: str, image: str) -> Any:
+        """The container that is an instance, not started."""
         baked = self.pool.file(instance.image_id)
         docker_dir = self.pool.docker_disk(instance.id, baked if baked.exists() else None)
         host = container.create_host(
@@ -155,29 +200,56 @@ class Cloud:
             search=[resolver.internal_suffix(self.region)],
             labels=self.home.labels(instance=instance.id),
             docker_dir=docker_dir,
-            hostname=f"ip-{instance.private_ip.replace('.', '-')}",
+            hostname=self.hostname_of(instance),
         )
-        host.start()
+        self._furnish(host)
+        return host
+
+    @staticmethod
+    def hostname_of(instance: Any) -> str:
+        """The first label of an instance's name."""
+        return f"ip-{instance.private_ip.replace('.', '-')}"
+
+    def _go(self, instance: Any) -> None:
+        """The host has everything it starts with; a container runs already."""
+
+    def _halt(self, instance: Any, host: Any) -> None:  # noqa: ARG002 - machines need it
+        """Have a host shut down, and cut it off when it takes too long."""
+        host.stop(timeout=GRACE_S)
+
+    def _furnish(self, host: Any) -> None:
+        """Have a host trust the sandbox's authority, and take packages straight from where AWS's hosts do.
+
+        An image that was made of a host has this already.
+        """
+        bundle = container.read_file(host, BUNDLE)
+        files = {AUTHORITY: self.certificate, APT_CONF: image.apt_conf(image.APT_OWN).encode()}
+        if self.certificate not in bundle:
+            files |= {BUNDLE: bundle + self.certificate, f"{HASHED}/{self.certificate_hash}.0": self.certificate}
+        container.write_files(host, files)
+
+    def _connect(self, instance: Any) -> None:
+        """What the outside gives a host when its kernel comes up: IPv6 addresses, and its security groups' filter."""
+        host = self.host(instance.id)
+        if host is not None and host.status == "running":
+            networks = vpc.networks_6(self.ec2.get_vpc(instance.vpc_id))
+            vpc.give_ipv6(container.host_pid(host), vpc.addresses_6(instance), networks)
+        self.rules.pop(instance.id, None)
         self.filter(instance)
-        for device, block in instance.get_block_device_mapping:
-            if device not in ROOT_DEVICES:
-                self._plug(instance, self.ec2.get_volume(block.volume_id), device)
-        with self.lock:
-            if instance.state == "pending":
-                instance._state.name, instance._state.code = "running", 16
-        log.info("%s runs as %s after %.2f s", instance.id, host.name, time.monotonic() - begun)
 
     def shut_down(self, instance: Any, gone: Callable[[], None]) -> None:
         """End an instance as the API does: the host shuts down, its disks are let go, the record ends."""
         self.workers.submit(self._guarded, self._end, instance, gone)
 
     def _end(self, instance: Any, gone: Callable[[], None]) -> None:
+        due = time.monotonic() + self.takes("end", self.times.end)
         host = self.host(instance.id)
         if host is not None:
             if instance.id in self.hung:
                 self.thaw(instance.id)
             else:
-                host.stop(timeout=GRACE_S)
+                self._halt(instance, host)
+        self.stopping.wait(max(0.0, due - time.monotonic()))
         self._remove(instance, host)
         gone()
 
@@ -190,6 +262,7 @@ class Cloud:
         self.rules.pop(instance.id, None)
 
     def _gone(self, instance: Any) -> None:
+        instance._state.name, instance._state.code = "shutting-down", 32
         self._remove(instance, self.host(instance.id))
         instance.terminate()
 
@@ -199,41 +272,50 @@ class Cloud:
         self.weather.interrupted[(instance.placement.zone, instance.instance_type)] = time.monotonic()
         instance._state.name, instance._state.code = "shutting-down", 32
         host = self.host(instance_id)
-        kept: list[str] = []
-        for volume_id in self.disks.get(instance_id, {}):
-            # What the host's kernel still holds in memory would reach the disk when the kernel, which is ours, lets go.
+        with self._kept(instance_id):
+            if host is not None:
+                try:
+                    host.kill()
+                except APIError:
+                    log.info("%s was not running", instance_id)
+            self._remove(instance, host)
+        instance.state_reason = StateReason(f"{reason}: instance lost", reason)
+        log.info("%s is lost", instance_id)
+        if (seconds := self.takes("end", self.times.end)) > 0:
+            # Its volumes are attached to it until EC2 calls it terminated.
+            self.later(seconds, instance.terminate, f"the end of {instance_id}")
+        else:
+            instance.terminate()
+
+    @contextlib.contextmanager
+    def _kept(self, instance_id: str) -> Iterator[None]:
+        """The volumes of a host keep the bytes they have now, whatever is written to them meanwhile.
+
+        What the host's kernel still holds in memory would reach the disk when the kernel, which is ours, lets go.
+        """
+        kept = list(self.disks.get(instance_id, {}))
+        for volume_id in kept:
             self.pool.clone(self.pool.file(volume_id), self.pool.file(f"{volume_id}.kept"))
-            kept.append(volume_id)
-        if host is not None:
-            try:
-                host.kill()
-            except APIError:
-                log.info("%s was not running", instance_id)
-        self._remove(instance, host)
+        yield
         for volume_id in kept:
             os.replace(self.pool.file(f"{volume_id}.kept"), self.pool.file(volume_id))
-        instance.state_reason = StateReason(f"{reason}: instance lost", reason)
-        instance.terminate()
-        log.info("%s is lost", instance_id)
 
     def stop(self, instance: Any) -> None:
         """StopInstances."""
         if (host := self.host(instance.id)) is not None:
-            host.stop(timeout=GRACE_S)
+            self._halt(instance, host)
 
     def start(self, instance: Any) -> None:
         """StartInstances: the host comes back with its disks."""
         if (host := self.host(instance.id)) is not None:
             host.start()
-            self.rules.pop(instance.id, None)
-            self.filter(instance)
+            self._connect(instance)
 
     def reboot(self, instance: Any) -> None:
         """RebootInstances."""
         if (host := self.host(instance.id)) is not None:
             host.restart(timeout=GRACE_S)
-            self.rules.pop(instance.id, None)
-            self.filter(instance)
+            self._connect(instance)
 
     def hang(self, instance_id: str) -> None:
         """The host neither runs nor answers, yet the API calls it running."""
@@ -241,8 +323,8 @@ class Cloud:
         if host is None:
             raise ToolFailed(f"{instance_id} has no host")
         pid = container.host_pid(host)
-        for chain in ("INPUT", "OUTPUT", "FORWARD"):
-            run("nsenter", "-t", str(pid), "-n", "iptables", "-w", "-I", chain, "-j", "DROP")
+        for tool, chain in itertools.product(("iptables", "ip6tables"), ("INPUT", "OUTPUT", "FORWARD")):
+            run("nsenter", "-t", str(pid), "-n", tool, "-w", "-I", chain, "-j", "DROP")
         host.pause()
         self.hung.add(instance_id)
 
@@ -251,27 +333,37 @@ class Cloud:
         if (host := self.host(instance_id)) is not None:
             host.unpause()
             pid = container.host_pid(host)
-            for chain in ("INPUT", "OUTPUT", "FORWARD"):
-                run("nsenter", "-t", str(pid), "-n", "iptables", "-w", "-D", chain, "-j", "DROP", check=False)
+            for tool, chain in itertools.product(("iptables", "ip6tables"), ("INPUT", "OUTPUT", "FORWARD")):
+                run("nsenter", "-t", str(pid), "-n", tool, "-w", "-D", chain, "-j", "DROP", check=False)
         self.hung.discard(instance_id)
 
     # -- disks ---------------------------------------------------------------------------------------------------------
 
     def attach(self, volume: Any, instance: Any, device: str) -> None:
-        """AttachVolume: the device node is there when the call returns."""
+        """AttachVolume, when its time has come: the host gets the device's node."""
         if device not in ROOT_DEVICES and instance.state == "running" and self.host(instance.id) is not None:
             self._plug(instance, volume, device)
 
     def _plug(self, instance: Any, volume: Any, device: str) -> None:
         with self.lock:
-            minor = self.pool.loop_up(self.pool.ensure(volume.id, int(volume.size)))
-            self.minors[volume.id] = minor
             disks = self.disks.setdefault(instance.id, {})
             used = set(disks.values())
             node = next(f"nvme{n}n1" for n in range(1, 27) if f"nvme{n}n1" not in used)
             disks[volume.id] = node
-        links = [f"disk/by-id/{link_name(volume.id)}", device.removeprefix("/dev/")]
+            file = self.pool.ensure(volume.id, int(volume.size))
+        self._insert(instance, volume.id, file, node, device)
+
+    def _insert(self, instance: Any, volume_id: str, file: Path, node: str, device: str) -> None:
+        """Give a host the device of a volume."""
+        with self.lock:
+            minor = self.minors[volume_id] = self.pool.loop_up(file)
+        links = [f"disk/by-id/{link_name(volume_id)}", device.removeprefix("/dev/")]
         self._inside(instance.id, "sandbox-volumes", "attach", node, "7", str(minor), *links)
+
+    def _eject(self, instance: Any, volume_id: str, node: str) -> None:
+        """Take it away."""
+        self._inside(instance.id, "sandbox-volumes", "detach", node)
+        self._release(volume_id)
 
     def _inside(self, instance_id: str, *argv: str) -> None:
         host = self.host(instance_id)
@@ -281,11 +373,10 @@ class Cloud:
             run("nsenter", "-t", str(pid), "-m", "-p", "--", *argv)
 
     def detach(self, volume: Any, instance: Any) -> None:
-        """DetachVolume: the node is gone when the call returns; a file system still mounted is torn off."""
+        """DetachVolume, when its time has come: the node goes; a file system still mounted is torn off."""
         node = self.disks.get(instance.id, {}).pop(volume.id, None)
         if node is not None:
-            self._inside(instance.id, "sandbox-volumes", "detach", node)
-            self._release(volume.id)
+            self._eject(instance, volume.id, node)
 
     def _release(self, volume_id: str) -> None:
         minor = self.minors.pop(volume_id, None)
@@ -325,26 +416,33 @@ class Cloud:
     # -- networks ------------------------------------------------------------------------------------------------------
 
     def network(self, vpc_id: str) -> str:
-        """The Docker network of a VPC, made at its first use, with metadata service and resolver beside it."""
+        """The Docker network of a VPC, made at its first use, with what answers its hosts beside it."""
         with self.lock:
             if vpc_id in self.networks:
                 return self.networks[vpc_id]
             cidr = ipaddress.ip_network(self.ec2.get_vpc(vpc_id).cidr_block)
-            gateway, resolver = str(cidr[1]), str(cidr[2])
-            name, bridge = self.home.prefix + vpc_id, vpc_bridge(vpc_id)
-            ipam = docker.types.IPAMConfig(pool_configs=[docker.types.IPAMPool(subnet=str(cidr), gateway=gateway)])
+            resolver = str(cidr[2])
+            edge = vpc.Edge(vpc_id, str(cidr), f"{self.home.comment}/{vpc.bridge_of(vpc_id)}")
+            name = self.home.prefix + vpc_id
+            ipam = docker.types.IPAMConfig(pool_configs=[docker.types.IPAMPool(subnet=str(cidr), gateway=edge.gateway)])
             self.docker.networks.create(
                 name,
                 driver="bridge",
                 ipam=ipam,
                 labels=self.home.labels(vpc=vpc_id),
-                options={"com.docker.network.bridge.name": bridge},
+                options={"com.docker.network.bridge.name": edge.bridge},
             )
-            run("ip", "address", "add", f"{resolver}/{cidr.prefixlen}", "dev", bridge)
+            run("ip", "address", "add", f"{resolver}/{cidr.prefixlen}", "dev", edge.bridge)
+            edge.open()
             for act in self.on_vpc:
-                act(bridge, gateway, resolver)
-            self.networks[vpc_id] = name
+                act(edge, resolver)
+            self.networks[vpc_id], self.edges[vpc_id] = name, edge
             return name
+
+    def follow(self, vpc_id: str) -> None:
+        """Let the hosts of a VPC reach what their route tables give them, and nothing else."""
+        if (edge := self.edges.get(vpc_id)) is not None:
+            edge.follow(vpc.networks_6(self.ec2.get_vpc(vpc_id)), vpc.Vpcs(self.ec2).guests(vpc_id))
 
     def resolver_of(self, vpc_id: str) -> str:
         """The VPC's resolver: its base address plus two."""
@@ -355,15 +453,62 @@ class Cloud:
         host = self.host(instance.id)
         if host is None or host.status != "running" or instance.id in self.hung:
             return
+        members = self.members()
+        found = [self.ec2.get_security_group_from_id(group.id) for group in instance.security_groups]
+        groups, cidr = self.groups_of(found), self.ec2.get_vpc(instance.vpc_id).cidr_block
+        texts = (
+            firewall.rules(groups, members, vpc_cidr=cidr),
+            firewall.rules(groups, members, vpc_cidr=cidr, version=6),
+        )
+        if self.rules.get(instance.id) != texts:
+            for text, tool in zip(texts, ("iptables", "ip6tables"), strict=True):
+                firewall.apply(container.host_pid(host), text, tool, self.hooks_of_filter)
+            self.rules[instance.id] = texts
+
+    def groups_of(self, groups: list[Any]) -> list[firewall.Group]:
+        """Moto's security groups in the firewall's own words."""
+        return [
+            firewall.Group(
+                id=group.id,
+                ingress=tuple(map(self._rule, group.ingress_rules)),
+                egress=tuple(map(self._rule, group.egress_rules)),
+            )
+            for group in groups
+            if group is not None
+        ]
+
+    def _rule(self, rule: Any) -> firewall.Rule:
+        networks = [rule.ip_range.get("CidrIp"), rule.ip_range.get("CidrIpv6"), *self._prefixes(rule.prefix_list_id)]
+        group = rule.source_group.get("GroupId")
+        return firewall.Rule(
+            protocol=str(rule.ip_protocol),
+            from_port=rule.from_port,
+            to_port=rule.to_port,
+            cidrs=tuple(network for network in networks if network),
+            groups=(group,) if group else (),
+        )
+
+    def _prefixes(self, list_id: str | None) -> list[str]:
+        """The networks of a prefix list; S3's are where S3 is here."""
+        found = self.ec2.managed_prefix_lists.get(list_id) if list_id else None
+        if found is None:
+            return []
+        if str(found.prefix_list_name).endswith(".s3"):
+            return [names.S3_NETWORK]
+        return [str(entry["Cidr"]) for entry in found.entries.get(found.version) or []]
+
+    def members(self) -> dict[str, list[str]]:
+        """Addresses of the members of each security group: hosts, and interfaces of services."""
         members: dict[str, list[str]] = {}
-        for other in self.instances():
-            for group in other.security_groups:
-                members.setdefault(group.id, []).append(other.private_ip)
-        groups = [self.ec2.get_security_group_from_id(group.id) for group in instance.security_groups]
-        text = firewall.rules(groups_of(groups), members, vpc_cidr=self.ec2.get_vpc(instance.vpc_id).cidr_block)
-        if self.rules.get(instance.id) != text:
-            firewall.apply(container.host_pid(host), text)
-            self.rules[instance.id] = text
+        for one in self.instances():
+            for group in one.security_groups:
+                members.setdefault(group.id, []).extend((one.private_ip, *vpc.addresses_6(one)))
+        for interface in list(self.ec2.enis.values()):
+            if interface.instance is None:
+                for group in interface.group_set:
+                    addresses = (interface.private_ip_address, *interface.ipv6_addresses)
+                    members.setdefault(group.id, []).extend(addresses)
+        return members
 
     def instances(self, *states: str) -> list[Any]:
         """Instances in the states given; by default those that exist."""
@@ -476,6 +621,8 @@ class Cloud:
             vpc_id=instance.vpc_id or "",
             vpc_cidr=self.ec2.get_vpc(instance.vpc_id).cidr_block,
             subnet_id=instance.subnet_id or "",
+            public_ip=instance.public_ip or "",
+            ipv6_addresses=vpc.addresses_6(instance),
             security_groups=tuple((g.id, g.name) for g in instance.security_groups),
             public_key=text_of(key.material_public) if key else "",
             key_name=instance.key_name or "",
@@ -489,13 +636,16 @@ class Cloud:
             profile_arn=profile.arn if profile else "",
             profile_id=profile.id if profile else "",
             role_name=role.name if role else "",
-            credentials=(lambda: self._credentials(role, instance.id)) if role else None,
+            credentials=(lambda: self._credentials(role, instance.id)) if role and self._assumes(role) else None,
             target_lifecycle_state=target_of(state),
             spot_action=signals.action,
             spot_time=signals.action_time,
             rebalance_time=signals.rebalance_time,
             fault=signals.fault,
         )
+
+    def _assumes(self, role: Any) -> bool:
+        return iam.trusts(role, "ec2.amazonaws.com", {})
 
     def _credentials(self, role: Any, instance_id: str) -> dict[str, str]:
         assumed = sts_backends[self.account]["aws"].assume_role(
@@ -538,14 +688,17 @@ class Cloud:
                 self.filter(instance)
         for group in list(self.groups.autoscaling_groups.values()):
             tend(group, self)
-        for vpc_id in [v for v in self.networks if v not in self.ec2.vpcs]:
-            self._drop_network(vpc_id)
+        for vpc_id in list(self.networks):
+            if vpc_id in self.ec2.vpcs:
+                self.follow(vpc_id)
+            else:
+                self._drop_network(vpc_id)
         for act in self.on_tick:
             act()
 
     def _drop_network(self, vpc_id: str) -> None:
-        name = self.networks.pop(vpc_id)
-        imds.remove_rules(f"{self.home.comment}/{vpc_bridge(vpc_id)}")
+        name, edge = self.networks.pop(vpc_id), self.edges.pop(vpc_id)
+        imds.remove_rules(edge.comment)
         try:
             self.docker.networks.get(name).remove()
         except (NotFound, APIError) as error:
@@ -566,23 +719,3 @@ def target_of(state: Any) -> str:
         return ""
     ending = state.instance.state != "running" or state.lifecycle_state.startswith("Terminating")
     return "Terminated" if ending else "InService"
-
-
-def groups_of(groups: list[Any]) -> list[firewall.Group]:
-    """Moto's security groups in the firewall's own words."""
-    return [
-        firewall.Group(id=g.id, ingress=tuple(map(_rule, g.ingress_rules)), egress=tuple(map(_rule, g.egress_rules)))
-        for g in groups
-        if g is not None
-    ]
-
-
-def _rule(rule: Any) -> firewall.Rule:
-    cidr, group = rule.ip_range.get("CidrIp"), rule.source_group.get("GroupId")
-    return firewall.Rule(
-        protocol=str(rule.ip_protocol),
-        from_port=rule.from_port,
-        to_port=rule.to_port,
-        cidrs=(cidr,) if cidr else (),
-        groups=(group,) if group else (),
-    )

@@ -12,10 +12,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import json
 import os
 import subprocess
 import sys
+import tarfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,7 +152,7 @@ def create_host(
             labels=dict(labels),
             stop_signal=settings["stop_signal"],
             host_config=host_config,
-            networking_config=api.create_networking_config({network: _endpoint(api, ip)}),
+            networking_config=api.create_networking_config({network: endpoint(api, ip)}),
         )
         return client.containers.get(created["Id"])
     except docker.errors.APIError as error:
@@ -160,11 +163,38 @@ def create_host(
         raise HostError(f"host {name} cannot be created: {error.explanation or error}") from error
 
 
-def _endpoint(api: Any, ip: str | None) -> Any:
+def endpoint(api: Any, ip: str | None) -> Any:
+    """A container's place in a network, with the hardware address that goes with its IP address."""
     if ip is None or docker.utils.version_lt(api.api_version, "1.44"):
         return api.create_endpoint_config(ipv4_address=ip)
     # Older engines make the hardware address from the other one, newer ones at random.
     return api.create_endpoint_config(ipv4_address=ip, mac_address=mac_of(ip))
+
+
+def read_file(container: Any, path: str) -> bytes:
+    """Return a file of a host, which need not run.
+
+    Raises:
+        HostError: there is none.
+    """
+    try:
+        stream, _ = container.get_archive(path)
+    except docker.errors.NotFound as error:
+        raise HostError(f"host {container.name} has no {path}") from error
+    with tarfile.open(fileobj=io.BytesIO(b"".join(stream))) as archive:
+        content = archive.extractfile(archive.getmembers()[0])
+        return content.read() if content is not None else b""
+
+
+def write_files(container: Any, files: Mapping[str, bytes]) -> None:
+    """Put files into a host, by their absolute paths, readable to all. The host need not run."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for path, content in files.items():
+            member = tarfile.TarInfo(path.lstrip("/"))
+            member.size, member.mode, member.mtime = len(content), 0o644, int(time.time())
+            archive.addfile(member, io.BytesIO(content))
+    container.put_archive("/", buffer.getvalue())
 
 
 def exec_in(
@@ -206,6 +236,32 @@ def host_pid(container: Any) -> int:
     if pid == 0:
         raise HostError(f"host {container.name} does not run ({container.status})")
     return pid
+
+
+def create_interface(client: Any, *, name: str, image: str, network: str, ip: str, labels: Mapping[str, str]) -> Any:
+    """Start a container that is nothing but a network interface, as AWS's services have them in a subnet.
+
+    Args:
+        client: a Docker SDK client.
+        name: the container's name.
+        image: any image with `sleep`.
+        network: name of the Docker network.
+        ip: its address there.
+        labels: so that cleaning up can find it.
+    """
+    api = client.api
+    created = api.create_container(
+        image,
+        name=name,
+        entrypoint=["sleep"],
+        command=["infinity"],
+        labels=dict(labels),
+        host_config=api.create_host_config(network_mode=network, init=True),
+        networking_config=api.create_networking_config({network: endpoint(api, ip)}),
+    )
+    started = client.containers.get(created["Id"])
+    started.start()
+    return started
 
 
 def remove_host(client: Any, container: Any) -> None:

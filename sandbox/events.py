@@ -8,7 +8,6 @@ may send to whom is decided by the resource policies, as on AWS: what they do no
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 from __future__ import annotations
 
-import fnmatch
 import json
 import logging
 import queue
@@ -26,11 +25,12 @@ from moto.awslambda.models import LambdaBackend, LambdaFunction, lambda_backends
 from moto.core.exceptions import JsonRESTError
 from moto.events.models import EventsBackend, Rule, events_backends
 from moto.events.utils import EventTemplateParser
-from moto.iam.access_control import IAMPolicy, PermissionResult
 from moto.sns.models import Subscription, sns_backends
-from moto.sqs.models import Queue, sqs_backends
+from moto.sqs.exceptions import SQSException
+from moto.sqs.models import Queue, SQSBackend, sqs_backends
 
-from sandbox.functions import Functions, Outcome, role_of
+from sandbox import alarms, iam, subscriptions
+from sandbox.functions import Functions, Outcome, check_runtime
 
 log = logging.getLogger("sandbox")
 
@@ -38,6 +38,19 @@ POLL_S = 0.2
 AT_ONCE = 2  # invocations that one queue has at the same time
 RATE = re.compile(r"^rate\((\d+) (minute|hour|day)s?\)$")
 RATE_S = {"minute": 60, "hour": 3600, "day": 86400}
+
+
+QUEUE_FORGOTTEN_S = 60  # for so long SQS makes no queue of a name that was deleted
+
+
+class DeletedRecently(SQSException):
+    """A queue of that name was deleted less than a minute ago."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "AWS.SimpleQueueService.QueueDeletedRecently",
+            "You must wait 60 seconds after deleting a queue before you can create another with the same name.",
+        )
 
 
 @dataclass
@@ -52,42 +65,7 @@ class Mail:
 
 def permits(policy: str | dict[str, Any] | None, service: str, action: str, source: str, account: str) -> bool:
     """Whether a resource policy lets an AWS service act on behalf of the object `source` (ARN)."""
-    document = json.loads(policy) if isinstance(policy, str) else policy or {}
-    statements = document.get("Statement") or []
-    context = {"aws:sourcearn": source, "aws:sourceaccount": account}
-    allowed = False
-    for statement in statements if isinstance(statements, list) else [statements]:
-        principal = statement.get("Principal")
-        services = listed(principal.get("Service")) if isinstance(principal, dict) else []
-        if (
-            principal != "*"
-            and service not in services
-            and not (isinstance(principal, dict) and principal == {"AWS": "*"})
-        ):
-            continue
-        if not any(fnmatch.fnmatchcase(action.lower(), a.lower()) for a in listed(statement.get("Action"))):
-            continue
-        if all(_holds(op, wanted, context) for op, wanted in (statement.get("Condition") or {}).items()):
-            if statement.get("Effect") == "Deny":
-                return False
-            allowed = True
-    return allowed
-
-
-def listed(value: Any) -> list[str]:
-    """One or several, as a list."""
-    return [] if value is None else list(value) if isinstance(value, list) else [value]
-
-
-def _holds(operator: str, wanted: dict[str, Any], context: dict[str, str]) -> bool:
-    like = "Like" in operator or operator.startswith("Arn")
-    for key, values in wanted.items():
-        have = context.get(key.lower())
-        if have is None:
-            return False
-        if not any(fnmatch.fnmatchcase(have, v) if like else have == v for v in listed(values)):
-            return False
-    return True
+    return iam.permits(policy, service, action, {"aws:SourceArn": source, "aws:SourceAccount": account})
 
 
 def stamp(when: datetime | None = None) -> str:
@@ -241,7 +219,9 @@ class Bus:
             topic = sns_backends[self.account][self.region].topics.get(arn)
             if topic is None:
                 return "there is no such topic"
-            if not permits(topic.policy, "events.amazonaws.com", "sns:Publish", rule, self.account):
+            # It says nothing of itself there, so that no condition holds: "You can't use Condition blocks in Amazon SNS
+            # topic policies for EventBridge" (Amazon EventBridge user guide, Using resource-based policies).
+            if not iam.permits(topic.policy, "events.amazonaws.com", "sns:Publish", {}):
                 return "the topic's policy does not allow events.amazonaws.com"
             topic.publish(body)
             return ""
@@ -279,6 +259,8 @@ class Bus:
     def tick(self, now: float) -> None:
         """Fire the rules that have a rate; `now` is the sandbox's clock."""
         self.functions.tidy()
+        alarms.look(self.account, self.region)
+        subscriptions.forget(sns_backends[self.account][self.region].subscriptions, now)
         bus = events_backends[self.account][self.region].event_buses.get("default")
         for rule in list(bus.rules.values()) if bus else []:
             match = RATE.match(rule.scheduled_expression or "")
@@ -310,6 +292,8 @@ class Bus:
         bus = self
 
         def publish(subscription: Any, message: str, message_id: str, subject: str | None = None, **more: Any) -> None:
+            if subscriptions.is_pending(subscription):
+                return
             matcher = subscription._filter_policy_matcher
             if matcher is not None and not matcher.matches(more.get("message_attributes"), message):
                 return
@@ -318,6 +302,16 @@ class Bus:
             bus.to_subscription(subscription, message, message_id, subject, more.get("message_attributes"))
 
         Subscription.publish = publish
+        subscriptions.close_gaps(self._ask)
+
+    def _ask(self, subscription: Any) -> None:
+        """Mail the question whether somebody wants a topic's mail."""
+        topic = subscription.topic.arn
+        text = (
+            f"You have chosen to subscribe to the topic:\n{topic}\n\nTo confirm this subscription:\n"
+            f"aws sns confirm-subscription --topic-arn {topic} --token {subscription.token}\n"
+        )
+        self.mails.append(Mail(subscription.endpoint, "AWS Notification - Subscription Confirmation", text, stamp()))
 
     def _queues(self) -> None:
         original = Queue._set_attributes
@@ -329,6 +323,21 @@ class Bus:
             )
 
         Queue._set_attributes = set_attributes
+        create, delete = SQSBackend.create_queue, SQSBackend.delete_queue
+        deleted: dict[tuple[str, str], float] = {}
+
+        def create_queue(backend: Any, name: str, *arguments: Any, **named: Any) -> Any:
+            since = deleted.get((backend.region_name, name))
+            if since is not None and time.monotonic() - since < QUEUE_FORGOTTEN_S:
+                raise DeletedRecently
+            return create(backend, name, *arguments, **named)
+
+        def delete_queue(backend: Any, queue_name: str) -> None:
+            delete(backend, queue_name)
+            deleted[backend.region_name, queue_name] = time.monotonic()
+
+        SQSBackend.create_queue = create_queue
+        SQSBackend.delete_queue = delete_queue
 
     def to_subscription(
         self, subscription: Any, message: str, message_id: str, subject: str | None, attributes: dict[str, Any] | None
@@ -377,10 +386,13 @@ class Bus:
         create = LambdaBackend.create_event_source_mapping
 
         def init(function: Any, account_id: str, spec: dict[str, Any], *rest: Any, **more: Any) -> None:
+            check_runtime(str(spec.get("Runtime")))
             function.dead_letters = spec.get("DeadLetterConfig") or {}
             begin(function, account_id, spec, *rest, **more)
 
         def update_configuration(function: Any, config_updates: dict[str, Any]) -> Any:
+            if "Runtime" in config_updates:
+                check_runtime(str(config_updates["Runtime"]))
             if "DeadLetterConfig" in config_updates:
                 function.dead_letters = config_updates["DeadLetterConfig"] or {}
             return configure(function, config_updates)
@@ -417,20 +429,16 @@ class Bus:
         LambdaFunction.invoke = invoke
         LambdaBackend.create_event_source_mapping = create_event_source_mapping
 
-    def role_may(self, role_arn: str, action: str, resource: str) -> bool:
-        """Whether a role's own policies allow an action, conditions left aside."""
-        role = role_of(self.account, role_arn)
-        if role is None:
-            return False
-        inline = [IAMPolicy(json.dumps(p) if isinstance(p, dict) else p) for p in role.policies.values()]
-        managed = [IAMPolicy(p) for p in role.managed_policies.values()]
-        said = [policy.is_action_permitted(action, resource) for policy in [*inline, *managed]]
-        return PermissionResult.PERMITTED in said and PermissionResult.DENIED not in said
+    def role_may(
+        self, role_arn: str, action: str, parameters: dict[str, Any], context: dict[str, Any] | None = None
+    ) -> bool:
+        """Whether a role may make a request."""
+        return iam.role_may(self.account, self.region, role_arn, action, parameters, context)
 
     def check_mapping(self, function: Any, source: str) -> None:
         """AWS refuses a mapping whose function's role cannot use the queue, and one that would see messages twice."""
         for action in ("ReceiveMessage", "DeleteMessage", "GetQueueAttributes"):
-            if not self.role_may(function.role, f"sqs:{action}", source):
+            if not self.role_may(function.role, f"sqs:{action}", {"QueueName": source.rsplit(":", 1)[-1]}):
                 raise JsonRESTError(
                     "InvalidParameterValueException",
                     f"The provided execution role does not have permissions to call {action} on SQS",

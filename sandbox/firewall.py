@@ -6,7 +6,8 @@ only. There they also hold for ports that the host's own Docker engine publishes
 on AWS) and for the traffic of containers, and they are in nobody's way: the engine keeps its rules in filter and nat,
 and may rewrite those at any time.
 
-What AWS never filters is never filtered here: DNS at the VPC's resolver, the metadata service, the time service, DHCP.
+What AWS never filters is never filtered here: DNS at the VPC's resolver, the metadata service, the time service, DHCP,
+and the messages by which IPv6 neighbours find each other.
 One difference remains: a program that sends a UDP packet nobody lets out is told "operation not permitted".
 """
 
@@ -22,18 +23,25 @@ from sandbox.shell import run, succeeds
 
 CHAIN_IN: Final = "SPOTCACHE-IN"
 CHAIN_OUT: Final = "SPOTCACHE-OUT"
+# Which packets come in and which go out, where the namespace is the host's own.
+HOOKS: Final = (
+    (CHAIN_IN, "PREROUTING", "-i {interface}"),
+    (CHAIN_OUT, "POSTROUTING", "-o {interface}"),
+)
 METADATA: Final = "169.254.169.254"
 RESOLVER: Final = "169.254.169.253"
 TIME_SERVICE: Final = "169.254.169.123"
-_PROTOCOLS: Final = {"6": "tcp", "17": "udp", "1": "icmp"}
+_PROTOCOLS: Final = {"6": "tcp", "17": "udp", "1": "icmp", "58": "icmpv6"}
+# Router and neighbour solicitations and advertisements, redirects (RFC 4861).
+_NEIGHBOURS: Final = (133, 134, 135, 136, 137)
 
 
 @dataclass(frozen=True)
 class Rule:
     """One entry of a security group, as EC2's IpPermissions are.
 
-    `protocol` is tcp, udp, icmp, a protocol number, or -1 for all. For tcp and udp the ports are a range, for icmp they
-    are type and code; None and -1 mean any. Peers are IPv4 networks and security groups.
+    `protocol` is tcp, udp, icmp, icmpv6, a protocol number, or -1 for all. For tcp and udp the ports are a range, for
+    icmp they are type and code; None and -1 mean any. Peers are IPv4 and IPv6 networks and security groups.
     """
 
     protocol: str
@@ -58,34 +66,44 @@ def rules(
     *,
     vpc_cidr: str,
     interface: str = "eth0",
+    version: int = 4,
 ) -> str:
-    """Return the rules of a host with these groups, for `iptables-restore --noflush`.
+    """Return the rules of a host with these groups, for `iptables-restore --noflush` (or `ip6tables-restore`).
 
     A host in several groups gets what any of them allows. Equal input gives equal text.
 
     Args:
         groups: the groups of the host's network interface; without one nothing gets in or out.
-        members: private addresses of the members of each group, by its id; a group that is not there has none.
+        members: addresses of the members of each group, by its id; a group that is not there has none.
         vpc_cidr: the VPC's network; its third address is the resolver's.
         interface: the host's network interface.
+        version: 4 for IPv4 packets, 6 for IPv6 ones.
 
     Raises:
         ValueError: a CIDR or a port range makes no sense.
     """
     resolver = str(ipaddress.ip_network(vpc_cidr)[2])
-    ingress = sorted({rule for group in groups for entry in group.ingress for rule in _matches(entry, members, "-s")})
-    egress = sorted({rule for group in groups for entry in group.egress for rule in _matches(entry, members, "-d")})
+    ingress, egress = (
+        sorted({rule for entry in entries for rule in _matches(entry, members, side, version)})
+        for entries, side in (
+            ([entry for group in groups for entry in group.ingress], "-s"),
+            ([entry for group in groups for entry in group.egress], "-d"),
+        )
+    )
+    dhcp = [" -p udp --sport 67 --dport 68"] if version == 4 else []
+    always = list(_never_filtered(resolver)) if version == 4 else []
+    neighbours = [f" -p icmpv6 --icmpv6-type {kind}" for kind in _NEIGHBOURS] if version == 6 else []
     lines = [
         "*mangle",
         f":{CHAIN_IN} - [0:0]",
         f":{CHAIN_OUT} - [0:0]",
         # An answer belongs to a connection that was allowed when it began, even if the rules have changed since.
         f"-A {CHAIN_IN} -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN",
-        f"-A {CHAIN_IN} -p udp --sport 67 --dport 68 -j RETURN",
+        *(f"-A {CHAIN_IN}{rule} -j RETURN" for rule in [*dhcp, *neighbours]),
         *(f"-A {CHAIN_IN}{rule} -j RETURN" for rule in ingress),
         f"-A {CHAIN_IN} -j DROP",
         f"-A {CHAIN_OUT} -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN",
-        *(f"-A {CHAIN_OUT}{rule} -j RETURN" for rule in _never_filtered(resolver)),
+        *(f"-A {CHAIN_OUT}{rule} -j RETURN" for rule in [*always, *neighbours]),
         *(f"-A {CHAIN_OUT}{rule} -j RETURN" for rule in egress),
         f"-A {CHAIN_OUT} -j DROP",
         "COMMIT",
@@ -103,27 +121,27 @@ def _never_filtered(resolver: str) -> Iterator[str]:
             yield f" -d {address}/32 -p {protocol} --dport 53"
 
 
-def _matches(entry: Rule, members: Mapping[str, Sequence[str]], side: str) -> Iterator[str]:
+def _matches(entry: Rule, members: Mapping[str, Sequence[str]], side: str, version: int) -> Iterator[str]:
     """Yield one rule's match for every peer of a permission."""
-    protocol = _protocol(entry)
+    protocol = _protocol(entry, version)
     if protocol is None:
         return
     networks = [ipaddress.ip_network(cidr, strict=False) for cidr in entry.cidrs]
     networks += [ipaddress.ip_network(address) for group in entry.groups for address in members.get(group, ())]
     for network in networks:
-        if network.version == 4:
+        if network.version == version:
             peer = "" if network.prefixlen == 0 else f" {side} {network}"
             yield peer + protocol
 
 
-def _protocol(entry: Rule) -> str | None:
-    """Return the part of a rule that matches protocol and ports; None for one that cannot occur with IPv4."""
+def _protocol(entry: Rule, version: int) -> str | None:
+    """Return the part of a rule that matches protocol and ports; None for one that cannot occur with this version."""
     name = _PROTOCOLS.get(str(entry.protocol).lower(), str(entry.protocol).lower())
     first = -1 if entry.from_port is None else entry.from_port
     last = -1 if entry.to_port is None else entry.to_port
     if name in ("-1", "all"):
         return ""
-    if name in ("58", "icmpv6"):
+    if name == ("icmpv6" if version == 4 else "icmp"):
         return None
     if name in ("tcp", "udp"):
         if first == -1 and last in (-1, 65535):
@@ -131,30 +149,36 @@ def _protocol(entry: Rule) -> str | None:
         if not 0 <= first <= last <= 65535:
             raise ValueError(f"security group: ports {first} to {last} are no range within 0 to 65535")
         return f" -p {name}" if (first, last) == (0, 65535) else f" -p {name} --dport {first}:{last}"
-    if name == "icmp":
+    if name in ("icmp", "icmpv6"):
         if first == -1:
-            return " -p icmp"
-        return f" -p icmp --icmp-type {first}" + ("" if last == -1 else f"/{last}")
+            return f" -p {name}"
+        return f" -p {name} --{name}-type {first}" + ("" if last == -1 else f"/{last}")
     if not name.isdecimal() or int(name) > 255:
         raise ValueError(f"security group: protocol {entry.protocol!r} is neither a known name nor a number up to 255")
     return f" -p {name}"
 
 
-def apply(pid: int, text: str) -> None:
+def apply(pid: int, text: str, tool: str = "iptables", hooks: Sequence[tuple[str, str, str]] = HOOKS) -> None:
     """Put rules made by `rules` into force in the network namespace of a process.
 
     The chains are replaced in one step, so there is no moment without them; doing it again changes nothing.
+
+    Args:
+        pid: the process.
+        text: the rules.
+        tool: iptables, or ip6tables for those of version 6.
+        hooks: (chain of the rules, chain of the kernel, match) of the packets that come in, and of those that go out.
 
     Raises:
         ToolFailed: the process is gone, or iptables refused.
     """
     interface = text.rstrip().rpartition("# interface ")[2]
     inside = ("nsenter", "-t", str(pid), "-n")
-    run(*inside, "iptables-restore", "-w", "10", "--noflush", stdin=text)
-    for chain, flag, hook in ((CHAIN_IN, "-i", "PREROUTING"), (CHAIN_OUT, "-o", "POSTROUTING")):
-        jump = (hook, flag, interface, "-j", chain)
-        if not succeeds([*inside, "iptables", "-w", "10", "-t", "mangle", "-C", *jump]):
-            run(*inside, "iptables", "-w", "10", "-t", "mangle", "-I", *jump)
+    run(*inside, f"{tool}-restore", "-w", "10", "--noflush", stdin=text)
+    for chain, hook, match in hooks:
+        jump = (hook, *match.format(interface=interface).split(), "-j", chain)
+        if not succeeds([*inside, tool, "-w", "10", "-t", "mangle", "-C", *jump]):
+            run(*inside, tool, "-w", "10", "-t", "mangle", "-I", *jump)
 
 
 def clear(pid: int) -> None:

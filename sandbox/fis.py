@@ -20,6 +20,7 @@ from typing import Any
 from moto.core.exceptions import JsonRESTError
 from moto.fis.models import Experiment, FISBackend, fis_backends
 
+from sandbox import iam
 from sandbox.cloud import Cloud
 from sandbox.events import Bus
 from sandbox.functions import role_of
@@ -29,12 +30,15 @@ log = logging.getLogger("sandbox")
 INTERRUPT = "aws:ec2:send-spot-instance-interruptions"
 TERMINATE = "aws:ec2:terminate-instances"
 NO_CAPACITY = "aws:ec2:asg-insufficient-instance-capacity-error"
-# For each action: the name of its target, the target's type, and what the experiment's role must be allowed.
+# For each action: the name of its target, the target's type, and what the role must be allowed to do to it.
 ACTIONS = {
     INTERRUPT: ("SpotInstances", "aws:ec2:spot-instance", "ec2:SendSpotInstanceInterruptions"),
     TERMINATE: ("Instances", "aws:ec2:instance", "ec2:TerminateInstances"),
     NO_CAPACITY: ("AutoScalingGroups", "aws:ec2:autoscaling-group", "ec2:InjectApiError"),
 }
+# What the role must be allowed to see besides ("AWS FIS actions reference" and "Example: Use condition keys for
+# ec2:InjectApiError" in the user guide). Which targets there are, AWS finds out by its own role for FIS.
+LOOKS = {TERMINATE: "ec2:DescribeInstances", NO_CAPACITY: "autoscaling:DescribeAutoScalingGroups"}
 NOTICE_S = 120.0  # AWS gives a Spot instance two minutes
 DURATION = re.compile(r"^PT(?=\d)(?:(\d+)H)?(?:(\d+)M)?(?:(\d+)S)?$")
 SPOT_TARGETS_MAX = 5
@@ -146,6 +150,8 @@ class Fis:
         try:
             self._refuse(experiment)
             plan = [(action, self.resolve(experiment, action)) for action in experiment.actions.values()]
+            for action, found in plan:
+                self._permit(experiment, action, found)
             experiment.status = "running"
             # Without startAfter, which no template here has, AWS begins all actions at once.
             with ThreadPoolExecutor(len(plan)) as pool:
@@ -172,14 +178,24 @@ class Fis:
 
     def _refuse(self, experiment: Any) -> None:
         role = role_of(self.cloud.account, experiment.role_arn)
-        if role is None or "fis.amazonaws.com" not in str(role.assume_role_policy_document):
+        about = {"aws:SourceAccount": self.cloud.account, "aws:SourceArn": experiment.arn}
+        if role is None or not iam.trusts(role, "fis.amazonaws.com", about):
             raise PermissionError(f"FIS cannot assume the role {experiment.role_arn}")
-        for action in experiment.actions.values():
-            permission = ACTIONS[action["actionId"]][2]
-            if not self.bus.role_may(experiment.role_arn, permission, "*") and not self.bus.role_may(
-                experiment.role_arn, permission, f"arn:aws:ec2:{self.cloud.region}:{self.cloud.account}:instance/i-0"
-            ):
-                raise PermissionError(f"the experiment's role may not {permission}")
+
+    def _permit(self, experiment: Any, action: dict[str, Any], found: list[Any]) -> None:
+        """The experiment's role must be allowed to do this to what was found."""
+        kind = action["actionId"]
+        permission = ACTIONS[kind][2]
+        look = LOOKS.get(kind)
+        if look and not self.bus.role_may(experiment.role_arn, look, {}, {}):
+            raise PermissionError(f"the experiment's role may not {look}")
+        if kind == NO_CAPACITY:
+            parameters: dict[str, Any] = {}
+            context: dict[str, Any] = {"ec2:FisActionId": [kind], "ec2:FisTargetArns": [one.arn for one in found]}
+        else:
+            parameters, context = {"InstanceIds": [one.id for one in found]}, {}
+        if not self.bus.role_may(experiment.role_arn, permission, parameters, context):
+            raise PermissionError(f"the experiment's role may not {permission}")
 
     def resolve(self, experiment: Any, action: dict[str, Any]) -> list[Any]:
         """The instances or groups of an action's target. Raises LookupError when there is none."""

@@ -2,7 +2,8 @@
 
 moto keeps the records (functions, versions, policies, event source mappings); it would run a handler only in a
 container image that has to be fetched. Here the handler runs in a process of this machine, which stays warm between
-invocations as AWS's do. It runs as the sandbox's own user: these are the project's own functions.
+invocations as AWS's do, as a user of its own without any rights: it sees its code, Python and the API, and none of the
+sandbox's state.
 
 One server for all services, and not a second emulator for Lambda, SNS and EventBridge beside moto: ARNs, the account's
 number, roles and their policies mean the same everywhere, a function that asks EC2 sees the sandbox's real hosts, what
@@ -30,28 +31,43 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import boto3
+import botocore.session
+from moto.core.exceptions import JsonRESTError
 from moto.iam.models import iam_backends
 from moto.logs.models import logs_backends
 from moto.sts.models import sts_backends
+
+from sandbox import iam
 
 log = logging.getLogger("sandbox")
 
 IDLE_S = 120.0  # how long a process waits warm for the next invocation
 LIFE_S = 900.0  # no process outlives its credentials
+USER = 61051  # whom functions run as; nobody else on the machine has this number
+TASK = "/mnt/task"  # where a function finds its code
 RESERVED = ("AWS_", "_HANDLER", "LAMBDA_", "PATH")
 
+# What Lambda's Python has beside the standard library: the SDK and what it needs.
+SDK = ("boto3", "botocore", "s3transfer", "jmespath", "dateutil", "six", "urllib3")
 # The Lambda runtime: one JSON line in for each event, one out for each result.
 RUNTIME = r"""
-import importlib, json, os, sys, time, traceback
+import importlib, importlib.machinery, json, os, sys, time, traceback
 sys.path.insert(0, os.environ["LAMBDA_TASK_ROOT"])
-answers = os.fdopen(int(sys.argv[1]), "w", encoding="utf-8")
+packages, site = sys.argv[1].split(os.pathsep), sys.argv[2]
+class Sdk:
+    def find_spec(name, path=None, target=None):
+        if path is None and name in packages:
+            return importlib.machinery.PathFinder.find_spec(name, [site], target)
+sys.meta_path.append(Sdk)
+answers = os.fdopen(int(sys.argv[3]), "w", encoding="utf-8")
 class Context:
     function_name = os.environ["AWS_LAMBDA_FUNCTION_NAME"]
     function_version = os.environ["AWS_LAMBDA_FUNCTION_VERSION"]
     memory_limit_in_mb = os.environ["AWS_LAMBDA_FUNCTION_MEMORY_SIZE"]
     log_group_name = os.environ["AWS_LAMBDA_LOG_GROUP_NAME"]
     log_stream_name = os.environ["AWS_LAMBDA_LOG_STREAM_NAME"]
-    invoked_function_arn = sys.argv[2]
+    invoked_function_arn = sys.argv[4]
     def __init__(self, request, seconds):
         self.aws_request_id = request
         self.deadline = time.monotonic() + seconds
@@ -79,6 +95,90 @@ for line in sys.stdin:
     answers.write(json.dumps(result) + "\n")
     answers.flush()
 """
+
+
+# A view of the machine for one function, in a mount namespace of its own: its code, and Python where its directories
+# are closed to others. $1 user, $2 code, $3 how many pairs of a closed directory and what of it is needed; the pairs;
+# the command.
+VIEW = r"""
+set -eu
+user=$1 code=$2 pairs=$3
+shift 3
+mount -t tmpfs -o mode=755 tmpfs /mnt
+mkdir /mnt/task /mnt/kept
+mount --bind "$code" /mnt/task
+kept=0
+while [ "$kept" -lt "$pairs" ]; do
+  closed=$1 needed=$2
+  shift 2
+  mkdir "/mnt/kept/$kept"
+  mount --bind "$needed" "/mnt/kept/$kept"
+  set -- "$@" "$closed" "$needed"
+  kept=$((kept + 1))
+done
+words=$(($# - 2 * pairs))
+number=0
+while [ "$number" -lt "$words" ]; do
+  set -- "$@" "$1"
+  shift
+  number=$((number + 1))
+done
+kept=0
+while [ "$kept" -lt "$pairs" ]; do
+  closed=$1 needed=$2
+  shift 2
+  if [ ! -e "$closed/.view" ]; then
+    mount -t tmpfs -o mode=755 tmpfs "$closed"
+    : >"$closed/.view"
+  fi
+  mkdir -p "$needed"
+  mount --bind "/mnt/kept/$kept" "$needed"
+  kept=$((kept + 1))
+done
+cd /mnt/task
+exec setpriv --reuid "$user" --regid "$user" --clear-groups --no-new-privs --bounding-set=-all -- "$@"
+"""
+
+
+def closed_ancestors(paths: list[Path]) -> list[tuple[Path, Path]]:
+    """Of paths that others cannot reach, the outermost directory that keeps them out, and the path."""
+    found = []
+    for path in dict.fromkeys(paths):
+        outer = [one for one in reversed(path.parents) if not one.stat().st_mode & 0o001]
+        if outer:
+            found.append((outer[0], path))
+    return found
+
+
+def confined(code: Path, command: list[str]) -> list[str]:
+    """The command line that runs a command as `USER`, with `code` at `TASK`."""
+    pairs = closed_ancestors([Path(sys.prefix), Path(sys.base_prefix)])
+    words = [str(word) for pair in pairs for word in pair]
+    view = ["unshare", "--mount", "--propagation", "private", "--", "/bin/sh", "-c", VIEW, "view"]
+    return [*view, str(USER), str(code), str(len(pairs)), *words, *command]
+
+
+def command_of(arn: str) -> list[str]:
+    """The command line of a function's process, which sees of this checkout's packages no more than Lambda has."""
+    isolated = [sys.executable, "-I", "-S", "-B", "-u", "-c", RUNTIME]
+    return [*isolated, os.pathsep.join(SDK), str(Path(boto3.__file__).parents[1]), arn]
+
+
+def check_runtime(name: str) -> None:
+    """See that Lambda has a runtime, and that it is one that is run here.
+
+    Raises:
+        JsonRESTError: it has not, in Lambda's words, or it is not.
+    """
+    known = botocore.session.get_session().get_service_model("lambda").shape_for("Runtime").enum
+    if name not in known:
+        raise JsonRESTError(
+            "InvalidParameterValueException",
+            f"Value {name} at 'runtime' failed to satisfy constraint: Member must satisfy enum value set: "
+            f"[{', '.join(known)}] or be a valid ARN",
+        )
+    if not name.startswith("python"):
+        raise JsonRESTError("InvalidParameterValueException", f"This sandbox runs Python, and no {name}")
 
 
 @dataclass(frozen=True)
@@ -225,9 +325,9 @@ class Functions:
             "PATH": os.environ.get("PATH", os.defpath),
             "LANG": "en_US.UTF-8",
             "TZ": ":UTC",
-            "PYTHONDONTWRITEBYTECODE": "1",
             "_HANDLER": function.handler,
-            "LAMBDA_TASK_ROOT": str(root),
+            "LAMBDA_TASK_ROOT": TASK,
+            "HOME": TASK,
             "AWS_REGION": self.region,
             "AWS_DEFAULT_REGION": self.region,
             "AWS_ENDPOINT_URL": self.endpoint,
@@ -239,7 +339,7 @@ class Functions:
             "AWS_LAMBDA_LOG_STREAM_NAME": stream_of(function),
             **self._credentials(function),
         }
-        return Worker([sys.executable, "-u", "-c", RUNTIME, function.function_arn], environment, root, os.pipe())
+        return Worker(confined(root, command_of(function.function_arn)), environment, root, os.pipe())
 
     def _unpacked(self, function: Any) -> Path:
         root: Path = self.directory / function.function_name / function.code_digest.removeprefix("sha256:")[:24]
@@ -250,12 +350,15 @@ class Functions:
                 part.mkdir(parents=True, mode=0o700)
                 with zipfile.ZipFile(io.BytesIO(function.code_bytes)) as archive:
                     archive.extractall(part)
+                for path in (part, *part.rglob("*")):
+                    path.chmod(0o755 if path.is_dir() else 0o644)
                 part.rename(root)
         return root
 
     def _credentials(self, function: Any) -> dict[str, str]:
         role = role_of(self.account, function.role)
-        if role is None or "lambda.amazonaws.com" not in str(role.assume_role_policy_document):
+        about = {"aws:SourceAccount": self.account, "aws:SourceArn": function.function_arn}
+        if role is None or not iam.trusts(role, "lambda.amazonaws.com", about):
             raise PermissionError(f"The role {function.role} cannot be assumed by Lambda.")
         assumed = sts_backends[self.account]["aws"].assume_role(
             region_name=self.region,
@@ -272,8 +375,14 @@ class Functions:
         }
 
     def _write(self, function: Any, request: str, lines: list[str]) -> None:
-        """What the function said, to CloudWatch Logs."""
+        """What the function said, to CloudWatch Logs, where its role lets it."""
+        named = {"logGroupName": function.logs_group_name, "logStreamName": stream_of(function)}
         logs = logs_backends[self.account][self.region]
+        there = function.logs_group_name in logs.groups
+        for action in (*(() if there else ("logs:CreateLogGroup",)), "logs:CreateLogStream", "logs:PutLogEvents"):
+            if not iam.role_may(self.account, self.region, function.role, action, named):
+                log.warning("function %s cannot log: its role may not %s", function.function_name, action)
+                return
         stream = stream_of(function)
         now = int(time.time() * 1000)
         whole = [f"START RequestId: {request}", *lines, f"END RequestId: {request}"]

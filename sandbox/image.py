@@ -7,7 +7,7 @@ file system from the Debian mirror this machine itself uses.
 An image's tag is a hash of everything that goes into it, so `ensure` costs nothing once it is built, and a changed file
 below ``image/`` makes a new one. The packages (slow) and the files (quick) are hashed apart.
 
-``python -m sandbox.image [debian|debian-docker]`` builds what is missing and prints the tag.
+``python -m sandbox.image [debian|debian-docker [RELEASE]]`` builds what is missing and prints the tag.
 """
 
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,31 +40,43 @@ REPOSITORY: Final = "spotcache-sandbox"
 LABEL: Final = "spotcache-sandbox-image"
 ASSETS: Final = Path(__file__).parent / "image"
 
-# What a cloud image of Debian brings and a role may rely on, and what makes a container a host.
-PACKAGES: Final = (
-    "apt-utils",
-    "ca-certificates",
-    "cloud-init",
-    "curl",
-    "dbus",
-    "e2fsprogs",
-    "iproute2",
-    "iptables",
-    "iputils-ping",
-    "kmod",
-    "mmdebstrap",
-    "netbase",
-    "openssh-server",
-    "procps",
-    "python3",
-    "python3-apt",
-    "sudo",
-    "systemd",
-    "systemd-sysv",
-    "tzdata",
-    "xfsprogs",
-)
+CLOUD_IMAGE: Final = Path(__file__).parent / "debian-cloud-image.txt"
+# What a container has of Debian's cloud image, each with its reason. What a role needs beyond it, the role installs.
+PACKAGES: Final = {
+    "apt-utils": "apt asks questions of packages before it unpacks them",
+    "ca-certificates": "TLS",
+    "cloud-init": "user data, keys and names, as on EC2",
+    "curl": "people and tests ask the metadata service",
+    "dbus": "systemctl and hostnamectl",
+    "e2fsprogs": "the data volume's filesystem",
+    "iproute2": "facts of the network",
+    "iptables": "Docker's rules",
+    "iputils-ping": "tests of the network",
+    "kmod": "Docker asks for modules",
+    "netbase": "names of protocols and services",
+    "openssh-server": "the way in",
+    "procps": "sysctl",
+    "python3": "Ansible and the keeper",
+    "python3-apt": "Ansible's apt module",
+    "sudo": "the way to root",
+    "systemd": "units",
+    "systemd-sysv": "systemd as PID 1",
+    "tzdata": "times of day in facts",
+}
+# What a virtual machine has of it beyond that.
+GUEST_PACKAGES: Final = {
+    "apparmor": "Docker confines containers with it",
+    "libnss-myhostname": "the host's own name",
+    "libpam-systemd": "sessions, as a person has them",
+    "linux-image-cloud-amd64": "the kernel",
+    "qemu-guest-agent": "not Debian's: how the sandbox runs a command on a host, past its network",
+    "systemd-resolved": "the resolver",
+    "udev": "device nodes and their links",
+    "zstd": "packs the kernel's first file system",
+}
 DOCKER_PACKAGES: Final = ("docker.io", "python3-requests")
+# The client, which Debian 13 packs apart from the engine; to be had only there.
+DOCKER_CLIENT: Final = "docker-cli"
 
 # Settings of this machine's apt without which the same mirror may not work from inside a host.
 APT_KEYS: Final = re.compile(
@@ -131,13 +143,18 @@ def _parse_deb822(text: str) -> Iterator[AptSource]:
             yield AptSource(uri, tuple(fields.get("suites", "").split()), tuple(fields.get("components", "").split()))
 
 
+def cloud_image_packages(path: Path = CLOUD_IMAGE) -> list[str]:
+    """Return the packages that Debian's cloud image is made of."""
+    return [line for line in path.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
+
+
 def chosen_release(environment: Mapping[str, str] = os.environ) -> str:
-    """Return which Debian this machine's sandboxes have: SPOTCACHE_DEBIAN, else 12.
+    """Return which Debian this machine's sandboxes have: SPOTCACHE_DEBIAN, else 13.
 
     Raises:
         ImageError: it names another one.
     """
-    release = environment.get("SPOTCACHE_DEBIAN") or "12"
+    release = environment.get("SPOTCACHE_DEBIAN") or "13"
     if release not in RELEASES:
         raise ImageError(f"SPOTCACHE_DEBIAN is {release!r}: use {' or '.join(RELEASES)}")
     return release
@@ -224,7 +241,7 @@ def variant_tag(variant: str, inputs: Inputs, assets: Sequence[tuple[str, int, b
     for name in sorted(inputs.certificates):
         parts += [name, inputs.certificates[name]]
     if variant == "debian-docker":
-        parts += DOCKER_PACKAGES
+        parts += (*DOCKER_PACKAGES, DOCKER_CLIENT)
     return f"{REPOSITORY}/{variant}:{digest(*parts)}"
 
 
@@ -237,7 +254,8 @@ def dockerfile(variant: str, parent: str) -> str:
             "RUN printf '#!/bin/sh\\nexit 101\\n' > /usr/sbin/policy-rc.d && chmod 755 /usr/sbin/policy-rc.d"
             " && export DEBIAN_FRONTEND=noninteractive"
             " && apt-get -qq update"
-            f" && apt-get -qq install -y --no-install-recommends {' '.join(DOCKER_PACKAGES)} >/dev/null"
+            f" && apt-get -qq install -y --no-install-recommends {' '.join(DOCKER_PACKAGES)}"
+            f" $(apt-cache --names-only search '^{DOCKER_CLIENT}$' | cut -d ' ' -f 1) >/dev/null"
             " && apt-get clean && rm /usr/sbin/policy-rc.d\n"
         )
     return f"FROM {parent}\nCOPY rootfs/ /\nCOPY configure /tmp/configure\nRUN /tmp/configure && rm /tmp/configure\n"
@@ -290,7 +308,7 @@ def build_context(steps: str, assets: Sequence[tuple[str, int, bytes]], certific
 
 
 @contextmanager
-def _machine_lock() -> Iterator[None]:
+def machine_lock() -> Iterator[None]:
     """Let one process of this machine build at a time; the others then find the finished image."""
     path = Path(tempfile.gettempdir()) / f"{REPOSITORY}-image-{os.getuid()}.lock"
     with path.open("w") as handle:
@@ -306,50 +324,67 @@ def _exists(client: Any, tag: str) -> bool:
     return True
 
 
-def _build_base(client: Any, tag: str, inputs: Inputs, progress: Progress) -> None:
-    """Make the root file system from packages and import it.
+def bootstrap(inputs: Inputs, packages: Iterable[str], root: Path, about: str, progress: Progress) -> None:
+    """Make a root file system from packages, as a tar archive.
+
+    Args:
+        inputs: what of this machine goes into it.
+        packages: their names; what they need comes with them.
+        root: the archive.
+        about: the image's name, for what is said.
+        progress: called with one line for each long step.
 
     Raises:
         ImageError: mmdebstrap is missing or failed.
     """
     if not shutil.which("mmdebstrap"):
         raise ImageError("mmdebstrap is missing: apt-get install mmdebstrap (on Ubuntu also debian-archive-keyring)")
+    names = list(packages)
+    sources = root.parent / "debian.sources"
+    sources.write_text(inputs.sources, encoding="utf-8")
+    conf = root.parent / "apt.conf"
+    conf.write_text(inputs.apt_conf, encoding="utf-8")
+    # A proxy's password is for root only, as apt's own files with a password are.
+    mode = "0600" if "@" in inputs.apt_conf else "0644"
+    argv = [
+        "mmdebstrap",
+        "--mode=root",
+        "--variant=minbase",
+        "--skip=cleanup/apt/lists",
+        f"--include={','.join(names)}",
+        f"--aptopt={conf}",
+        # Half of the packages' size, and nobody reads it in a host.
+        "--dpkgopt=path-exclude=/usr/share/doc/*",
+        "--dpkgopt=path-exclude=/usr/share/man/*",
+        "--dpkgopt=path-exclude=/usr/share/locale/*",
+        "--customize-hook=rm -f $1/etc/apt/sources.list",
+        f"--customize-hook=copy-in {sources} /etc/apt/sources.list.d",
+        f"--customize-hook=chmod {mode} $1/etc/apt/apt.conf.d/99mmdebstrap",
+        inputs.suite,
+        str(root),
+        str(sources),
+    ]
+    progress(f"{about}: {len(names)} packages and what they need, from {_first_uri(inputs.sources)}")
+    process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    tail: list[str] = []
+    assert process.stderr is not None
+    for line in process.stderr:
+        tail = [*tail[-19:], line.rstrip()]
+        if line.startswith("I: ") and "automatically" not in line:
+            progress(f"{about}: {line[3:].strip()}")
+    if process.wait() != 0:
+        raise ImageError("mmdebstrap failed:\n" + "\n".join(tail))
+
+
+def _build_base(client: Any, tag: str, inputs: Inputs, progress: Progress) -> None:
+    """Make the root file system from packages and import it.
+
+    Raises:
+        ImageError: mmdebstrap is missing or failed.
+    """
     with tempfile.TemporaryDirectory(prefix="spotcache-image-", dir="/var/tmp") as work:
         root = Path(work) / "root.tar"
-        sources = Path(work) / "debian.sources"
-        sources.write_text(inputs.sources, encoding="utf-8")
-        conf = Path(work) / "apt.conf"
-        conf.write_text(inputs.apt_conf, encoding="utf-8")
-        # A proxy's password is for root only, as apt's own files with a password are.
-        mode = "0600" if "@" in inputs.apt_conf else "0644"
-        argv = [
-            "mmdebstrap",
-            "--mode=root",
-            "--variant=minbase",
-            "--skip=cleanup/apt/lists",
-            f"--include={','.join(PACKAGES)}",
-            f"--aptopt={conf}",
-            # Half of the packages' size, and nobody reads it in a host.
-            "--dpkgopt=path-exclude=/usr/share/doc/*",
-            "--dpkgopt=path-exclude=/usr/share/man/*",
-            "--dpkgopt=path-exclude=/usr/share/locale/*",
-            "--customize-hook=rm -f $1/etc/apt/sources.list",
-            f"--customize-hook=copy-in {sources} /etc/apt/sources.list.d",
-            f"--customize-hook=chmod {mode} $1/etc/apt/apt.conf.d/99mmdebstrap",
-            inputs.suite,
-            str(root),
-            str(sources),
-        ]
-        progress(f"{tag}: {len(PACKAGES)} packages and what they need, from {_first_uri(inputs.sources)}")
-        process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        tail: list[str] = []
-        assert process.stderr is not None
-        for line in process.stderr:
-            tail = [*tail[-19:], line.rstrip()]
-            if line.startswith("I: ") and "automatically" not in line:
-                progress(f"{tag}: {line[3:].strip()}")
-        if process.wait() != 0:
-            raise ImageError("mmdebstrap failed:\n" + "\n".join(tail))
+        bootstrap(inputs, PACKAGES, root, tag, progress)
         progress(f"{tag}: importing {root.stat().st_size // 2**20} MiB")
         repository, _, version = tag.rpartition(":")
         changes = [
@@ -406,8 +441,10 @@ def ensure(
         progress: called with one line for each long step.
 
     Raises:
-        ImageError: unknown variant, or the image cannot be built.
+        ImageError: unknown variant or release, or the image cannot be built.
     """
+    if release and release not in RELEASES:
+        raise ImageError(f"unknown release {release!r}: one of {', '.join(RELEASES)}")
     if variant not in VARIANTS:
         raise ImageError(f"unknown image variant {variant!r}: one of {', '.join(VARIANTS)}")
     engine = client if client is not None else docker.from_env(timeout=600)
@@ -416,7 +453,7 @@ def ensure(
     tag = variant_tag(variant, inputs, assets)
     if _exists(engine, tag):
         return tag
-    with _machine_lock():
+    with machine_lock():
         base, plain = base_tag(inputs), variant_tag("debian", inputs, assets)
         if not _exists(engine, base):
             _build_base(engine, base, inputs, progress)
@@ -428,10 +465,10 @@ def ensure(
 
 
 def main(argv: Sequence[str]) -> int:
-    """Print the tag of the variant named in `argv`; progress and errors go to standard error."""
-    variant = argv[0] if argv else "debian"
+    """Print the tag of the variant and release named in `argv`; progress and errors go to standard error."""
+    variant, release = [*argv, *("debian", "")[len(argv) :]][:2]
     try:
-        print(ensure(variant, progress=lambda line: print(line, file=sys.stderr, flush=True)))
+        print(ensure(variant, release=release, progress=lambda line: print(line, file=sys.stderr, flush=True)))
     except ImageError as error:
         print(error, file=sys.stderr)
         return 1

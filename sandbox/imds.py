@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
+from pathlib import Path
 from typing import Final
 
 from sandbox.resolver import internal_suffix
@@ -33,6 +34,8 @@ LOG = logging.getLogger(__name__)
 
 ADDRESS: Final = "169.254.169.254"
 RESOLVER_ADDRESS: Final = "169.254.169.253"
+# What the names of iptables chains that the sandbox makes on this machine begin with.
+CHAIN_PREFIX: Final = "SPOTCACHE-"
 MAX_TTL: Final = 21600
 TOKEN_HEADER: Final = "X-aws-ec2-metadata-token"
 TTL_HEADER: Final = "X-aws-ec2-metadata-token-ttl-seconds"
@@ -119,6 +122,7 @@ class InstanceView:
     interface_id: str = ""
     reservation_id: str = ""
     public_ip: str = ""
+    ipv6_addresses: tuple[str, ...] = ()
     architecture: str = "x86_64"
     security_groups: tuple[tuple[str, str], ...] = ()
     key_name: str = ""
@@ -242,6 +246,8 @@ def _meta_data(view: InstanceView) -> Tree:
     }
     if view.public_ip:
         tree["public-ipv4"] = view.public_ip
+    if view.ipv6_addresses:
+        tree["ipv6"] = view.ipv6_addresses[0]
     if view.public_key:
         # The only listing that is not a plain one; see `_listing`.
         tree["public-keys"] = {"0": {"openssh-key": view.public_key.strip() + "\n"}}
@@ -276,6 +282,7 @@ def _interface(view: InstanceView) -> Tree:
     leaves = {
         "device-number": "0",
         "interface-id": view.interface_id,
+        "ipv6s": "\n".join(view.ipv6_addresses),
         "local-hostname": view.hostname,
         "local-ipv4s": view.private_ip,
         "mac": view.hardware_address,
@@ -594,10 +601,10 @@ def install_resolver_dnat(bridge: str, gateway: str, port: int, comment: str) ->
     install_rules(resolver_rules(bridge, gateway, port, comment))
 
 
-def install_rules(rules: Sequence[tuple[str, ...]]) -> None:
+def install_rules(rules: Sequence[tuple[str, ...]], tool: str = "iptables") -> None:
     """Insert rules, each first in its chain, that are not there yet; each is (table, chain, match and target...)."""
     for table, chain, *rest in rules:
-        command = ["iptables", "-w", "10", "-t", table]
+        command = [tool, "-w", "10", "-t", table]
         if not succeeds([*command, "-C", chain, *rest]):
             run(*command, "-I", chain, *rest)
 
@@ -605,16 +612,28 @@ def install_rules(rules: Sequence[tuple[str, ...]]) -> None:
 def remove_rules(comment: str) -> int:
     """Remove every rule whose comment is this one or begins with it and a slash, and return how many.
 
+    Chains of the sandbox's own in which such a rule stands go with it.
+
     Raises:
         ToolFailed: iptables refused.
     """
     removed = 0
-    for table in ("nat", "filter", "mangle", "raw"):
-        for line in run("iptables", "-w", "10", "-t", table, "-S").splitlines():
-            words = shlex.split(line)
-            if words[0] == "-A" and _is_marked(words, comment):
-                run("iptables", "-w", "10", "-t", table, "-D", *words[1:])
+    for tool in ("iptables", "ip6tables") if Path("/proc/net/if_inet6").exists() else ("iptables",):
+        for table in ("nat", "filter", "mangle", "raw"):
+            command = [tool, "-w", "10", "-t", table]
+            own: set[str] = set()
+            for line in run(*command, "-S").splitlines():
+                words = shlex.split(line)
+                if words[0] != "-A" or not _is_marked(words, comment):
+                    continue
                 removed += 1
+                if words[1].startswith(CHAIN_PREFIX):
+                    own.add(words[1])
+                else:
+                    run(*command, "-D", *words[1:])
+            for chain in sorted(own):
+                run(*command, "-F", chain)
+                run(*command, "-X", chain)
     return removed
 
 

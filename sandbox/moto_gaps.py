@@ -31,15 +31,19 @@ from moto.core.responses import ActionResult, EmptyResult
 from moto.core.types import Base64EncodedString
 from moto.ec2.exceptions import EC2ClientError, InvalidLaunchTemplateVersionNotFound, VolumeInUseError
 from moto.ec2.models import EC2Backend
+from moto.ec2.models.amis import Ami
 from moto.ec2.models.instances import Instance
 from moto.ec2.models.launch_templates import LaunchTemplate, LaunchTemplateVersion
 from moto.ec2.models.subnets import Subnet
+from moto.ec2.responses.elastic_block_store import ElasticBlockStore
 from moto.ec2.responses.launch_templates import LaunchTemplates
 
-from sandbox import iam
+from sandbox import dependents, iam, launches
 from sandbox.scaling import LAUNCHING, TERMINATING
+from sandbox.times import Span, Times
 
 SNAPSHOT_INTERVAL_S = 15  # EBS: one CreateSnapshot per 15 s and volume
+DELETING = "Delete in progress"  # the status of a group that is being deleted; others have none
 SNAPSHOT_PENDING_MAX = 5  # EBS: five pending snapshots per volume
 
 
@@ -49,6 +53,13 @@ class Machine(Protocol):
     snapshot_seconds: float
     snapshot_result: str
     hooks: Any
+    times: Times
+
+    def takes(self, what: str, span: Span) -> float:
+        """How many seconds something takes this time."""
+
+    def later(self, seconds: float, act: Callable[[], None], about: str) -> None:
+        """Do something after a while."""
 
     def launch(self, instance: Any) -> None:
         """Boot a host for a pending instance."""
@@ -161,6 +172,7 @@ class Gaps:
         self._images()
         self._templates()
         self._filters()
+        dependents.close_gaps()
         iam.close_gaps()
         self._groups()
 
@@ -190,6 +202,8 @@ class Gaps:
                 kwargs["security_group_ids"] = kwargs.get("security_group_ids") or nic.get("Groups") or []
                 if nic.get("AssociatePublicIpAddress") is not None:
                     kwargs["associate_public_ip"] = truth(nic["AssociatePublicIpAddress"])
+                if nic.get("Ipv6AddressCount") is not None:
+                    kwargs["ipv6_address_count"] = int(nic["Ipv6AddressCount"])
             kwargs["metadata_options"] = {
                 **(data.get("MetadataOptions") or {}),
                 **(kwargs.get("metadata_options") or {}),
@@ -201,13 +215,17 @@ class Gaps:
             if user_data is None and data.get("UserData"):
                 user_data = as_user_data(data["UserData"])
             images = backend.describe_images(ami_ids=[image_id])
+            if images[0].state != "available":
+                raise EC2ClientError("InvalidAMIID.Unavailable", f"The image ID '{image_id}' is not available")
             root = {"DeviceName": images[0].root_device_name, "Ebs": {"VolumeSize": 8, "DeleteOnTermination": True}}
             mappings = merged_mappings(
                 [root, *(data.get("BlockDeviceMappings") or [])], kwargs.get("block_device_mappings") or []
             )
             kwargs["block_device_mappings"] = mappings
+            launches.check(backend.region_name, images[0], kwargs["instance_type"], as_user_data(user_data))
             subnet = backend.get_subnet(kwargs["subnet_id"]) if kwargs.get("subnet_id") else None
             zone = subnet.availability_zone if subnet else kwargs.get("placement") or f"{backend.region_name}a"
+            launches.check_zone(backend.region_name, zone, kwargs["instance_type"])
             kind = "spot" if kwargs["instance_market_options"] else "on-demand"
             if not machine.capacity(zone, kwargs["instance_type"], kind):
                 raise EC2ClientError(
@@ -302,16 +320,37 @@ class Gaps:
                     f"The volume '{volume_id}' is not in the same availability zone as instance '{instance_id}'",
                 )
             answer = attach(backend, volume_id, instance_id, device_path, truth(delete_on_termination))
-            machine.attach(volume, instance, device_path)
+            answer.status = "attaching"
+
+            def done() -> None:
+                if volume.attachment is answer and answer.status == "attaching":
+                    machine.attach(volume, instance, device_path)
+                    answer.status = "attached"
+
+            machine.later(machine.takes("plug", machine.times.plug), done, f"attaching {volume_id}")
             return answer
 
         def detach_volume(backend: Any, volume_id: str, instance_id: str, device_path: str) -> Any:
             volume = backend.get_volume(volume_id)
-            instance = volume.attachment.instance if volume.attachment else None
-            answer = detach(backend, volume_id, instance_id or (instance.id if instance else ""), device_path)
-            if instance is not None:
+            attachment = volume.attachment
+            if attachment is None:
+                return detach(backend, volume_id, instance_id, device_path)
+            instance = attachment.instance
+            if instance.state in ("shutting-down", "terminated"):
+                # The end of the instance itself, which has taken its time.
                 machine.detach(volume, instance)
-            return answer
+                return detach(backend, volume_id, instance.id, device_path)
+            if attachment.status == "detaching":
+                return attachment
+            attachment.status = "detaching"
+
+            def done() -> None:
+                if volume.attachment is attachment:
+                    machine.detach(volume, instance)
+                    detach(backend, volume_id, instance.id, device_path)
+
+            machine.later(machine.takes("plug", machine.times.plug), done, f"detaching {volume_id}")
+            return attachment
 
         def create_snapshot(backend: Any, volume_id: str, *args: Any, **kwargs: Any) -> Any:
             if not kwargs.get("from_ami"):
@@ -346,6 +385,37 @@ class Gaps:
             machine.forget(snapshot_id)
             return answer
 
+        snap_all = ElasticBlockStore.create_snapshots
+
+        def create_snapshots(response: Any) -> Any:
+            answer = snap_all(response)
+            if response._get_param("CopyTagsFromSource") == "volume":
+                for snapshot in answer.result["Snapshots"]:
+                    own = {tag["key"] for tag in snapshot.get_tags()}
+                    rows = [tag for tag in snapshot.volume.get_tags() if not tag["key"].startswith("aws:")]
+                    snapshot.add_tags({tag["key"]: tag["value"] for tag in rows if tag["key"] not in own})
+            return answer
+
+        def snapshots_of(
+            backend: Any, instance_spec: dict[str, Any], description: str, tags: dict[str, str]
+        ) -> list[Any]:
+            instance = backend.get_instance(instance_spec["InstanceId"])
+            left_out = set(instance_spec.get("ExcludeDataVolumeIds") or [])
+            bootless = truth(instance_spec.get("ExcludeBootVolume", False))
+            volumes = [
+                block.volume_id
+                for device, block in instance.get_block_device_mapping
+                if block.volume_id not in left_out and not (bootless and device == instance.root_device_name)
+            ]
+            for volume_id in volumes:
+                backend.get_volume(volume_id)
+            snapshots = [backend.create_snapshot(volume_id, description=description) for volume_id in volumes]
+            for snapshot in snapshots:
+                snapshot.add_tags(tags)
+            return snapshots
+
+        EC2Backend.create_snapshots = snapshots_of
+        ElasticBlockStore.create_snapshots = create_snapshots
         EC2Backend.create_volume = create_volume
         EC2Backend.delete_volume = delete_volume
         EC2Backend.attach_volume = attach_volume
@@ -381,14 +451,44 @@ class Gaps:
                 image.ebs_snapshot.add_tags({tag["Key"]: tag["Value"] for tag in specification["Tags"]})
             source = backend.get_instance(instance_id)
             image.root_device_name = source.root_device_name
-            machine.bake(source, image)
+            # CreateImage answers first. What is on the disks at the moment of its snapshots, which comes later, is in
+            # the image. AWS does not promise that it names them before it is available.
+            image.state, image.names_snapshots = "pending", False
+            image.ebs_snapshot.description = f"Created by CreateImage({instance_id}) for {image.id}"
+            backend.snapshots.pop(image.ebs_snapshot.id)
+
+            def snap() -> None:
+                if image.id not in backend.amis:
+                    return
+                try:
+                    if source.state not in ("running", "stopped"):
+                        raise RuntimeError(f"{instance_id} is {source.state}")
+                    machine.bake(source, image)
+                except Exception:
+                    image.state = "failed"
+                    raise
+                image.ebs_snapshot.status = "pending"
+                backend.snapshots[image.ebs_snapshot.id] = image.ebs_snapshot
+                machine.later(machine.takes("image", machine.times.image_ready), finish, f"image {image.id}")
+
+            def finish() -> None:
+                image.ebs_snapshot.status = "completed"
+                image.state, image.names_snapshots = "available", True
+
+            machine.later(machine.takes("image", machine.times.image_point), snap, f"image {image.id}")
             return image
+
+        mappings = Ami.block_device_mappings.fget
+
+        def block_device_mappings(image: Any) -> list[dict[str, Any]]:
+            return mappings(image) if getattr(image, "names_snapshots", True) else []
 
         def deregister_image(backend: Any, ami_id: str) -> Any:
             answer = remove(backend, ami_id)
             machine.forget(ami_id)
             return answer
 
+        Ami.block_device_mappings = property(block_device_mappings)
         EC2Backend.create_image = create_image
         EC2Backend.deregister_image = deregister_image
 
@@ -530,6 +630,14 @@ class Gaps:
         create = AutoScalingBackend.create_auto_scaling_group
 
         def create_auto_scaling_group(backend: Any, *args: Any, **kwargs: Any) -> Any:
+            name = kwargs.get("name") or args[0]
+            if (before := backend.autoscaling_groups.get(name)) is not None:
+                pending = " and is pending deletion" if getattr(before, "status", None) else ""
+                raise AutoscalingClientError(
+                    "AlreadyExists",
+                    f"AutoScalingGroup by this name already exists - A group with the name {name} already "
+                    f"exists{pending}",
+                )
             group = create(backend, *args, **kwargs)
             template = group.ec2_launch_template
             data = template.get_version(group.launch_template_version).data if template else {}
@@ -557,22 +665,40 @@ class Gaps:
                 retire(group, state, self.machine)
             return TerminateInstanceActivity(state.instance, size)
 
-        def delete_auto_scaling_group(backend: Any, group_name: str) -> None:
-            group = backend.autoscaling_groups.pop(group_name)
+        def delete_auto_scaling_group(response: Any) -> Any:
+            backend, name = response.autoscaling_backend, response._get_param("AutoScalingGroupName")
+            group = backend.autoscaling_groups.get(name)
+            if group is None:
+                raise AutoscalingClientError(
+                    "ValidationError", f"AutoScalingGroup name not found - AutoScalingGroup '{name}' not found"
+                )
+            if not response._get_bool_param("ForceDelete", False):
+                if group.instance_states:
+                    raise AutoscalingClientError(
+                        "ResourceInUse",
+                        "You cannot delete an AutoScalingGroup while there are instances or pending Spot instance "
+                        "request(s) still in the group.",
+                    )
+                if (group.desired_capacity or 0) > 0 and time.monotonic() >= getattr(group, "not_before", 0.0):
+                    raise AutoscalingClientError(
+                        "ScalingActivityInProgress",
+                        "You cannot delete an AutoScalingGroup while there are scaling activities in progress for that "
+                        "group.",
+                    )
             for kept in (backend.lifecycle_hooks, backend.scheduled_actions):
-                for key in [k for k, one in kept.items() if one.auto_scaling_group_name == group_name]:
+                for key in [k for k, one in kept.items() if one.auto_scaling_group_name == name]:
                     kept.pop(key)
-            ids = [s.instance.id for s in group.instance_states]
-            if ids:
-                backend.ec2_backend.terminate_instances(ids)
+            group.status = DELETING
+            _leave(group, self.machine)
+            return EmptyResult()
 
         FakeAutoScalingGroup.set_desired_capacity = set_desired_capacity
         FakeAutoScalingGroup.update = update_group
         AutoScalingBackend.notify_terminate_instances = notify_terminate_instances
         AutoScalingBackend.create_auto_scaling_group = create_auto_scaling_group
         AutoScalingBackend.terminate_instance = terminate_instance
-        AutoScalingBackend.delete_auto_scaling_group = delete_auto_scaling_group
         AutoScalingResponse.disable_metrics_collection = disable_metrics_collection
+        AutoScalingResponse.delete_auto_scaling_group = delete_auto_scaling_group
         AutoScalingResponse.describe_scaling_activities = describe_scaling_activities
         AutoScalingResponse.update_auto_scaling_group = update_auto_scaling_group
 
@@ -619,6 +745,9 @@ def _activity(
 
 def tend(group: Any, machine: Machine) -> None:
     """One look of Auto Scaling at one group: forget what died, launch what is missing, end what is too much."""
+    if getattr(group, "status", None) == DELETING:
+        _leave(group, machine)
+        return
     for state in list(group.instance_states):
         _look(group, state, machine)
     serving = [s for s in group.instance_states if not s.lifecycle_state.startswith("Terminating")]
@@ -649,21 +778,38 @@ def retire(group: Any, state: Any, machine: Machine) -> None:
         group.ec2_backend.terminate_instances([state.instance.id])
 
 
+def _leave(group: Any, machine: Machine) -> None:
+    """A group that is being deleted: its instances end, whatever its hooks say, and it goes with the last of them."""
+    for state in list(group.instance_states):
+        if state.instance.state == "terminated":
+            _ended(group, state, machine, "the group was deleted")
+        elif state.instance.state != "shutting-down":
+            state.retired, state.lifecycle_state = datetime.now(UTC), "Terminating"
+            group.ec2_backend.terminate_instances([state.instance.id])
+    if not group.instance_states:
+        group.autoscaling_backend.autoscaling_groups.pop(group.name, None)
+
+
+def _ended(group: Any, state: Any, machine: Machine, cause: str) -> None:
+    group.instance_states.remove(state)
+    machine.hooks.forget(state.instance.id)
+    _activity(
+        group,
+        machine,
+        "Successful",
+        "EC2 Instance Terminate Successful",
+        f"Terminating EC2 instance: {state.instance.id}",
+        cause,
+        state.instance,
+        begun=getattr(state, "retired", datetime.now(UTC)),
+    )
+
+
 def _look(group: Any, state: Any, machine: Machine) -> None:
     name = state.instance.state
     if name in ("shutting-down", "terminated", "stopped"):
-        group.instance_states.remove(state)
-        machine.hooks.forget(state.instance.id)
-        _activity(
-            group,
-            machine,
-            "Successful",
-            "EC2 Instance Terminate Successful",
-            f"Terminating EC2 instance: {state.instance.id}",
-            f"an instance was taken out of service in response to an EC2 health check that found it {name}",
-            state.instance,
-            begun=getattr(state, "retired", datetime.now(UTC)),
-        )
+        cause = f"an instance was taken out of service in response to an EC2 health check that found it {name}"
+        _ended(group, state, machine, cause)
     elif state.lifecycle_state == "Pending" and name == "running":
         if machine.hooks.hold(group, state, LAUNCHING):
             state.lifecycle_state = "Pending:Wait"

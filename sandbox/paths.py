@@ -9,6 +9,8 @@ from pathlib import Path
 
 ROOT = Path("/var/lib/spotcache-sandbox")
 LABEL = "spotcache-sandbox"
+# Instead of a policy's file: an operator whom nothing holds back.
+UNLIMITED = "everything"
 NAME = re.compile(r"^[a-z][a-z0-9-]{0,14}$")
 
 
@@ -73,6 +75,11 @@ class Home:
     def redis_password(self) -> Path:
         """File with the password of the sandbox environment's Redis."""
         return self.directory / "redis-password"
+
+    @property
+    def authority(self) -> Path:
+        """The certificate of the authority that the sandbox's services are vouched for by."""
+        return self.directory / "authority.pem"
 
     @property
     def comment(self) -> str:

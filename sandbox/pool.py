@@ -23,7 +23,8 @@ DOCKER_DISK_GIB = 20
 
 
 @contextmanager
-def _loop_lock() -> Iterator[None]:
+def loop_lock() -> Iterator[None]:
+    """Let one process of this machine take a loop device at a time."""
     # `losetup -f` looks for a free device and takes it in two steps: two sandboxes must not do so at once.
     ROOT.mkdir(parents=True, exist_ok=True)
     with open(ROOT / "losetup.lock", "w", encoding="ascii") as lock:
@@ -58,7 +59,7 @@ class Pool:
             with open(self.home.pool_image, "wb") as image:
                 image.truncate(POOL_GIB * GIB)
             run("mkfs.xfs", "-q", "-m", "reflink=1", str(self.home.pool_image))
-        with _loop_lock():
+        with loop_lock():
             run("mount", "-o", "loop,discard,noatime", str(self.home.pool_image), str(self.home.pool))
         blank = self.home.pool / "docker-blank.img"
         if not blank.exists():
@@ -92,7 +93,7 @@ class Pool:
 
     def loop_up(self, path: Path) -> int:
         """Attach a file to a loop device and return the device's minor number."""
-        with _loop_lock():
+        with loop_lock():
             return int(run("losetup", "--find", "--show", str(path)).removeprefix("/dev/loop"))
 
     @staticmethod
@@ -106,7 +107,7 @@ class Pool:
         self.clone(source or self.home.pool / "docker-blank.img", image)
         mount = self.home.hosts / instance_id / "docker"
         mount.mkdir(parents=True, exist_ok=True)
-        with _loop_lock():
+        with loop_lock():
             run("mount", "-o", "loop,noatime", str(image), str(mount))
         return mount
 

@@ -61,6 +61,10 @@ class Zone:
     records: tuple[Record, ...] = field(default=())
 
 
+class Silent(Exception):
+    """Nobody answers here: a lookup raises it, and the client waits in vain."""
+
+
 # Given a name (lower case, no final dot) and a type; None when the name is in no zone of ours.
 Lookup = Callable[[str, str], Answer | None]
 
@@ -265,11 +269,17 @@ def _read(link: socket.socket, size: int) -> bytes:
     return data
 
 
-def vpc_lookup(zones: Callable[[], Sequence[Zone]], region: str, cidr: str) -> Lookup:
-    """Return the lookup of a VPC: its private zones as they are at each query, then the names of private addresses."""
+def vpc_lookup(
+    zones: Callable[[], Sequence[Zone]], region: str, cidr: str, outside: Lookup = lambda _name, _rdtype: None
+) -> Lookup:
+    """Return the lookup of a VPC: its private zones as they are at each query, then the names of private addresses.
+
+    `outside` is asked last; where it too says None, the query is handed on.
+    """
 
     def lookup(name: str, rdtype: str) -> Answer | None:
-        return answer_from_zones(zones(), name, rdtype) or internal_answer(name, rdtype, region, cidr)
+        own = answer_from_zones(zones(), name, rdtype) or internal_answer(name, rdtype, region, cidr)
+        return own or outside(name, rdtype)
 
     return lookup
 
@@ -333,6 +343,8 @@ class Server:
             target = open_end(response)
             if target is not None:
                 self._complete(response, target)
+        except Silent:
+            return None
         except Exception:
             # Whatever a lookup meets must not take the resolver away from every other host.
             LOG.exception("resolver: %s", query.question)

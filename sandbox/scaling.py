@@ -27,6 +27,7 @@ NAMES = {
 }
 FIELDS = (("minute", 0, 59), ("hour", 0, 23), ("day", 1, 31), ("month", 1, 12), ("weekday", 0, 7))
 ACTIONS_PER_GROUP = 125
+HEARTBEAT_S = (30, 7200)
 
 
 # -- the clock and cron ------------------------------------------------------------------------------------------------
@@ -150,6 +151,10 @@ class Hooks:
                 raise ValidationError(f"AutoScalingGroup name not found - AutoScalingGroup '{group}' not found")
             before = backend.lifecycle_hooks.get(f"{group}_{name}")
             timeout = response._get_int_param("HeartbeatTimeout")
+            if timeout is not None and not HEARTBEAT_S[0] <= timeout <= HEARTBEAT_S[1]:
+                raise ValidationError(
+                    f"Heartbeat timeout must be between {HEARTBEAT_S[0]} and {HEARTBEAT_S[1]} seconds, inclusive"
+                )
             hook = backend.create_lifecycle_hook(
                 name=name,
                 as_name=group,

@@ -26,22 +26,29 @@ import docker
 from moto import settings
 from moto.core import DEFAULT_ACCOUNT_ID
 from moto.core.authorization import ActionAuthenticatorMixin
-from moto.ec2.models import ec2_backends
+from moto.ec2.models import ec2_backends, vpcs
 from moto.ec2.models.amis import Ami
 from moto.iam.models import iam_backends
 from moto.moto_server.threaded_moto_server import ThreadedMotoServer
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication
 from moto.route53.models import route53_backends
 
-from sandbox import image, imds, resolver, tables
-from sandbox.cloud import Cloud, Signals, vpc_bridge
+from sandbox import image, imds, names, resolver, tables, vpc, zones
+from sandbox.authority import Authority
+from sandbox.cloud import Cloud, Signals
+from sandbox.dlm import Lifecycle
 from sandbox.events import Bus
 from sandbox.fis import Fis
+from sandbox.front import Front, Mirrors
 from sandbox.functions import Functions
+from sandbox.instance_connect import InstanceConnect
+from sandbox.machines import Machines
 from sandbox.moto_gaps import Gaps
-from sandbox.paths import ROOT, Home, known
+from sandbox.paths import ROOT, UNLIMITED, Home, known
 from sandbox.scaling import Clock, Schedules
 from sandbox.shell import ToolFailed, run
 from sandbox.ssm import Ssm
+from sandbox.times import SLOW, Slowness, Times
 from sandbox.verbs import Verbs
 
 log = logging.getLogger("sandbox")
@@ -107,13 +114,24 @@ class Server:
     """One running sandbox."""
 
     def __init__(
-        self, home: Home, operator_policy: dict[str, Any], port: int = 0, snapshot_seconds: float = 1.0
+        self,
+        home: Home,
+        operator_policies: dict[str, dict[str, Any]],
+        policies: dict[str, dict[str, Any]],
+        port: int = 0,
+        snapshot_seconds: float | None = None,
+        times: Times | None = None,
+        seed: str = "",
+        *,
+        machines: bool = False,
     ) -> None:
-        self.home = home
-        self.operator_policy = operator_policy
+        self.home, self.machines = home, machines
+        self.operator_policies, self.policies = operator_policies, policies
         self.account = DEFAULT_ACCOUNT_ID
         self.port = port
-        self.snapshot_seconds = snapshot_seconds
+        self.times, self.seed = times or Times(), seed or secrets.token_hex(4)
+        self.snapshot_seconds = self.times.snapshot[0] if snapshot_seconds is None else snapshot_seconds
+        self.exempt: set[str] = set()
         self.token = secrets.token_urlsafe(24)
         self.servers: list[Any] = []
 
@@ -121,36 +139,49 @@ class Server:
         """Bring everything up and return the state that is written to state.json."""
         self.home.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         tag = image.ensure("debian", progress=log.info)
-        docker_tag = image.ensure("debian-docker", progress=log.info)
+        # What a machine starts from is its disk; there is none with Docker's engine on it.
+        docker_tag = "" if self.machines else image.ensure("debian-docker", progress=log.info)
         client = docker.from_env(timeout=120)
         allow_many_hosts()
+        vpc.check_ipv6()
         cidr = reserve_cidr(self.home, lambda: networks_in_use(client))
+        close_moto_api()
         api = ThreadedMotoServer("127.0.0.1", self.port, verbose=False)
         api.start()
         self.port = api.get_host_and_port()[1]
         ec2 = ec2_backends[self.account][REGION]
-        self.cloud = Cloud(self.home, self.account, REGION, self.port)
+        self.cloud = (Machines if self.machines else Cloud)(self.home, self.account, REGION, self.port)
         self.cloud.snapshot_seconds = self.snapshot_seconds
+        slowness = Slowness(self.times, self.seed, lambda: self.exempt)
+        self.cloud.times, self.cloud.chance = self.times, slowness.chance
+        log.info("AWS's times follow from the seed %s (--seed %s has them again)", self.seed, self.seed)
         self.cloud.pool.open()
-        self.cloud.images = {
-            self._ami(ec2, f"debian-{image.chosen_release()}-amd64-20261101-2000", tag): tag,
-            self._ami(ec2, f"spotcache-debian-{image.chosen_release()}-docker-20261101", docker_tag): docker_tag,
-        }
-        bare, with_docker = self.cloud.images
+        tags = {f"debian-{image.chosen_release()}-amd64-20261101-2000": tag}
+        if docker_tag:
+            tags[f"spotcache-debian-{image.chosen_release()}-docker-20261101"] = docker_tag
+        self.cloud.images = {self._ami(ec2, name, one): one for name, one in tags.items()}
+        self._outside(cidr)
         self.cloud.on_vpc.append(self._serve_vpc)
         Gaps(self.cloud).close()
         ssm = Ssm(self.cloud)
         ssm.close_gaps()
         ssm.listen()
+        self.connect = InstanceConnect(self.cloud)
+        self.connect.close_gaps()
+        self.cloud.on_tick.append(self.connect.tick)
+        tunnels = self.connect.listen()
         self._happenings()
-        operator = self._user("operator", self.operator_policy)
-        # Looks on beside the operator, for whom the least permissions are to suffice.
-        owner = self._user("owner", FULL_ACCESS)
+        for name, document in self.policies.items():
+            self._policy(name, document)
+        slowness.close_gaps()
+        operator = self._user("operator", self.operator_policies)
+        # Looks on beside the operator, for whom the least permissions are to suffice, and sees what is, at once.
+        owner = self._user("owner", {"owner": FULL_ACCESS})
+        self.exempt.add(owner["access_key_id"])
         settings.INITIAL_NO_AUTH_ACTION_COUNT = 0
         ActionAuthenticatorMixin.request_count = 0
         self._secrets()
         control = self._control()
-        gateway = str(ipaddress.ip_network(cidr)[1])
         state = {
             "name": self.home.name,
             "pid": os.getpid(),
@@ -160,10 +191,14 @@ class Server:
             "zones": [z.name for z in ec2.describe_availability_zones()],
             "cidr": cidr,
             "endpoint": f"http://127.0.0.1:{self.port}",
-            "host_endpoint": f"http://{gateway}:{self.port}",
+            # Where EC2 Instance Connect Endpoints are reached: the SDK's AWS_ENDPOINT_URL_EC2_INSTANCE_CONNECT.
+            "tunnels": f"http://127.0.0.1:{tunnels}",
+            "authority": str(self.home.authority),
             "control": f"http://127.0.0.1:{control.server_address[1]}",
             "control_token": self.token,
-            "images": {"debian": bare, "debian_docker": with_docker},
+            "seed": self.seed,
+            "images": dict(zip(("debian", "debian_docker"), self.cloud.images, strict=False)),
+            "machines": self.machines,
             "ssh_key": str(self.home.ssh_key),
             "redis_password_file": str(self.home.redis_password),
             "operator": operator,
@@ -183,10 +218,12 @@ class Server:
         for part in (bus, self.cloud.hooks, schedules, fis):
             part.close_gaps()
         tables.close_gaps()
+        zones.close_gaps()
+        lifecycle = Lifecycle(self.account, REGION, clock, endpoint, bus.tell)
         self.cloud.on_event.append(bus.tell)
-        self.cloud.on_tick += [schedules.tick, lambda: bus.tick(clock.now().timestamp())]
+        self.cloud.on_tick += [schedules.tick, lambda: bus.tick(clock.now().timestamp()), lifecycle.tick]
         self.bus = bus
-        self.more = Verbs(self.cloud, bus, clock, schedules, fis)
+        self.more = Verbs(self.cloud, bus, clock, schedules, fis, lifecycle)
         bus.start()
 
     def _ami(self, ec2: Any, name: str, tag: str) -> str:
@@ -208,10 +245,16 @@ class Server:
         )
         return ami_id
 
-    def _user(self, name: str, policy: dict[str, Any]) -> dict[str, str]:
+    def _policy(self, name: str, document: dict[str, Any]) -> str:
+        """Have a managed policy, as the account's administrator makes one; its ARN."""
+        iam = iam_backends[self.account]["aws"]
+        return str(iam.create_policy("", "/", json.dumps(document), name, []).arn)
+
+    def _user(self, name: str, policies: dict[str, dict[str, Any]]) -> dict[str, str]:
         iam = iam_backends[self.account]["aws"]
         iam.create_user(region_name=REGION, user_name=name, path="/", tags=None)
-        iam.put_user_policy(name, name, json.dumps(policy))
+        for policy, document in policies.items():
+            iam.attach_user_policy(self._policy(policy, document), name)
         key = iam.create_access_key(name)
         return {"access_key_id": key.access_key_id, "secret_access_key": key.secret_access_key}
 
@@ -225,33 +268,42 @@ class Server:
             with os.fdopen(descriptor, "w", encoding="ascii") as file:
                 file.write(secrets.token_urlsafe(24))
 
-    def _serve_vpc(self, bridge: str, gateway: str, address: str) -> None:
-        """Metadata service, resolver and AWS's API inside a new VPC."""
-        metadata = imds.Server(gateway, IMDS_PORT, self.cloud.view)
-        metadata.start()
-        imds.install_dnat(bridge, gateway, IMDS_PORT, f"{self.home.comment}/{bridge}")
-        cidr = next(v.cidr_block for v in self.cloud.ec2.vpcs.values() if vpc_bridge(v.id) == bridge)
-        dns = resolver.Server(address, 53, resolver.vpc_lookup(self._zones, REGION, cidr))
-        dns.start()
-        api = ThreadedMotoServer(gateway, self.port, verbose=False)
-        api.start()
-        self.servers += [metadata, dns, api]
+    def _outside(self, cidr: str) -> None:
+        """What there is for hosts beyond their VPC: AWS's services, mirrors of packages, and whom to trust there."""
+        # Ready before the first host asks: a resolver that takes seconds is asked again.
+        threading.Thread(target=names.table, args=(REGION,), daemon=True, name="names").start()
+        authority = Authority(self.home.name)
+        self.home.authority.write_bytes(authority.pem)
+        hashed = run("openssl", "x509", "-noout", "-subject_hash", "-in", str(self.home.authority))
+        self.cloud.certificate, self.cloud.certificate_hash = authority.pem, hashed
+        mirrors = Mirrors.of_this_machine(image.RELEASES[image.chosen_release()])
+        self.front = Front(REGION, authority, mirrors, self.home.directory)
+        vpcs.random_ipv6_cidr = vpc.ipv6_networks(cidr)
 
-    def _zones(self) -> list[resolver.Zone]:
-        """Route 53's private zones and what stands in them."""
-        return [
-            resolver.Zone(
-                zone.name.rstrip("."),
-                tuple(
-                    resolver.Record(r.name.rstrip("."), r.type, int(r.ttl or 60), str(value))
-                    for r in list(zone.rrsets)
-                    for value in (r.records or [])
-                    if r.type not in ("NS", "SOA")
-                ),
-            )
-            for zone in list(route53_backends[self.account]["aws"].zones.values())
-            if zone.private_zone
-        ]
+    def _serve_vpc(self, edge: vpc.Edge, address: str) -> None:
+        """Metadata service, resolver and AWS's API inside a new VPC."""
+        metadata = imds.Server(edge.gateway, IMDS_PORT, self.cloud.view)
+        metadata.start()
+        imds.install_dnat(edge.bridge, edge.gateway, IMDS_PORT, edge.comment)
+        lookup = resolver.vpc_lookup(lambda: self._zones(edge.vpc_id), REGION, edge.cidr, self.front.answer)
+        dns = resolver.Server(address, 53, lookup)
+        dns.start()
+        imds.install_rules(imds.resolver_rules(edge.bridge, address, 53, edge.comment))
+        ports = [self.front.listen(at, tls=tls) for at in (edge.gateway, edge.gateway_6) for tls in (True, False)]
+        edge.serve(*ports)
+        self.servers += [metadata, dns]
+
+    def _zones(self, vpc_id: str) -> list[resolver.Zone]:
+        """Route 53's private zones that a VPC asks, and what stands in them."""
+        hosted = list(route53_backends[self.account]["aws"].zones.values())
+        return zones.of_vpc(hosted, self._resolved(vpc_id), REGION)
+
+    def _resolved(self, vpc_id: str) -> Any:
+        """A VPC whose resolver answers at all."""
+        record = self.cloud.ec2.vpcs[vpc_id]
+        if not record.enable_dns_support:
+            raise resolver.Silent
+        return record
 
     # -- control -------------------------------------------------------------------------------------------------------
 
@@ -352,6 +404,19 @@ class Server:
         return http
 
 
+def close_moto_api() -> None:
+    """Let moto's own interface answer nobody: it shows every secret of the account to whoever asks."""
+    answer = DomainDispatcherApplication.__call__
+
+    def call(app: Any, environ: dict[str, Any], start_response: Any) -> Any:
+        if str(environ.get("PATH_INFO", "")).lstrip("/").startswith("moto-api"):
+            start_response("404 Not Found", [("Content-Type", "text/plain")])
+            return [b"not here"]
+        return answer(app, environ, start_response)
+
+    DomainDispatcherApplication.__call__ = call
+
+
 def hash_of(text: str) -> int:
     """A number that follows from a text alone (Python's own hash changes from run to run)."""
     import hashlib
@@ -359,7 +424,25 @@ def hash_of(text: str) -> int:
     return int(hashlib.sha256(text.encode()).hexdigest()[:17], 16)
 
 
-def serve(home: Home, policy_file: str | None, port: int, snapshot_seconds: float) -> int:
+def read_policies(files: list[str]) -> dict[str, dict[str, Any]]:
+    """Policy documents by their files' names without the ending; `everything` is no file."""
+    return {
+        Path(file).stem: FULL_ACCESS if file == UNLIMITED else json.loads(Path(file).read_text(encoding="utf-8"))
+        for file in files
+    }
+
+
+def serve(
+    home: Home,
+    operator_policies: list[str],
+    policies: list[str],
+    port: int,
+    snapshot_seconds: float | None,
+    *,
+    slow: bool = False,
+    seed: str = "",
+    machines: bool = False,
+) -> int:
     """Run a sandbox in this process until it is told to end."""
     home.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     with open(home.lock, "w", encoding="ascii") as lock:
@@ -368,8 +451,9 @@ def serve(home: Home, policy_file: str | None, port: int, snapshot_seconds: floa
         except BlockingIOError:
             log.error("sandbox %s runs already", home.name)
             return 1
-        policy = json.loads(Path(policy_file).read_text(encoding="utf-8")) if policy_file else FULL_ACCESS
-        server = Server(home, policy, port, snapshot_seconds)
+        may = read_policies(operator_policies)
+        times = SLOW if slow else Times()
+        server = Server(home, may, read_policies(policies), port, snapshot_seconds, times, seed, machines=machines)
         state = server.start()
         done = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):

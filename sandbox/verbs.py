@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the command line needs none of what the server does
     from sandbox.cloud import Cloud
+    from sandbox.dlm import Lifecycle
     from sandbox.events import Bus
     from sandbox.fis import Fis
     from sandbox.scaling import Clock, Schedules
@@ -19,8 +20,11 @@ if TYPE_CHECKING:  # the command line needs none of what the server does
 class Verbs:
     """Carries out the verbs inside the sandbox's process."""
 
-    def __init__(self, cloud: Cloud, bus: Bus, clock: Clock, schedules: Schedules, fis: Fis) -> None:
+    def __init__(
+        self, cloud: Cloud, bus: Bus, clock: Clock, schedules: Schedules, fis: Fis, lifecycle: Lifecycle
+    ) -> None:
         self.cloud, self.bus, self.clock, self.schedules, self.fis = cloud, bus, clock, schedules, fis
+        self.lifecycle = lifecycle
 
     def command(self, verb: str, body: dict[str, Any]) -> dict[str, Any]:
         """Carry out one verb. Raises KeyError for an unknown verb or argument, ValueError for a value that is none."""
@@ -40,6 +44,7 @@ class Verbs:
         elif body.get("seconds"):
             self.clock.move(self.clock.now() + timedelta(seconds=float(body["seconds"])))
         self.schedules.tick()
+        self.lifecycle.catch_up()
         return {"time": self.clock.now().isoformat()}
 
     def verb_fire(self, body: dict[str, Any]) -> dict[str, Any]:
