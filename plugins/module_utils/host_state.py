@@ -7,6 +7,7 @@ import base64
 import hashlib
 import os
 import stat
+import tempfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -59,6 +60,49 @@ def differs(expected: Mapping[str, Any]) -> bool:
     if data is None:
         return bool(found["type"] != "directory")
     return found.get("sha256") != hashlib.sha256(data).hexdigest()
+
+
+def replace_file(path: str, data: bytes, mode: int, uid: int, gid: int) -> None:
+    """Put a file in place in one step: nobody ever sees half of it, or sees it with another mode.
+
+    What was there is overwritten when it was closed to other users, and so may have held a secret: an image of the disk
+    would hold the blocks of a file that nobody names any more.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    before = overwritable(path)
+    try:
+        handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".new-")
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fchown(stream.fileno(), uid, gid)
+                os.fchmod(stream.fileno(), mode)
+                os.fsync(stream.fileno())
+            os.rename(temporary, path)
+        except OSError:
+            os.unlink(temporary)
+            raise
+        # Another name of it may be in use.
+        if before is not None and os.fstat(before).st_nlink == 0:
+            os.write(before, bytes(os.fstat(before).st_size))
+            os.fsync(before)
+    finally:
+        if before is not None:
+            os.close(before)
+
+
+def overwritable(path: str) -> int | None:
+    """A file that is closed to other users, opened to be overwritten; None for anything else."""
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return None
+    if not stat.S_ISREG(status.st_mode) or status.st_mode & stat.S_IRWXO:
+        return None
+    return os.open(path, os.O_WRONLY | os.O_NOFOLLOW)
 
 
 # The options of one expected path, for the modules that take a list of them.

@@ -45,9 +45,16 @@ def example(pattern: str, samples: dict[str, str], account: str, partition: str 
 def context_entries(conditions: dict[str, Any], samples: dict[str, str]) -> tuple[dict[str, Any], ...]:
     """Request context that fulfils a statement's conditions."""
     entries: list[dict[str, Any]] = []
+    named = {key for operator, keys in conditions.items() if operator != "Null" for key in keys}
     for operator, keys in conditions.items():
         kind = CONTEXT_TYPES.get(operator.removesuffix("IfExists"), "string")
         for key, values in keys.items():
+            if operator == "Null":
+                # Only that the request says something of it, where it is to.
+                if as_list(values) == ["false"] and key not in named:
+                    value = samples.get(key, samples.get("*", "example"))
+                    entries.append({"ContextKeyName": key, "ContextKeyValues": [value], "ContextKeyType": "string"})
+                continue
             filled = [samples.get(value, value).replace("*", samples.get("*", "example")) for value in as_list(values)]
             if operator.startswith("ForA"):
                 # ForAllValues, ForAnyValue: the request holds a list.
@@ -57,8 +64,28 @@ def context_entries(conditions: dict[str, Any], samples: dict[str, str]) -> tupl
     return tuple(entries)
 
 
-def questions(policy: dict[str, Any], samples: dict[str, str], account: str, partition: str = "aws") -> list[Question]:
-    """One question for each thing that a policy document allows."""
+def circumstances(region: str, temporary: bool) -> tuple[dict[str, Any], ...]:
+    """What every request of these credentials says besides, so far as it is known: the simulator knows none of it.
+
+    Temporary credentials are taken to be of a session with multi-factor authentication, since none can tell; keys of a
+    user's own never are. From which address AWS sees the request come is not known here.
+    """
+    entries = [("aws:RequestedRegion", region, "string"), ("aws:SecureTransport", "true", "boolean")]
+    if temporary:
+        entries.append(("aws:MultiFactorAuthPresent", "true", "boolean"))
+    return tuple(
+        {"ContextKeyName": key, "ContextKeyValues": [value], "ContextKeyType": kind} for key, value, kind in entries
+    )
+
+
+def questions(
+    policy: dict[str, Any],
+    samples: dict[str, str],
+    account: str,
+    partition: str = "aws",
+    always: tuple[dict[str, Any], ...] = (),
+) -> list[Question]:
+    """One question for each thing that a policy document allows, asked with what is always so."""
     statements = policy["Statement"]
     asked = []
     for statement in statements if isinstance(statements, list) else [statements]:
@@ -70,7 +97,7 @@ def questions(policy: dict[str, Any], samples: dict[str, str], account: str, par
                 resources=tuple(
                     example(item, samples, account, partition) for item in as_list(statement.get("Resource", "*"))
                 ),
-                context=context_entries(statement.get("Condition") or {}, samples),
+                context=(*context_entries(statement.get("Condition") or {}, samples), *always),
             )
         )
     return asked

@@ -129,6 +129,7 @@ stopped:
 """
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -215,6 +216,24 @@ def is_about_the_role(reason: str) -> bool:
     return "assume" in reason.lower()
 
 
+def known(call: Callable[[], Any], params: dict[str, Any], clock: Callable[[], float]) -> Any:
+    """What a call of FIS answers; one that it refuses because the role is too new is made again.
+
+    Raises botocore's ClientError for any other refusal, and for this one when the time is over.
+    """
+    begun = clock()
+    while True:
+        try:
+            return call()
+        except ClientError as error:
+            refused = error.response["Error"]
+            # A denial names the caller, who may have assumed a role.
+            about_the_role = "Denied" not in refused["Code"] and is_about_the_role(refused.get("Message", ""))
+            if not about_the_role or clock() - begun > params["role_timeout"]:
+                raise
+        time.sleep(ROLE_PAUSE)
+
+
 def named(fis: Any, name: str) -> list[str]:
     """The ids of the templates with that name."""
     found: list[str] = []
@@ -250,9 +269,8 @@ def start(fis: Any, template: str, params: dict[str, Any], clock: Callable[[], f
     """
     begun = clock()
     while True:
-        experiment: dict[str, Any] = fis.start_experiment(experimentTemplateId=template, tags=tags_of(params))[
-            "experiment"
-        ]
+        begin = functools.partial(fis.start_experiment, experimentTemplateId=template, tags=tags_of(params))
+        experiment: dict[str, Any] = known(begin, params, clock)["experiment"]
         while params["wait"] != "no" and not has_come(experiment, params["wait"]):
             if clock() - begun > params["wait_timeout"]:
                 raise Trouble(
@@ -280,7 +298,8 @@ def ensure_started(module: AnsibleAWSModule, fis: Any) -> dict[str, Any]:
         }  # fmt: skip
     for one in before:
         fis.delete_experiment_template(id=one)
-    template = fis.create_experiment_template(**request(params))["experimentTemplate"]["id"]
+    create = functools.partial(fis.create_experiment_template, **request(params))
+    template = known(create, params, time.monotonic)["experimentTemplate"]["id"]
     try:
         experiment = start(fis, template, params, time.monotonic)
     except BaseException:

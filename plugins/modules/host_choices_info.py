@@ -80,6 +80,9 @@ instance_types:
     spot:
       description: Whether it is sold on the Spot market.
       type: bool
+    hypervisor:
+      description: What its instances run on, V(nitro) or V(xen); empty for bare metal.
+      type: str
     zones:
       description: Availability zones that offer it.
       type: list
@@ -128,6 +131,7 @@ def described(record: dict[str, Any], zones: list[str]) -> dict[str, Any]:
         "architectures": [name for name in record["ProcessorInfo"]["SupportedArchitectures"] if name in NAMES],
         "burstable": bool(record.get("BurstablePerformanceSupported")),
         "spot": "spot" in record.get("SupportedUsageClasses", []),
+        "hypervisor": "" if record.get("BareMetal") else str(record.get("Hypervisor") or ""),
         "zones": sorted(zones),
     }
 

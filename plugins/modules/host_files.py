@@ -72,7 +72,6 @@ written:
 
 import contextlib
 import os
-import tempfile
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -82,6 +81,7 @@ from ansible_collections.spotcache.redis.plugins.module_utils.host_state import 
     describe,
     differs,
     read,
+    replace_file,
 )
 
 
@@ -97,18 +97,7 @@ def write_directory(path: str, mode: int, uid: int, gid: int) -> None:
 def write_file(path: str, data: bytes, mode: int, uid: int, gid: int) -> None:
     """Replace a file in one step."""
     os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".new-")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fchown(stream.fileno(), uid, gid)
-            os.fchmod(stream.fileno(), mode)
-            os.fsync(stream.fileno())
-        os.rename(temporary, path)
-    except OSError:
-        os.unlink(temporary)
-        raise
+    replace_file(path, data, mode, uid, gid)
 
 
 def difference(expected: dict[str, Any]) -> dict[str, Any]:

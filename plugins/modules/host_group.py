@@ -164,8 +164,8 @@ from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleA
 from ansible_collections.spotcache.redis.plugins.module_utils.ensure import Trouble, finish
 
 POLL_S = 1.5
-# IAM tells Auto Scaling of a new instance profile only after a while.
-PROFILE_PATIENCE_S = 60
+# A new instance profile or launch template is known to Auto Scaling, and to a look at it, only after a while.
+PATIENCE_S = 60
 RUNNING = ("pending", "running")
 
 
@@ -249,6 +249,12 @@ def request(name: str, settings: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def is_unsettled(message: str) -> bool:
+    """Whether Auto Scaling refuses a template only because it, or its profile, is not known everywhere yet."""
+    words = message.lower().replace(" ", "")
+    return "iaminstanceprofile" in words or ("launchtemplate" in words and "doesnotexist" in words)
+
+
 def group_tags(name: str, tags: dict[str, str]) -> list[dict[str, Any]]:
     """Tags as Auto Scaling takes them."""
     return [
@@ -322,15 +328,14 @@ class HostGroup:
             )
 
     def _create(self, wanted: dict[str, Any]) -> None:
-        deadline = time.monotonic() + PROFILE_PATIENCE_S
+        deadline = time.monotonic() + PATIENCE_S
         while True:
             try:
                 self.autoscaling.create_auto_scaling_group(
                     **request(self.name, wanted), Tags=group_tags(self.name, wanted["tags"])
                 )
             except ClientError as error:
-                message = str(error).lower().replace(" ", "")
-                if "iaminstanceprofile" not in message or time.monotonic() > deadline:
+                if not is_unsettled(str(error)) or time.monotonic() > deadline:
                     raise
                 time.sleep(3)
             else:
@@ -418,6 +423,10 @@ def ensure_present(module: AnsibleAWSModule, group: HostGroup) -> dict[str, Any]
     """The task's result for state=present."""
     wanted = wanted_settings(module.params)
     latest = group.latest_version(wanted["launch_template"])
+    deadline = time.monotonic() + PATIENCE_S
+    while not latest and not module.check_mode and time.monotonic() < deadline:
+        time.sleep(POLL_S)
+        latest = group.latest_version(wanted["launch_template"])
     if not latest and not module.check_mode:
         raise Trouble(f"There is no launch template called {wanted['launch_template']}.")
     described = group.describe()

@@ -68,6 +68,23 @@ options:
         description: Whether members of the clients' group may connect.
         type: bool
         default: false
+      endpoint:
+        description: Whether the groups of the VPC's EC2 Instance Connect Endpoint may connect.
+        type: bool
+        default: false
+  instance_connect_endpoint:
+    description:
+      - Whether the VPC is to have an EC2 Instance Connect Endpoint. Somebody else's is as good as ours with V(present),
+        and the only one that will do with V(existing); with V(absent) ours is to go, unless other groups let it in.
+    type: str
+    choices: [present, existing, absent]
+    default: absent
+  endpoint_name:
+    description:
+      - Name of our endpoint and of its security group, whichever environment has made them.
+      - EC2 allows one endpoint in a VPC, so environments in the same VPC share it.
+    type: str
+    default: ''
   dns_zone:
     description: Name of the private DNS zone. Empty means none.
     type: str
@@ -120,6 +137,20 @@ subnets:
   returned: always
   type: list
   elements: dict
+stranded:
+  description:
+    - Subnets of an existing VPC from which a host would not get out the way O(egress) says.
+    - With V(existing) that is a subnet without a default route over IPv4, or with one to an internet gateway but
+      without public addresses, in a VPC without interface endpoints.
+  returned: always
+  type: list
+  elements: str
+resolves:
+  description:
+    - Whether hosts in the VPC are answered from private DNS zones.
+    - For that both its attributes C(enableDnsSupport) and C(enableDnsHostnames) must be on.
+  returned: always
+  type: bool
 host_security_group_id:
   description: The host's security group; empty when there is none.
   returned: always
@@ -128,6 +159,19 @@ client_security_group_id:
   description: The clients' security group; empty when there is none.
   returned: always
   type: str
+cidrs:
+  description: The VPC's IPv4 ranges; empty when there is no VPC.
+  returned: always
+  type: list
+  elements: str
+endpoint_security_group_id:
+  description: The security group of our own EC2 Instance Connect Endpoint; empty when there is none.
+  returned: always
+  type: str
+instance_connect_endpoint:
+  description: The VPC's endpoint, as M(spotcache.redis.instance_connect_endpoint) returns it; empty when there is none.
+  returned: always
+  type: dict
 dns_zone_id:
   description: The private DNS zone; empty when there is none.
   returned: always
@@ -135,7 +179,7 @@ dns_zone_id:
 """
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 # AnsibleAWSModule says so when it is missing.
@@ -145,9 +189,11 @@ with contextlib.suppress(ImportError):
 from ansible.module_utils.common.dict_transformations import camel_dict_to_snake_dict
 from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleAWSModule
 from ansible_collections.spotcache.redis.plugins.module_utils.cidr import plan
+from ansible_collections.spotcache.redis.plugins.module_utils.instance_connect import USABLE, described, find, is_ours
 from ansible_collections.spotcache.redis.plugins.module_utils.look import ask_all, has_tags, only, tags_of
 
-PARTS = ("vpc", "subnets", "egress", "security_groups", "dns")
+PARTS = ("vpc", "subnets", "egress", "security_groups", "instance_connect_endpoint", "dns")
+SSH = 22
 EVERYWHERE = {"ipv4": "0.0.0.0/0", "ipv6": "::/0"}
 
 
@@ -172,11 +218,52 @@ def permissions(listed: Iterable[dict[str, Any]]) -> set[tuple[str, Any, Any, st
     return found
 
 
-def wanted_permissions(ingress: Iterable[dict[str, Any]], client_group: str) -> set[tuple[str, Any, Any, str]]:
+def cidrs_of(vpc: Mapping[str, Any]) -> list[str]:
+    """The IPv4 ranges that a VPC has."""
+    listed = vpc.get("CidrBlockAssociationSet") or []
+    return sorted(str(one["CidrBlock"]) for one in listed if one["CidrBlockState"]["State"] == "associated")
+
+
+def lets_in(gate: Mapping[str, Any], groups: Iterable[dict[str, Any]], besides: Mapping[str, Any]) -> bool:
+    """Whether a group besides our host's lets the endpoint in: another environment is reached through it."""
+    others = (group for group in groups if group["GroupId"] != besides.get("GroupId"))
+    return bool(gate) and any(
+        gate["GroupId"] == entry[3] for group in others for entry in permissions(group["IpPermissions"])
+    )
+
+
+def default_route(routes: Iterable[dict[str, Any]], version: str) -> str:
+    """What a route table's default route leads to; empty without one that works."""
+    key = {"ipv4": "DestinationCidrBlock", "ipv6": "DestinationIpv6CidrBlock"}[version]
+    targets = ("GatewayId", "NatGatewayId", "EgressOnlyInternetGatewayId", "TransitGatewayId", "NetworkInterfaceId")
+    for route in routes:
+        if route.get(key) == EVERYWHERE[version] and route.get("State") != "blackhole":
+            return next(
+                (str(route[target]) for target in (*targets, "VpcPeeringConnectionId") if route.get(target)), ""
+            )
+    return ""
+
+
+def gets_out(subnet: dict[str, Any], routes: list[dict[str, Any]], egress: str, endpoints: bool) -> bool:
+    """Whether a host in an existing subnet gets out the way it is meant to."""
+    four, six = default_route(routes, "ipv4"), default_route(routes, "ipv6")
+    if egress == "ipv6":
+        return bool(ipv6_of(subnet)) and six.startswith(("igw-", "eigw-"))
+    if egress == "public_ipv4":
+        return four.startswith("igw-")
+    if egress == "existing":
+        return endpoints or (bool(four) and (not four.startswith("igw-") or bool(subnet.get("MapPublicIpOnLaunch"))))
+    return True
+
+
+def wanted_permissions(
+    ingress: Iterable[dict[str, Any]], client_group: str, endpoint_groups: Sequence[str] = ()
+) -> set[tuple[str, Any, Any, str]]:
     """The same of what is asked for."""
     wanted = set()
     for rule in ingress:
         sources = [*rule["cidrs"], *rule["group_ids"], *([client_group] if rule["clients"] else [])]
+        sources += endpoint_groups if rule["endpoint"] else ()
         wanted |= {("tcp", rule["port"], rule["port"], str(source)) for source in sources}
     return wanted
 
@@ -189,6 +276,7 @@ class Network:
         self.route53 = route53
         self.params = params
         self.name = str(params["name"])
+        self.endpoint_name = str(params["endpoint_name"])
         self.tags = {str(key): str(value) for key, value in params["tags"].items()}
 
     def pages(self, operation: str, key: str, filters: dict[str, str]) -> list[dict[str, Any]]:
@@ -234,8 +322,9 @@ class Network:
     def look(self, region: str) -> dict[str, Any]:
         """What there is, and what differs."""
         vpc = self.find_vpc()
+        asked_for = {"dns": self.params["dns_zone"], "instance_connect_endpoint": self.makes_endpoint(None)}
         if vpc is None:
-            return result({}, [], {}, {}, {}, [part for part in PARTS if part != "dns" or self.params["dns_zone"]])
+            return result({}, differing=[part for part in PARTS if asked_for.get(part, True)])
         vpc_id = vpc["VpcId"]
         inside = {"vpc-id": vpc_id}
         attached = {"attachment.vpc-id": vpc_id}
@@ -250,13 +339,16 @@ class Network:
                 "endpoints": lambda: self.pages("describe_vpc_endpoints", "VpcEndpoints", inside),
                 "groups": lambda: self.pages("describe_security_groups", "SecurityGroups", inside),
                 "zone": lambda: self.zone_of(vpc_id, region),
+                "endpoint": lambda: find(self.ec2, vpc_id),
             }
         )
         own = not self.params["vpc_id"]
         usable = self.usable_subnets(vpc, answers["subnets"]) if own else self.given_subnets(answers["subnets"])
         groups = {group["GroupName"]: group for group in answers["groups"]}
-        client, host = groups.get(f"{self.name}-client", {}), groups.get(f"{self.name}-host", {})
+        client, host = (groups.get(f"{self.name}-{part}", {}) for part in ("client", "host"))
+        gate = groups.get(self.endpoint_name, {})
         zone = answers["zone"] or {}
+        endpoint = answers["endpoint"]
         # What is made later may depend on what is changed earlier.
         vpc_differs = own and not self.vpc_is_right(vpc, answers["support"] and answers["hostnames"])
         enough = max(2, len(self.params["zones"] if own else self.params["subnet_ids"]))
@@ -265,10 +357,23 @@ class Network:
             "vpc": vpc_differs,
             "subnets": subnets_differ,
             "egress": own and (subnets_differ or not self.egress_is_right(vpc_id, region, usable, answers)),
-            "security_groups": not self.groups_are_right(client, host),
+            "security_groups": not self.groups_are_right(client, host, self.endpoint_groups(endpoint, gate)),
+            "instance_connect_endpoint": not self.endpoint_is_right(
+                endpoint, gate, cidrs_of(vpc), shared=lets_in(gate, answers["groups"], besides=host)
+            ),
             "dns": bool(self.params["dns_zone"]) and not has_tags(zone, self.named()),
         }
-        return result(vpc, usable, host, client, zone, [part for part in PARTS if differing[part]])
+        stranded = [] if own else self.stranded(usable, answers["tables"], answers["endpoints"])
+        return result(
+            vpc,
+            subnets=usable,
+            groups={"host": host, "client": client, "endpoint": gate},
+            zone=zone,
+            endpoint=described(endpoint, self.endpoint_name),
+            stranded=stranded,
+            resolves=answers["support"] and answers["hostnames"],
+            differing=[part for part in PARTS if differing[part]],
+        )
 
     def egress_gateways(self) -> list[dict[str, Any]]:
         """All egress-only internet gateways; they cannot be asked for by VPC."""
@@ -303,6 +408,21 @@ class Network:
         return (
             sorted(named, key=lambda subnet: (subnet["AvailabilityZone"], subnet["SubnetId"])) if len(zones) > 1 else []
         )
+
+    def stranded(
+        self, subnets: list[dict[str, Any]], tables: list[dict[str, Any]], endpoints: list[dict[str, Any]]
+    ) -> list[str]:
+        """Those of the existing subnets from which a host would not get out as it is meant to."""
+        tied = {one.get("SubnetId"): table for table in tables for one in table.get("Associations") or []}
+        main = next((t for t in tables if any(one.get("Main") for one in t.get("Associations") or [])), {})
+        inside = any(endpoint.get("VpcEndpointType") == "Interface" for endpoint in endpoints)
+        return [
+            str(subnet["SubnetId"])
+            for subnet in subnets
+            if not gets_out(
+                subnet, tied.get(subnet["SubnetId"], main).get("Routes") or [], str(self.params["egress"]), inside
+            )
+        ]
 
     def egress_is_right(self, vpc_id: str, region: str, subnets: list[dict[str, Any]], answers: dict[str, Any]) -> bool:
         """Gateway, route, the subnets' table, and the endpoint for S3."""
@@ -348,7 +468,42 @@ class Network:
             and has_tags(gateway, self.named())
         }
 
-    def groups_are_right(self, client: dict[str, Any], host: dict[str, Any]) -> bool:
+    def makes_endpoint(self, endpoint: dict[str, Any] | None) -> bool:
+        """Whether the endpoint is to be our own: EC2 allows no second one beside somebody else's."""
+        free = endpoint is None or is_ours(endpoint, self.endpoint_name)
+        return bool(self.params["instance_connect_endpoint"] == "present") and free
+
+    def endpoint_groups(self, endpoint: dict[str, Any] | None, gate: dict[str, Any]) -> list[str]:
+        """Security groups from which tunnels come."""
+        if self.params["instance_connect_endpoint"] == "absent":
+            return []
+        if self.makes_endpoint(endpoint):
+            # Without one the host's group cannot be right.
+            return [gate.get("GroupId", "")]
+        return list((endpoint or {}).get("SecurityGroupIds") or [])
+
+    def endpoint_is_right(
+        self, endpoint: dict[str, Any] | None, gate: dict[str, Any], cidrs: Sequence[str], *, shared: bool
+    ) -> bool:
+        """Our own is there with its tags, and with its group, which lets out to SSH in the VPC only; or neither is.
+
+        One that other environments use as well stays, and has the tags of the one that made it.
+        """
+        if self.params["instance_connect_endpoint"] == "absent":
+            return shared or (not gate and (endpoint is None or not is_ours(endpoint, self.endpoint_name)))
+        if not self.makes_endpoint(endpoint):
+            return True
+        if endpoint is None or not gate:
+            return False
+        return (
+            (endpoint["State"] in USABLE or endpoint["State"] == "create-in-progress")
+            and all(set(self.tags) <= set(tags_of(record)) for record in (endpoint, gate))
+            and endpoint.get("SecurityGroupIds") == [gate["GroupId"]]
+            and not permissions(gate["IpPermissions"])
+            and permissions(gate["IpPermissionsEgress"]) == {("tcp", SSH, SSH, cidr) for cidr in cidrs}
+        )
+
+    def groups_are_right(self, client: dict[str, Any], host: dict[str, Any], endpoint_groups: Sequence[str]) -> bool:
         """Both groups with their tags, and the host's with exactly the permissions asked for."""
         if not client or not host:
             return False
@@ -359,7 +514,8 @@ class Network:
         return (
             has_tags(client, self.named("-client"))
             and has_tags(host, self.named("-host"))
-            and permissions(host["IpPermissions"]) == wanted_permissions(self.params["ingress"], client["GroupId"])
+            and permissions(host["IpPermissions"])
+            == wanted_permissions(self.params["ingress"], client["GroupId"], endpoint_groups)
             and let_out == out
             and all(entry[0] == "-1" for entry in permissions(host["IpPermissionsEgress"]))
         )
@@ -367,27 +523,36 @@ class Network:
 
 def result(
     vpc: dict[str, Any],
-    subnets: list[dict[str, Any]],
-    host: dict[str, Any],
-    client: dict[str, Any],
-    zone: dict[str, Any],
+    *,
     differing: list[str],
+    stranded: Iterable[str] = (),
+    resolves: bool = False,
+    subnets: Sequence[dict[str, Any]] = (),
+    groups: Mapping[str, dict[str, Any]] | None = None,
+    zone: Mapping[str, Any] | None = None,
+    endpoint: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The task's result."""
-    described = camel_dict_to_snake_dict(vpc, ignore_list=["Tags"])
-    if described:
-        described["tags"] = tags_of(vpc)
-        described["ipv6_cidr"] = ipv6_of(vpc)
+    record = camel_dict_to_snake_dict(vpc, ignore_list=["Tags"])
+    if record:
+        record["tags"] = tags_of(vpc)
+        record["ipv6_cidr"] = ipv6_of(vpc)
+    ids = {part: group.get("GroupId", "") for part, group in (groups or {}).items()}
     return {
         "differing": differing,
-        "vpc": described,
+        "vpc": record,
+        "cidrs": cidrs_of(vpc),
         "subnets": [
             {"id": subnet["SubnetId"], "zone": subnet["AvailabilityZone"], "cidr": subnet["CidrBlock"]}
             for subnet in subnets
         ],
-        "host_security_group_id": host.get("GroupId", ""),
-        "client_security_group_id": client.get("GroupId", ""),
-        "dns_zone_id": zone.get("Id", "").rpartition("/")[2],
+        "stranded": list(stranded),
+        "resolves": resolves,
+        "host_security_group_id": ids.get("host", ""),
+        "client_security_group_id": ids.get("client", ""),
+        "endpoint_security_group_id": ids.get("endpoint", ""),
+        "instance_connect_endpoint": endpoint or {},
+        "dns_zone_id": (zone or {}).get("Id", "").rpartition("/")[2],
     }
 
 
@@ -398,6 +563,7 @@ def main() -> None:
         "cidrs": {"type": "list", "elements": "str", "default": []},
         "group_ids": {"type": "list", "elements": "str", "default": []},
         "clients": {"type": "bool", "default": False},
+        "endpoint": {"type": "bool", "default": False},
     }
     module = AnsibleAWSModule(
         argument_spec={
@@ -408,9 +574,16 @@ def main() -> None:
             "subnet_ids": {"type": "list", "elements": "str", "default": []},
             "egress": {"type": "str", "choices": ["existing", "ipv6", "public_ipv4", "none"], "required": True},
             "ingress": {"type": "list", "elements": "dict", "default": [], "options": rule},
+            "instance_connect_endpoint": {
+                "type": "str",
+                "choices": ["present", "existing", "absent"],
+                "default": "absent",
+            },
+            "endpoint_name": {"type": "str", "default": ""},
             "dns_zone": {"type": "str", "default": ""},
             "tags": {"type": "dict", "required": True},
         },
+        required_if=[("instance_connect_endpoint", "present", ["endpoint_name"])],
         supports_check_mode=True,
     )
     network = Network(module.client("ec2"), module.client("route53"), module.params)

@@ -17,6 +17,9 @@ description:
     RV(reason) says why; the caller may still have every permission.
   - The simulator knows identity policies, permission boundaries and service control policies; bucket and key policies
     are not asked.
+  - It is told the region, that the request is encrypted and, of temporary credentials, that they are of a session with
+    multi-factor authentication. From which address AWS sees a request come cannot be told. What an explicit denial
+    refuses is therefore not certain, and stands in RV(uncertain) and not in RV(denied).
 options:
   policy:
     description: The policy document. Actions with a wildcard are not asked about.
@@ -28,6 +31,12 @@ options:
         or condition value of the document, V(region), or V(*) for every other wildcard.
     type: dict
     default: {}
+  boundary:
+    description:
+      - A permissions boundary, a managed policy's ARN or its name in this account, of which is to be told whether it is
+        there. Empty for none.
+    type: str
+    default: ""
   roles:
     description:
       - Names of IAM roles that may be there or not. It is asked along with the rest whether they are, so that a play
@@ -80,8 +89,21 @@ roles:
   returned: always
   type: list
   elements: str
+boundary:
+  description: The ARN of O(boundary); empty for none.
+  returned: always
+  type: str
+boundary_there:
+  description: Whether there is that policy, or it may not be asked.
+  returned: always
+  type: bool
+uncertain:
+  description: What an explicit denial refuses, perhaps only under conditions that the simulator was not told of.
+  returned: always
+  type: list
+  elements: dict
 denied:
-  description: What is not allowed.
+  description: What nothing allows.
   returned: always
   type: list
   elements: dict
@@ -99,6 +121,7 @@ denied:
 
 import contextlib
 import functools
+import os
 from typing import Any
 
 # AnsibleAWSModule says so when it is missing.
@@ -108,7 +131,13 @@ with contextlib.suppress(ImportError):
 
 from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleAWSModule
 from ansible_collections.spotcache.redis.plugins.module_utils.look import ask_all
-from ansible_collections.spotcache.redis.plugins.module_utils.permissions import Question, principal, questions, refused
+from ansible_collections.spotcache.redis.plugins.module_utils.permissions import (
+    Question,
+    circumstances,
+    principal,
+    questions,
+    refused,
+)
 
 
 def source_arn(client: Any, arn: str) -> str:
@@ -140,12 +169,35 @@ def there(client: Any, role: str) -> bool:
     return True
 
 
+def boundary_arn(boundary: str, caller: str, account: str) -> str:
+    """The ARN of a managed policy of the caller's account that is given by ARN or by name."""
+    if not boundary or boundary.startswith("arn:"):
+        return boundary
+    return f"arn:{caller.split(':')[1]}:iam::{account}:policy/{boundary}"
+
+
+def policy_there(client: Any, arn: str) -> bool:
+    """Whether there is a managed policy, or it cannot be told."""
+    try:
+        client.get_policy(PolicyArn=arn)
+    except ClientError as error:
+        return error.response.get("Error", {}).get("Code") not in ("NoSuchEntity", "NoSuchEntityException")
+    return True
+
+
+def temporary(module: Any, arn: str) -> bool:
+    """Whether the credentials are of a session: a role's, or a user's with a token."""
+    token = module.params.get("session_token") or os.environ.get("AWS_SESSION_TOKEN")
+    return ":user/" not in arn or bool(token)
+
+
 def main() -> None:
     """Ansible's entry point."""
     module = AnsibleAWSModule(
         argument_spec={
             "policy": {"type": "dict", "required": True},
             "samples": {"type": "dict", "default": {}},
+            "boundary": {"type": "str", "default": ""},
             "roles": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
@@ -163,13 +215,19 @@ def main() -> None:
     except (ClientError, BotoCoreError) as error:
         module.fail_json_aws(error, msg="AWS does not accept the credentials, or cannot be reached")
     arn, account = str(identity["Arn"]), str(identity["Account"])
+    boundary = boundary_arn(module.params["boundary"], arn, account)
     result: dict[str, Any] = {"caller": arn, "account": account, "checked": True, "reason": "", "denied": []}
+    result |= {"uncertain": [], "boundary": boundary, "boundary_there": True}
     client = module.client("iam")
     try:
-        found = ask_all({role: functools.partial(there, client, role) for role in module.params["roles"]})
+        looks = {role: functools.partial(there, client, role) for role in module.params["roles"]}
+        if boundary:
+            looks[boundary] = functools.partial(policy_there, client, boundary)
+        found = ask_all(looks)
     except BotoCoreError as error:
         module.fail_json_aws(error, msg="IAM cannot be reached")
     result["roles"] = [role for role in module.params["roles"] if found[role]]
+    result["boundary_there"] = found.get(boundary, True)
     if arn.endswith(":root"):
         module.exit_json(changed=False, **result)
 
@@ -178,14 +236,18 @@ def main() -> None:
     try:
         if not source:
             raise ValueError(f"the policies of {arn} cannot be simulated")
-        for question in questions(module.params["policy"], samples, account, arn.split(":")[1]):
-            result["denied"] += ask(client, source, question) if question.actions else []
+        always = circumstances(samples.get("region", ""), temporary(module, arn))
+        refusals = []
+        for question in questions(module.params["policy"], samples, account, arn.split(":")[1], always):
+            refusals += ask(client, source, question) if question.actions else []
+        for refusal in refusals:
+            result["uncertain" if refusal["decision"].startswith("explicitDeny") else "denied"].append(refusal)
     except KeyError as error:
         module.fail_json(msg=f"policy is no policy document: it has no {error}")
     except ResponseParserError:
-        result.update(checked=False, reason="the endpoint in use has no policy simulator", denied=[])
+        result.update(checked=False, reason="the endpoint in use has no policy simulator")
     except (ValueError, ClientError, BotoCoreError) as error:
-        result.update(checked=False, reason=str(error), denied=[])
+        result.update(checked=False, reason=str(error))
     module.exit_json(changed=False, **result)
 
 

@@ -37,11 +37,11 @@ options:
   uid:
     description: User that the server runs as. Only it reads the secrets.
     type: int
-    default: 999
+    required: true
   gid:
     description: Group that the server runs as.
     type: int
-    default: 999
+    required: true
 attributes:
   check_mode:
     description: Checks the configuration, and reports what would be written.
@@ -58,6 +58,8 @@ EXAMPLES = r"""
     config: "{{ lookup('ansible.builtin.template', 'redis.conf.j2') }}"
     secrets: "{{ lookup('ansible.builtin.template', 'secrets.conf.j2') }}"
     image: redis:7.2
+    uid: 6379
+    gid: 6379
 """
 
 RETURN = r"""
@@ -77,12 +79,12 @@ written:
 import os
 import stat
 import subprocess
-import tempfile
 from dataclasses import dataclass
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.spotcache.redis.plugins.module_utils import redis_conf
 from ansible_collections.spotcache.redis.plugins.module_utils.docker_engine import Engine, EngineError, reason
+from ansible_collections.spotcache.redis.plugins.module_utils.host_state import replace_file
 
 SENTINEL = "/spotcache-sentinel/none"
 # The last words count, so these win over what the configuration says.
@@ -121,19 +123,8 @@ class Target:
         return stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid
 
     def write(self) -> None:
-        """Replace the file in one step; nobody ever sees half of it, or sees it with another mode."""
-        handle, temporary = tempfile.mkstemp(dir=os.path.dirname(self.path), prefix=".new-")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
-                os.fchown(stream.fileno(), self.uid, self.gid)
-                os.fchmod(stream.fileno(), self.mode)
-                stream.write(self.text)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.rename(temporary, self.path)
-        except OSError:
-            os.unlink(temporary)
-            raise
+        """Replace the file."""
+        replace_file(self.path, self.text.encode("utf-8", "surrogateescape"), self.mode, self.uid, self.gid)
 
 
 def without_includes(text: str) -> str:
@@ -197,8 +188,8 @@ def main() -> None:
             "config": {"type": "str", "required": True},
             "secrets": {"type": "str", "required": True, "no_log": True},
             "image": {"type": "str", "required": True},
-            "uid": {"type": "int", "default": 999},
-            "gid": {"type": "int", "default": 999},
+            "uid": {"type": "int", "required": True},
+            "gid": {"type": "int", "required": True},
         },
         supports_check_mode=True,
     )

@@ -120,13 +120,14 @@ uptime:
 
 import os
 import subprocess
-import tempfile
 import time
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.spotcache.redis.plugins.module_utils import redis_conf
 from ansible_collections.spotcache.redis.plugins.module_utils.docker_engine import Engine, EngineError, reason
+from ansible_collections.spotcache.redis.plugins.module_utils.host_state import replace_file
 from ansible_collections.spotcache.redis.plugins.module_utils.redis_wire import Connection, RedisError
 
 Directives = dict[str, list[list[str]]]
@@ -179,6 +180,8 @@ STATIC = frozenset(
 LOADING_LIMIT = 3600
 # How long another server may answer in our server's place before that is taken for the truth.
 STRANGER_LIMIT = 3
+# So long a child of the server's may take to write all data down: minutes for many GiB on a slow disk.
+CHILD_LIMIT = 1800.0
 WAIT_STEP = 0.1
 OLDEST = 7
 SCRATCH_SOCKET = "/tmp/redis.sock"
@@ -428,9 +431,8 @@ def defaults_of(container: str, names: list[str]) -> dict[str, str]:
         return {}
     options = ["--rm", "--detach", "--network", "none", "--read-only", "--cap-drop", "ALL", "--tmpfs", "/tmp:mode=1777"]
     server = ["--port", "0", "--unixsocket", SCRATCH_SOCKET, "--dir", "/tmp", "--save", ""]
-    scratch = docker(
-        "run", *options, "--user", "999:999", "--entrypoint", "redis-server", found["Image"], *server
-    ).strip()
+    user = ["--user", found["Config"]["User"]] if found["Config"].get("User") else []
+    scratch = docker("run", *options, *user, "--entrypoint", "redis-server", found["Image"], *server).strip()
     try:
         cli = ["exec", scratch, "redis-cli", "-s", SCRATCH_SOCKET]
         end = time.monotonic() + 10
@@ -458,17 +460,28 @@ def docker(*arguments: str, check: bool = True) -> str:
     return done.stdout
 
 
+def persistence(connection: Connection, busy: Callable[[Mapping[str, str]], bool], what: str) -> Mapping[str, str]:
+    """What the server says of its files, once it is no longer busy with them.
+
+    Raises:
+        LiveError: it is, for CHILD_LIMIT seconds.
+    """
+    deadline = time.monotonic() + CHILD_LIMIT
+    while busy(state := connection.info("persistence")):
+        if time.monotonic() > deadline:
+            raise LiveError(f"{what} did not end within {CHILD_LIMIT:.0f} s: see the server's log")
+        time.sleep(WAIT_STEP)
+    return state
+
+
 def finish_rewrite(connection: Connection) -> None:
     """Wait until the append-only file is complete.
 
     Raises:
         LiveError: the server could not write it.
     """
-    while True:
-        state = connection.info("persistence")
-        if state.get("aof_rewrite_in_progress") == "0" and state.get("aof_rewrite_scheduled") == "0":
-            break
-        time.sleep(WAIT_STEP)
+    parts = ("aof_rewrite_in_progress", "aof_rewrite_scheduled")
+    state = persistence(connection, lambda now: any(now.get(part) != "0" for part in parts), "The rewrite of the AOF")
     if state.get("aof_last_bgrewrite_status") != "ok" or state.get("aof_last_write_status") != "ok":
         raise LiveError("Redis could not write its append-only file: is the disk full?")
 
@@ -479,18 +492,18 @@ def save(connection: Connection) -> None:
     Raises:
         LiveError: the server could not save.
     """
+    deadline = time.monotonic() + CHILD_LIMIT
     while True:
         try:
             connection.command("BGSAVE")
         except RedisError as error:
             # Another save, or a rewrite of the append-only file, has to end first.
-            if "in progress" not in str(error) and "child process" not in str(error):
+            if ("in progress" not in str(error) and "child process" not in str(error)) or time.monotonic() > deadline:
                 raise
         else:
             break
         time.sleep(WAIT_STEP)
-    while (state := connection.info("persistence")).get("rdb_bgsave_in_progress") == "1":
-        time.sleep(WAIT_STEP)
+    state = persistence(connection, lambda now: now.get("rdb_bgsave_in_progress") == "1", "The save")
     if state.get("rdb_last_bgsave_status") != "ok":
         raise LiveError("Redis could not save its data: is the disk full?")
 
@@ -501,10 +514,8 @@ def record(directory: str, texts: dict[str, str], *, pretend: bool) -> bool:
     if differing and not pretend:
         os.makedirs(directory, mode=0o700, exist_ok=True)
         for name, text in differing.items():
-            handle, temporary = tempfile.mkstemp(dir=directory)
-            with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape") as stream:
-                stream.write(text)
-            os.rename(temporary, os.path.join(directory, name))
+            data = text.encode("utf-8", "surrogateescape")
+            replace_file(os.path.join(directory, name), data, 0o600, os.geteuid(), os.getegid())
     return bool(differing)
 
 

@@ -29,7 +29,9 @@ hide() {
     for file in "$@"; do
         [ -e "$file" ] || continue
         mkdir -p "$aside/files$(dirname "$file")"
-        cp -p "$file" "$aside/files$file"
+        # The keeper reads it there meanwhile: it is there whole or not at all.
+        cp -p "$file" "$aside/part"
+        mv "$aside/part" "$aside/files$file"
         # The blocks of a file that is only unlinked are still in the image.
         shred -u "$file"
     done

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Builds an image of Redis from the host's own package sources, without a registry and without installing anything.
 #
-#     build-image.sh TAG [VERSION]           (the Dockerfile is in the environment variable DOCKERFILE)
+#     build-image.sh TAG [VERSION]           (DOCKERFILE has the Dockerfile's text, REDIS_ID user and group as UID:GID)
 #     build-image.sh --ahead TAG [VERSION]   while the engine is being installed: waits for package lists and for the engine
 #
 # A build waits for one that is under way; an image that this one has made is not made again.
@@ -77,11 +77,11 @@ lay_out() {
         mkdir -p "usr/share/doc/${package##*/}"
         cp -L "$licence" "usr/share/doc/${package##*/}/"
     done
-    printf 'root:x:0:0:root:/:/nonexistent\nredis:x:999:999:redis:/data:/nonexistent\n' >etc/passwd
-    printf 'root:x:0:\nredis:x:999:\n' >etc/group
+    printf 'root:x:0:0:root:/:/nonexistent\nredis:x:%s:%s:redis:/data:/nonexistent\n' "${REDIS_ID%:*}" "${REDIS_ID#*:}" >etc/passwd
+    printf 'root:x:0:\nredis:x:%s:\n' "${REDIS_ID#*:}" >etc/group
     printf 'hosts: files dns\n' >etc/nsswitch.conf
     chmod 1777 tmp
-    chown 999:999 data
+    chown "$REDIS_ID" data
     chmod 700 data
 
     tar -C "$work/root" --sort=name -cf "$work/context/root.tar" .

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -86,8 +87,33 @@ def is_verified(snapshot: dict[str, Any]) -> bool:
     return bool(snapshot["State"] == "completed") and tag_of(snapshot, "spotcache:verified") == "true"
 
 
+@dataclass(frozen=True)
+class Save:
+    """A whole, verified save in S3: which host took it, and a moment at which the data was as in it, or older."""
+
+    host: str
+    created: datetime
+
+
+def save_of(manifest: Any, environment: str) -> Save | None:
+    """What a manifest says, or None where it vouches for no save of this environment."""
+    if not isinstance(manifest, dict) or manifest.get("verified") is not True:
+        return None
+    try:
+        created = datetime.fromisoformat(str(manifest["created"]))
+    except (KeyError, ValueError):
+        return None
+    if manifest.get("environment") != environment or created.tzinfo is None or not manifest.get("host"):
+        return None
+    return Save(str(manifest["host"]), created)
+
+
 def superseded(
-    volumes: list[dict[str, Any]], snapshots: list[dict[str, Any]], now: datetime, term: timedelta
+    volumes: list[dict[str, Any]],
+    snapshots: list[dict[str, Any]],
+    now: datetime,
+    term: timedelta,
+    saves: Sequence[Save] = (),
 ) -> Superseded:
     """Volumes in whose place another one is, from all volumes and snapshots of the environment.
 
@@ -95,6 +121,10 @@ def superseded(
     with. The term begins when another volume, which a host uses, has a verified snapshot that is younger than anything
     that is known of this one; it ends when a host uses this one again. A volume is given up only after the term, and
     only as long as there is such a snapshot.
+
+    Where there are no snapshots (a host without a way to EC2 takes none), a verified save in S3 does as well: taken by
+    a host that runs, and younger than anything known of the volume. At the end of the term it must be younger than the
+    term's beginning, before which the volume may have been written to by somebody of whom nothing is known.
     """
     known = {
         volume["VolumeId"]: max(
@@ -103,6 +133,7 @@ def superseded(
         for volume in volumes
     }
     in_use = {volume["VolumeId"] for volume in volumes if volume["State"] == "in-use" or volume.get("Attachments")}
+    hosts = {one["InstanceId"] for volume in volumes for one in volume.get("Attachments") or []}
     good = [one for one in snapshots if is_verified(one)]
     found = Superseded([], [], [])
     for volume in volumes:
@@ -114,9 +145,9 @@ def superseded(
         elif volume["State"] != "available":
             continue
         elif since is None or since < known[name]:
-            if younger & in_use:
+            if younger & in_use or any(one.host in hosts and one.created > known[name] for one in saves):
                 found.marked.append(name)
-        elif now - since >= term and younger:
+        elif now - since >= term and (younger or any(one.created > since for one in saves)):
             found.over.append(name)
     return found
 

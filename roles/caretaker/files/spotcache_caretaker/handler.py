@@ -10,18 +10,23 @@ from typing import Any
 
 import boto3
 from botocore.config import Config
+from botocore.exceptions import ClientError
 
 from spotcache_caretaker.decide import (
     SUPERSEDED,
     Group,
+    Save,
     at_rest,
     failing,
     group_of,
+    save_of,
     stand_in,
     superseded,
     to_return,
 )
 
+# So many saves in S3 are looked at; the newest may be half written.
+NEWEST_SAVES = 5
 CONFIG = Config(connect_timeout=3, read_timeout=10, retries={"max_attempts": 4, "mode": "standard"})
 
 
@@ -41,6 +46,7 @@ class Caretaker:
         self.term = timedelta(days=float(variables["SUPERSEDED_DAYS"]))
         self.scaling = boto3.client("autoscaling", config=CONFIG)
         self.ec2 = boto3.client("ec2", config=CONFIG)
+        self.bucket, self.prefix = variables.get("BUCKET", ""), variables.get("PREFIX", "")
 
     def look(self) -> dict[str, Any]:
         """Do what is to be done; says what that was."""
@@ -79,15 +85,18 @@ class Caretaker:
             return []
         returned = []
         for volume, snapshot in to_return(*self.volumes_and_snapshots(), since):
-            self.ec2.delete_volume(VolumeId=volume)
-            said("the volume is given back", volume=volume, snapshot=snapshot)
-            returned.append(volume)
+            if self.delete(volume):
+                said("the volume is given back", volume=volume, snapshot=snapshot)
+                returned.append(volume)
         return returned
 
     def give_up(self) -> list[str]:
         """Delete data volumes in whose place another one has been for long."""
         now = datetime.now(UTC)
-        found = superseded(*self.volumes_and_snapshots(), now, self.term)
+        volumes, snapshots = self.volumes_and_snapshots()
+        # S3 is asked only when there is a volume that nobody uses.
+        saves = self.saves() if any(one["State"] == "available" for one in volumes) else []
+        found = superseded(volumes, snapshots, now, self.term, saves)
         if found.marked:
             since = now.isoformat(timespec="seconds")
             self.ec2.create_tags(Resources=found.marked, Tags=[{"Key": SUPERSEDED, "Value": since}])
@@ -96,9 +105,37 @@ class Caretaker:
             self.ec2.delete_tags(Resources=found.unmarked, Tags=[{"Key": SUPERSEDED}])
             said("a host uses these again", volumes=found.unmarked)
         for volume in found.over:
-            self.ec2.delete_volume(VolumeId=volume)
-            said("the superseded volume is deleted", volume=volume)
+            if self.delete(volume):
+                said("the superseded volume is deleted", volume=volume)
         return found.over
+
+    def saves(self) -> list[Save]:
+        """The newest saves in S3; none where nobody said where they are, and none that is not whole."""
+        if not self.bucket:
+            return []
+        s3, below = boto3.client("s3", config=CONFIG), f"{self.prefix}{self.environment}/saves/"
+        pages = s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=below, Delimiter="/")
+        # Their names begin with their time.
+        names = sorted(one["Prefix"] for page in pages for one in page.get("CommonPrefixes", []))
+        found = []
+        for name in names[-NEWEST_SAVES:]:
+            try:
+                manifest = json.loads(s3.get_object(Bucket=self.bucket, Key=f"{name}manifest.json")["Body"].read())
+            except (ClientError, ValueError) as error:
+                # The manifest comes last: without it the save is not whole, or is being removed.
+                said("a save does not count", save=name, because=str(error))
+                continue
+            found.append(save_of(manifest, self.environment))
+        return [one for one in found if one is not None]
+
+    def delete(self, volume: str) -> bool:
+        """Delete a volume; one that cannot be deleted now is seen again, and does not keep the others."""
+        try:
+            self.ec2.delete_volume(VolumeId=volume)
+        except ClientError as error:
+            said("a volume could not be deleted", volume=volume, reason=str(error))
+            return False
+        return True
 
     def volumes_and_snapshots(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """All volumes of the environment, and all their snapshots."""

@@ -1,4 +1,4 @@
-"""The command line: `run` is the client of a drill, `report` tells what it came to.
+"""The command line: `check` sees how the client gets through, `run` is that client, `report` tells what it came to.
 
 Settings come as JSON on standard input, since one of them is a password, which no process list may show. Exit code 1
 and a sentence on standard error when it does not work; a drill that went badly is no such case: its report says so.
@@ -8,6 +8,7 @@ and a sentence on standard error when it does not work; a drill that went badly 
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import threading
 import time
@@ -16,14 +17,18 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from spotcache_drill.client import Accounts, Client, Loss, Names, connector, loss, read_back, remove
+from spotcache_drill.client import Accounts, Client, Loss, Names, Target, loss, read_back, remove
 from spotcache_drill.observer import Observer, Place, Seen
 from spotcache_drill.record import record
 from spotcache_drill.report import as_text, report_of, run_of
 from spotcache_drill.svg import picture
+from spotcache_drill.way import connector
 from spotcache_drill.wire import RedisError
 
 _FIRST_SECONDS = 60.0
+# A way may be shut for a moment: sshd (OpenSSH 9.8 and newer, PerSourcePenalties in sshd_config) shuts out an address
+# from which connections broke off, for 15 seconds at least, and all that come through an endpoint come from one.
+_WAY_SECONDS, _WAY_PAUSE = 25.0, 2.0
 
 
 class Failed(Exception):
@@ -67,6 +72,68 @@ def wait(question: Callable[[], bool], seconds: float) -> bool:
     return True
 
 
+def place_of(settings: dict[str, Any]) -> Place:
+    """What is looked at."""
+    return Place(
+        settings["environment"], settings["bucket"], settings["prefix"], settings["dns_name"], settings["host"]
+    )
+
+
+def check(settings: dict[str, Any], client_of: Callable[[str], Any], patience: float = _WAY_SECONDS) -> dict[str, Any]:
+    """See that the name leads to the host, and by which way its Redis is reached. Changes nothing.
+
+    Args:
+        settings: as the role gives them; `ways` are tried in their order, each with a `name` and a `command`.
+        client_of: makes an AWS client for a service.
+        patience: seconds for which they are tried again.
+
+    Returns:
+        The `command` of the way that works, its name (`by`), and the `seconds` that a connection takes.
+
+    Raises:
+        Failed: the name leads elsewhere, or no way does; with what to do.
+    """
+    observer = Observer(place_of(settings), client_of, settings["poll"])
+    observer.look_at_instances()
+    if settings["dns_name"]:
+        observer.look_at_name()
+    target, host = observer.target(), settings["host"]
+    if target.host != host:
+        leads = f"leads to {target.address}" if target.address else "has no record"
+        raise Failed(
+            f"clients are not sent to {host}, which serves: in Route 53 {settings['dns_name'] or 'its address'} "
+            f"{leads}. Run provision, which moves the name"
+        )
+    deadline = time.monotonic() + patience
+    while True:
+        refused = []
+        for way in settings["ways"]:
+            connect = connector(
+                settings["port"],
+                settings["password"],
+                settings["database"],
+                settings["timeout"],
+                shlex.split(way["command"]),
+            )
+            began = time.monotonic()
+            try:
+                connect(target).close()
+            except RedisError as error:
+                raise Failed(f"Redis at {target.address} refuses the client: {error}") from error
+            except OSError as error:
+                refused.append(f"{way['name']}: {error}")
+            else:
+                return {"command": way["command"], "by": way["name"], "seconds": round(time.monotonic() - began, 2)}
+        if time.monotonic() + _WAY_PAUSE > deadline:
+            break
+        time.sleep(_WAY_PAUSE)
+    raise Failed(
+        f"the drill's client does not reach port {settings['port']} of {target.address} ({'; '.join(refused)}). Run "
+        "the drill on a machine that is let in (network_redis_client_cidrs, or the clients' security group), or name "
+        "a host of the inventory that is: -e drill_client_host=NAME"
+    )
+
+
 def run(settings: dict[str, Any], client_of: Callable[[str], Any]) -> dict[str, Any]:
     """Write and look until the drill is over; the record of it.
 
@@ -79,13 +146,16 @@ def run(settings: dict[str, Any], client_of: Callable[[str], Any]) -> dict[str, 
     """
     folder = Path(settings["folder"])
     make_room(folder)
-    place = Place(
-        settings["environment"], settings["bucket"], settings["prefix"], settings["dns_name"], settings["host"]
-    )
-    observer = Observer(place, client_of, settings["poll"])
+    observer = Observer(place_of(settings), client_of, settings["poll"])
     observer.start()
     names = Names(settings["mark"])
-    connect = connector(settings["port"], settings["password"], settings["database"], settings["timeout"])
+    connect = connector(
+        settings["port"],
+        settings["password"],
+        settings["database"],
+        settings["timeout"],
+        shlex.split(settings["command"]),
+    )
     client = Client(names, observer.target, connect, settings["pause"])
     thread = threading.Thread(target=client.run, daemon=True)
     thread.start()
@@ -94,8 +164,7 @@ def run(settings: dict[str, Any], client_of: Callable[[str], Any]) -> dict[str, 
             where = observer.target().address or "nowhere (no DNS record)"
             raise Failed(
                 f"no write was acknowledged within {_FIRST_SECONDS:.0f} s at {where}, port {settings['port']}: "
-                f"{client.accounts.error or 'nobody answers'}. Nothing was interrupted. The client runs where the "
-                "playbook runs; that machine must be let in by network_redis_client_cidrs or be in the clients' group"
+                f"{client.accounts.error or 'nobody answers'}. Nothing was interrupted"
             )
         (folder / "ready").write_text(f"{settings['mark']}\n", encoding="utf-8")
         struck_file = folder / "struck.json"
@@ -126,12 +195,12 @@ def make_room(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def settle(client: Client, connect: Callable[[str], Any], observer: Observer) -> Loss | None:
+def settle(client: Client, connect: Callable[[Target], Any], observer: Observer) -> Loss | None:
     """Read every acknowledged key back and take all keys away; None when Redis does not let itself be read."""
     accounts, names = client.accounts, client.names
     for _ in range(5):
         try:
-            connection = connect(observer.target().address)
+            connection = connect(observer.target())
             try:
                 found = read_back(connection, names, accounts.acknowledged)
                 remove(connection, names, range(accounts.written))
@@ -145,10 +214,10 @@ def settle(client: Client, connect: Callable[[str], Any], observer: Observer) ->
     return None
 
 
-def clean(client: Client, connect: Callable[[str], Any], observer: Observer) -> None:
+def clean(client: Client, connect: Callable[[Target], Any], observer: Observer) -> None:
     """Take the keys away, where that is possible; otherwise they vanish by themselves after a day."""
     with suppress(OSError, RedisError):
-        connection = connect(observer.target().address)
+        connection = connect(observer.target())
         try:
             remove(connection, client.names, range(client.accounts.written))
         finally:
@@ -188,12 +257,14 @@ def aws_client(region: str) -> Callable[[str], Any]:
 
 def main(arguments: Sequence[str]) -> int:
     """Entry point."""
-    if list(arguments) not in (["run"], ["report"]):
-        print("usage: python -m spotcache_drill run|report < settings.json", file=sys.stderr)
+    if list(arguments) not in (["check"], ["run"], ["report"]):
+        print("usage: python -m spotcache_drill check|run|report < settings.json", file=sys.stderr)
         return 2
     settings = json.load(sys.stdin)
     try:
-        if list(arguments) == ["run"]:
+        if list(arguments) == ["check"]:
+            print(json.dumps(check(settings, aws_client(settings["region"]))))
+        elif list(arguments) == ["run"]:
             kept = run(settings, aws_client(settings["region"]))
             output = Path(settings["folder"]) / "client.json"
             output.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")

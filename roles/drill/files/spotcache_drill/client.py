@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from spotcache_drill.wire import Connection, RedisError
+from spotcache_drill.wire import RedisError
 
 # What was written vanishes by itself where a drill could not remove it.
 KEEP_SECONDS = 24 * 3600
@@ -57,10 +57,12 @@ class Target:
     Attributes:
         address: of the host; empty when nobody knows.
         host: the instance that has it; empty where it is not known.
+        public: its public address; empty without one.
     """
 
     address: str
     host: str = ""
+    public: str = ""
 
 
 @dataclass(frozen=True)
@@ -178,7 +180,7 @@ class Client:
     Args:
         names: of the keys.
         target: where to find Redis now.
-        connect: opens a connection to an address.
+        connect: opens a connection to it.
         pause: seconds between two writes.
         clock: Unix time in seconds.
     """
@@ -187,7 +189,7 @@ class Client:
         self,
         names: Names,
         target: Callable[[], Target],
-        connect: Callable[[str], Asks],
+        connect: Callable[[Target], Asks],
         pause: float,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -229,7 +231,7 @@ class Client:
         target = self._target()
         if not target.address:
             raise ConnectionError("the name leads nowhere")
-        self._connection = self._connect(target.address)
+        self._connection = self._connect(target)
         if not self.accounts.services or not self.accounts.services[-1].is_at(target):
             self.accounts.services.append(Service(target.address, target.host))
         # Whatever it holds: a server that still loads answers with an error.
@@ -261,8 +263,3 @@ class Client:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
-
-
-def connector(port: int, password: str, database: int, timeout: float) -> Callable[[str], Asks]:
-    """What opens connections."""
-    return lambda address: Connection(address, port, password, database, timeout)

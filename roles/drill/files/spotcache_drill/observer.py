@@ -24,12 +24,14 @@ class Instance:
         id: its instance id.
         zone: where it is.
         address: its private address.
+        public: its public address; empty without one.
         states: for each of EC2's states, when it was first seen in it.
     """
 
     id: str
     zone: str = ""
     address: str = ""
+    public: str = ""
     states: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -85,6 +87,7 @@ def instances_of(answer: dict[str, Any]) -> list[Instance]:
             one["InstanceId"],
             one.get("Placement", {}).get("AvailabilityZone", ""),
             one.get("PrivateIpAddress") or "",
+            one.get("PublicIpAddress") or "",
             {one["State"]["Name"]: 0.0},
         )
         for one in found
@@ -98,6 +101,7 @@ def note_instances(seen: Seen, now: float, instances: list[Instance]) -> None:
             continue
         kept = seen.instances.setdefault(one.id, Instance(one.id))
         kept.zone, kept.address = one.zone or kept.zone, one.address or kept.address
+        kept.public = one.public or kept.public
         for state in one.states:
             kept.states.setdefault(state, now)
     here = {one.id for one in instances}
@@ -147,9 +151,11 @@ class Observer:
         running = [one for one in list(self.seen.instances.values()) if "running" in one.states and one.gone_at is None]
         if self._place.name:
             address = self.seen.addresses[-1][0] if self.seen.addresses else ""
-            return Target(address, next((one.id for one in running if one.address == address), ""))
+            return next(
+                (Target(address, one.id, one.public) for one in running if one.address == address), Target(address)
+            )
         newest = max(running, key=lambda one: one.states["running"], default=None)
-        return Target(newest.address, newest.id) if newest is not None else Target("")
+        return Target(newest.address, newest.id, newest.public) if newest is not None else Target("")
 
     def look_at_instances(self) -> None:
         """Which instances there are."""

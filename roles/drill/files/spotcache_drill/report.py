@@ -207,7 +207,8 @@ def run_of(settings: Mapping[str, Any], kept: Mapping[str, Any]) -> dict[str, An
     """One drill, as it stands in report.json.
 
     Args:
-        settings: of the report: kind, notice, until, struck, and what the keepers said (`old_words`, `new_words`).
+        settings: of the report: kind, notice, until, struck, how the client got through (`way`), and what the keepers
+            said (`old_words`, `new_words`).
         kept: the client's record.
     """
     old, new = words_of(settings.get("old_words") or ""), words_of(settings.get("new_words") or "")
@@ -232,6 +233,8 @@ def run_of(settings: Mapping[str, Any], kept: Mapping[str, Any]) -> dict[str, An
         "successor": kept["services"][-1]["host"] if times.first_read is not None else None,
         "source": boot.get("source"),
         "boot_seconds": boot.get("seconds"),
+        "client_way": (settings.get("way") or {}).get("by"),
+        "client_connect_s": (settings.get("way") or {}).get("seconds"),
         "struck_at": rounded(times.struck),
         "said": [
             {"at": rounded(at), "host": host, "line": line}
@@ -305,5 +308,7 @@ def as_text(one: Mapping[str, Any]) -> str:
         told += f", the oldest {one['oldest_lost_s']:.1f} s before the host was gone"
     out = "unknown" if one["outage_s"] is None else f"{one['outage_s']:.1f}"
     lines += ["", f"Acknowledged writes lost: {told}", f"Seconds without service: {out}"]
+    if one.get("client_way"):
+        lines.append(f"The client wrote {one['client_way']}; a connection took {one['client_connect_s']:.1f} s")
     lines += [f"Problem: {problem}" for problem in one["problems"]]
     return "\n".join([*lines, f"Verdict: {NOT_PASSED if one['problems'] else PASSED}"])

@@ -51,30 +51,27 @@ class Connection:
     """One connection to one Redis.
 
     Args:
-        host: its address.
-        port: its port.
+        opened: a socket to it. It is the caller's to close when this raises.
         password: of the default user; empty for none.
         database: number of the database.
-        timeout: seconds for connecting and for each answer.
+        timeout: seconds for each answer.
+        patience: seconds for the first answer, where the way itself takes a while.
 
     Raises:
         OSError: nobody answers there.
         RedisError: the password or the database is refused.
     """
 
-    def __init__(self, host: str, port: int, password: str, database: int, timeout: float) -> None:
-        self.host = host
-        self._socket = socket.create_connection((host, port), timeout=timeout)
+    def __init__(
+        self, opened: socket.socket, password: str, database: int, timeout: float, patience: float | None = None
+    ) -> None:
+        self._socket = opened
+        self._socket.settimeout(patience or timeout)
         self._stream = self._socket.makefile("rb")
-        try:
-            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if password:
-                self.ask(b"AUTH", password.encode())
-            if database:
-                self.ask(b"SELECT", b"%d" % database)
-        except BaseException:
-            self.close()
-            raise
+        if password:
+            self.ask(b"AUTH", password.encode())
+        self.ask(b"SELECT", b"%d" % database)
+        self._socket.settimeout(timeout)
 
     def ask(self, *words: bytes) -> object:
         """One command and its answer."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from spotcache_keeper.endpoints import Endpoint, endpoint
 from spotcache_keeper.errors import DamagedError, KeeperError
 
 # What S3 calls an operation and what IAM calls the permission for it differ
@@ -49,8 +50,21 @@ class AwsError(KeeperError):
         self.code = code
 
 
-def make_client(service: str, region: str, endpoint_url: str | None, read_timeout: int = 60) -> Any:
-    """A client of one service; credentials come from the host's instance profile."""
+def make_client(
+    service: str, region: str, endpoint_url: str | None, dualstack: str = "none", read_timeout: int = 60
+) -> Any:
+    """A client of one service; credentials come from the host's instance profile.
+
+    Args:
+        service: as the SDK calls it.
+        region: AWS region.
+        endpoint_url: address of all services, for an endpoint of one's own.
+        dualstack: which of AWS's names are used, see `endpoints`.
+        read_timeout: seconds that it may be silent.
+
+    Raises:
+        AwsError: the SDK does not know the service or the region.
+    """
     # Imported here: it takes a fifth of a second, and `--help` or a wrong option need none of it.
     import boto3
     from botocore.config import Config as ClientConfig
@@ -63,9 +77,15 @@ def make_client(service: str, region: str, endpoint_url: str | None, read_timeou
     if endpoint_url:
         # An endpoint of one's own rarely has a name for every bucket.
         options["s3"] = {"addressing_style": "path"}
+        place = Endpoint(endpoint_url, region)
+    else:
+        place = endpoint(service, region, dualstack)
+    if service == "s3" and not endpoint_url:
+        # Left to the SDK: with an address given it would no longer use S3's name for the bucket.
+        options["s3"] = {"use_dualstack_endpoint": dualstack == "all", "us_east_1_regional_endpoint": "regional"}
     with aws_errors(f"using AWS in {region}"):
-        return boto3.session.Session(region_name=region).client(
-            service, endpoint_url=endpoint_url, config=ClientConfig(**options)
+        return boto3.session.Session(region_name=place.region).client(
+            service, endpoint_url=endpoint_url if service == "s3" else place.url, config=ClientConfig(**options)
         )
 
 

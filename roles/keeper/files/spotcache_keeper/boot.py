@@ -18,12 +18,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from spotcache_keeper.aws import aws_errors
+from spotcache_keeper.aws import AwsError, aws_errors
 from spotcache_keeper.config import Secret
 from spotcache_keeper.context import Context
 from spotcache_keeper.disks import Disks
-from spotcache_keeper.errors import KeeperError, NoSourceError
-from spotcache_keeper.files import readable_errors, write_atomically
+from spotcache_keeper.errors import KeeperError, NoSourceError, NoUsableCopyError
+from spotcache_keeper.files import readable_errors, replace_secret, write_atomically
 from spotcache_keeper.imds import ImdsError
 from spotcache_keeper.lock import only_run
 from spotcache_keeper.outside import Outside
@@ -149,25 +149,43 @@ class Boot:
             self.sleep(1.0)
 
     def _fetch_secrets(self) -> None:
-        """Fetch what the image does not hold; what is there already is left alone."""
+        """Fetch what the image does not hold, at every boot: a password may have been changed since the last one.
+
+        Raises:
+            AwsError: a file is missing and cannot be fetched.
+        """
         for secret in self.ctx.config.secrets:
-            if not secret.path.exists():
+            try:
                 self._fetch(secret)
+            except AwsError as error:
+                if not secret.path.exists():
+                    raise
+                # Without SSM a host that was only started anew goes on with what it has.
+                if error.code != "ParameterNotFound":
+                    self.say(f"{secret.path} stays as it is: {error}")
+            else:
                 self.say(f"{secret.path} was fetched from {secret.parameter}")
 
     def _fetch(self, secret: Secret) -> None:
         """One secret file."""
         with aws_errors(f"reading {secret.parameter}"):
             answer = self.outside.client("ssm").get_parameter(Name=secret.parameter, WithDecryption=True)
+        text = answer["Parameter"]["Value"]
         with readable_errors(f"writing {secret.path}"):
+            if secret.path.exists() and secret.path.read_text(encoding="utf-8") == text:
+                self.ctx.machine.give(secret.path, secret.uid, secret.gid)
+                secret.path.chmod(secret.mode)
+                return
             secret.path.parent.mkdir(parents=True, exist_ok=True)
             temporary = secret.path.with_name(f".{secret.path.name}.new")
             handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(answer["Parameter"]["Value"])
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
             self.ctx.machine.give(temporary, secret.uid, secret.gid)
             temporary.chmod(secret.mode)
-            temporary.replace(secret.path)
+            replace_secret(secret.path, temporary)
 
     def _change_address(self) -> None:
         """Put this host's address in the place of that of the host the image was made from."""
@@ -204,25 +222,58 @@ class Boot:
             disks.make_directories()
             return bool(self.ctx.volume.ids()) or self.ctx.restored_path.exists() or self.ctx.rdb_path.exists()
         own = disks.own()
-        if before.lease is not None:
-            volume = before.lease.volume or (before.final.volume if before.final is not None else "")
-            why = disks.kept(volume)
-            if not why:
-                try:
-                    if volume != own:
-                        disks.change_to(volume, own)
-                    disks.mount(volume, blank_allowed=False)
-                except KeeperError as error:
-                    why = f"the volume {volume} of the host before cannot be taken over: {error}"
-                    self._go_back(volume, own)
-                else:
-                    self.say(f"took over the volume {volume} of {before.lease.host}")
-                    return True
-            self.say(f"{why}: the data comes from a save")
+        if before.lease is not None and own and self._is_off_host(before):
+            # It would have to be let go of first, which takes as long as the old host takes to end; it holds no more.
+            self.say(f"the complete final save of {before.lease.host} is in S3: its volume is not waited for")
+        elif self._take_over(before, own):
+            return True
         if not own:
             raise KeeperError(f"this host has no data volume at {config.data_device}; the launch template attaches one")
         disks.mount(own, blank_allowed=True)
         return bool(self.ctx.volume.ids()) or self.ctx.rdb_path.exists()
+
+    def _take_over(self, before: Before, own: str) -> bool:
+        """Mount the volume of the host before in the place of this host's own; False, with a word why, if not."""
+        if before.lease is None:
+            return False
+        volume = before.lease.volume or (before.final.volume if before.final is not None else "")
+        why = self.disks.kept(volume)
+        if not why:
+            try:
+                if volume != own:
+                    self.disks.change_to(volume, own)
+                self.disks.mount(volume, blank_allowed=False)
+            except KeeperError as error:
+                why = f"the volume {volume} of the host before cannot be taken over: {error}"
+                self._go_back(volume, own)
+            else:
+                self.say(f"took over the volume {volume} of {before.lease.host}")
+                return True
+        self.say(f"{why}: the data comes from a save")
+        return False
+
+    def _is_off_host(self, before: Before) -> bool:
+        """Whether everything the host before acknowledged can be had from S3."""
+        final = before.final
+        if final is None or not final.complete or not final.off_host:
+            return False
+        try:
+            copy = self.ctx.s3.find(final.save)
+        except KeeperError as error:
+            self.say(str(error))
+            return False
+        return copy is not None and copy.usable
+
+    def _fall_back_on_volume(self, before: Before) -> bool:
+        """Have the volume that was not waited for after all: the copy in S3 is of no use."""
+        own = self.disks.own()
+        self.ctx.engine.stop(self.ctx.config.timeouts.stop)
+        self.disks.unmount()
+        if self._take_over(before, own):
+            return True
+        if not self.ctx.machine.is_mounted(self.ctx.config.volume_path):
+            self.disks.mount(own, blank_allowed=True)
+        return False
 
     def _go_back(self, volume: str, own: str) -> None:
         """Have the host's own volume again."""
@@ -288,12 +339,12 @@ class Boot:
                 if wanted is None:
                     raise
                 self.say(f"the final save {wanted} cannot be used: {error}")
+                if not kept and self._fall_back_on_volume(before):
+                    return self._have_data(before, kept=True)
                 result = restore(self.ctx, Request(None, force=kept, fallback=True))
         except NoSourceError as error:
             return self._begin_empty(str(error), [])
-        except KeeperError as error:
-            if "no usable copy" not in str(error) and "cannot be used" not in str(error):
-                raise
+        except NoUsableCopyError as error:
             return self._begin_empty(str(error), [str(error)])
         return self._restored(before, result)
 

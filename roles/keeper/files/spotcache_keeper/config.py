@@ -7,10 +7,11 @@ import json
 import re
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from spotcache_keeper.endpoints import DUALSTACK
 from spotcache_keeper.errors import ConfigError
 
 DEFAULT_PATH = Path("/etc/spotcache/keeper.json")
@@ -33,16 +34,20 @@ class Timeouts:
         ending: a final save may take where nothing says when the host ends.
     """
 
-    lock: int = 60
-    answer: int = 10
-    save: int = 1800
-    check: int = 1800
-    start: int = 900
-    stop: int = 120
-    volume: int = 300
-    lease: int = 90
-    handover: int = 180
-    ending: int = 90
+    lock: int
+    answer: int
+    save: int
+    check: int
+    start: int
+    stop: int
+    volume: int
+    lease: int
+    handover: int
+    ending: int
+
+
+# Where image-secrets.sh keeps what no image may hold while one is made: minutes, in which the host may be told to end.
+ASIDE = Path("/run/spotcache-image/files")
 
 
 @dataclass(frozen=True)
@@ -59,14 +64,14 @@ class Secret:
 
     path: Path
     parameter: str
-    mode: int = 0o600
-    uid: int = 0
-    gid: int = 0
+    mode: int
+    uid: int
+    gid: int
 
 
 @dataclass(frozen=True)
 class Config:
-    """What one host's keeper works with.
+    """What one host's keeper works with. Nothing here has a default: the role that writes the file says all of it.
 
     Attributes:
         environment: name of the environment; saves of another one are never restored.
@@ -77,7 +82,8 @@ class Config:
         redis_directory: Redis' own directory, on the data volume.
         container: name of Redis' container.
         image: Redis' image, used where the container does not exist to ask.
-        endpoint_url: address of the AWS services, for a VPC endpoint; the SDK's own choice without one.
+        endpoint_url: address of the AWS services, for a VPC endpoint; AWS's own names without one.
+        dualstack: which of those names are used, see `endpoints`: none, services or all.
         prefix: put before `<environment>/saves/` in the bucket.
         state_directory: the keeper's own files.
         redis_host: address Redis listens on.
@@ -102,9 +108,9 @@ class Config:
         dns_ttl: how long clients may remember it; seconds.
         allow_empty: a host that boots and finds nothing to restore begins with nothing.
         data_device: the device name under which EC2 attaches the data volume.
-        volume_label: of the data volume's filesystem.
         volume_filesystem: made on a blank data volume: ext4 or xfs.
-        mount_options: of the data volume, as in /etc/fstab.
+        volume_labels: the label of each filesystem, by its type.
+        mount_options: of each filesystem, by its type, as in /etc/fstab.
         redis_uid: owner of Redis' directory.
         redis_gid: its group.
         secrets: what a host that boots fetches.
@@ -120,41 +126,42 @@ class Config:
     redis_directory: Path
     container: str
     image: str
-    endpoint_url: str | None = None
-    prefix: str = ""
-    require_mount: bool = True
-    state_directory: Path = Path("/var/lib/spotcache")
-    redis_host: str = "127.0.0.1"
-    redis_port: int = 6379
-    redis_username: str | None = None
-    redis_password_file: Path | None = None
-    dbfilename: str = "dump.rdb"
-    appendonly: bool = False
-    appendfilename: str = "appendonly.aof"
-    appenddirname: str = "appendonlydir"
-    ebs_snapshots: bool = True
-    keep_count: int = 24
-    keep_days: int = 7
-    keep_weeks: int = 4
-    keep_local_count: int = 2
-    metadata_url: str | None = None
-    watch_seconds: int = 1
-    topic_arn: str | None = None
-    hook: str | None = None
-    dns_zone_id: str | None = None
-    dns_name: str | None = None
-    dns_ttl: int = 10
-    allow_empty: bool = False
-    data_device: str = "/dev/sdf"
-    volume_label: str = "spotcache-data"
-    volume_filesystem: str = "ext4"
-    mount_options: str = "defaults,noatime,nofail,x-systemd.device-timeout=60s,x-systemd.before=docker.service"
-    redis_uid: int = 999
-    redis_gid: int = 999
-    secrets: tuple[Secret, ...] = ()
-    address: str | None = None
-    address_files: tuple[Path, ...] = ()
-    timeouts: Timeouts = field(default_factory=Timeouts)
+    endpoint_url: str | None
+    dualstack: str
+    prefix: str
+    require_mount: bool
+    state_directory: Path
+    redis_host: str
+    redis_port: int
+    redis_username: str | None
+    redis_password_file: Path | None
+    dbfilename: str
+    appendonly: bool
+    appendfilename: str
+    appenddirname: str
+    ebs_snapshots: bool
+    keep_count: int
+    keep_days: int
+    keep_weeks: int
+    keep_local_count: int
+    metadata_url: str | None
+    watch_seconds: int
+    topic_arn: str | None
+    hook: str | None
+    dns_zone_id: str | None
+    dns_name: str | None
+    dns_ttl: int
+    allow_empty: bool
+    data_device: str
+    volume_labels: Mapping[str, str]
+    volume_filesystem: str
+    mount_options: Mapping[str, str]
+    redis_uid: int
+    redis_gid: int
+    secrets: tuple[Secret, ...]
+    address: str | None
+    address_files: tuple[Path, ...]
+    timeouts: Timeouts
 
     @property
     def shared_prefix(self) -> str:
@@ -181,8 +188,7 @@ class Config:
         if path is None:
             return None
         try:
-            mode = path.stat().st_mode
-            text = path.read_text(encoding="utf-8").rstrip("\n")
+            mode, text = _mode_and_text(path)
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"redis_password_file {path} cannot be read: {error}") from error
         if mode & stat.S_IRWXO:
@@ -194,6 +200,23 @@ class Config:
         return text
 
 
+def _mode_and_text(path: Path) -> tuple[int, str]:
+    """Mode and text of a secret file, wherever it is just now.
+
+    What was put aside counts first: it is put there whole, before the file itself is overwritten, and removed when
+    that is back.
+
+    Raises:
+        OSError: it is in neither place, or cannot be read.
+        UnicodeDecodeError: it is no text.
+    """
+    try:
+        found = ASIDE / path.relative_to("/")
+        return found.stat().st_mode, found.read_text(encoding="utf-8").rstrip("\n")
+    except FileNotFoundError:
+        return path.stat().st_mode, path.read_text(encoding="utf-8").rstrip("\n")
+
+
 # What a value must look like, and how to say so. Keys without an entry only need the right type.
 _PATTERNS: dict[str, tuple[str, str]] = {
     "environment": (r"[a-z][a-z0-9-]{0,31}", "a lower-case name such as stg"),
@@ -201,12 +224,12 @@ _PATTERNS: dict[str, tuple[str, str]] = {
     "bucket": (r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", "the name of an S3 bucket"),
     "prefix": (r"[A-Za-z0-9!_.*'()/-]{0,200}", "the beginning of an S3 key"),
     "endpoint_url": (r"https?://[^\s/]+(/\S*)?", "an http or https address"),
+    "dualstack": ("|".join(DUALSTACK), "none, services or all"),
     "metadata_url": (r"http://[^\s/]+", "an http address without a path"),
     "topic_arn": (r"arn:aws[a-z-]*:sns:[a-z0-9-]+:\d{12}:[A-Za-z0-9_-]+", "the ARN of an SNS topic"),
     "address": (r"[0-9.]+", "an IPv4 address"),
     "volume_filesystem": (r"ext4|xfs", "ext4 or xfs"),
     "data_device": (r"/dev/[a-z0-9]+", "a device name such as /dev/sdf"),
-    "volume_label": (r"[A-Za-z0-9_-]{1,16}", "a filesystem's label"),
     "container": (r"[A-Za-z0-9][A-Za-z0-9_.-]+", "the name of a container"),
     "image": (r"[A-Za-z0-9][\w.:/@-]*", "a Docker image"),
     "redis_host": (r"[A-Za-z0-9_.:-]+", "a host name or address"),
@@ -225,8 +248,11 @@ _MINIMA = {
     "redis_uid": 0,
     "redis_gid": 0,
 }
+# What a filesystem takes as its label.
+_LABEL_CHARACTERS = {"ext4": 16, "xfs": 12}
 _PATHS = frozenset({"volume_path", "redis_directory", "state_directory", "redis_password_file"})
 _NUMBERS = frozenset(_MINIMA)
+_BY_FILESYSTEM = ("volume_labels", "mount_options")
 _FLAGS = frozenset({"allow_empty", "appendonly", "ebs_snapshots", "require_mount"})
 _OPTIONAL = frozenset(
     {
@@ -258,23 +284,24 @@ def parse_config(data: object, origin: str) -> Config:
     known = {item.name for item in fields(Config)}
     if unknown := sorted(set(data) - known):
         raise ConfigError(f"{origin}: unknown key {unknown[0]!r}; known are {', '.join(sorted(known))}")
-    needed = ("environment", "region", "bucket", "volume_path", "redis_directory", "container", "image")
-    if missing := [key for key in needed if data.get(key) in (None, "")]:
-        raise ConfigError(f"{origin}: {missing[0]!r} is missing")
+    if missing := [
+        item.name
+        for item in fields(Config)
+        if item.name not in data or (data[item.name] in (None, "") and item.name not in _OPTIONAL | {"prefix"})
+    ]:
+        raise ConfigError(f"{origin}: {missing[0]!r} is missing; the keeper role writes every key (provision)")
     values: dict[str, Any] = {
-        key: _value(key, value, origin)
+        key: None if value is None and key in _OPTIONAL else _value(key, value, origin)
         for key, value in data.items()
-        if key not in ("timeouts", "secrets", "address_files") and not (value is None and key in _OPTIONAL)
+        if key not in ("timeouts", "secrets", "address_files", *_BY_FILESYSTEM)
     }
-    if "timeouts" in data:
-        values["timeouts"] = _timeouts(data["timeouts"], origin)
-    if "secrets" in data:
-        values["secrets"] = _secrets(data["secrets"], origin)
-    if "address_files" in data:
-        files = data["address_files"]
-        if not isinstance(files, list) or not all(isinstance(name, str) and name.startswith("/") for name in files):
-            raise ConfigError(f"{origin}: address_files must be a list of absolute paths")
-        values["address_files"] = tuple(Path(name) for name in files)
+    values["timeouts"] = _timeouts(data["timeouts"], origin)
+    values["secrets"] = _secrets(data["secrets"], origin)
+    values |= {key: _by_filesystem(key, data[key], origin) for key in _BY_FILESYSTEM}
+    files = data["address_files"]
+    if not isinstance(files, list) or not all(isinstance(name, str) and name.startswith("/") for name in files):
+        raise ConfigError(f"{origin}: address_files must be a list of absolute paths")
+    values["address_files"] = tuple(Path(name) for name in files)
     config = Config(**values)
     if config.volume_path not in config.redis_directory.parents:
         raise ConfigError(
@@ -330,6 +357,19 @@ def _value(key: str, value: object, origin: str) -> object:
     return value
 
 
+def _by_filesystem(key: str, data: object, origin: str) -> dict[str, str]:
+    """The checked texts of one key, one for each filesystem."""
+    if not isinstance(data, Mapping) or set(data) != set(_LABEL_CHARACTERS):
+        raise ConfigError(f"{origin}: {key} must be an object with {' and '.join(sorted(_LABEL_CHARACTERS))}")
+    for kind, text in data.items():
+        most = _LABEL_CHARACTERS[kind]
+        pattern = rf"[A-Za-z0-9_-]{{1,{most}}}" if key == "volume_labels" else r"\S+"
+        what = f"a label of at most {most} characters" if key == "volume_labels" else "mount options without blanks"
+        if not isinstance(text, str) or not re.fullmatch(pattern, text):
+            raise ConfigError(f"{origin}: {key}.{kind} is {text!r}; it must be {what}")
+    return dict(data)
+
+
 def _secrets(data: object, origin: str) -> tuple[Secret, ...]:
     """The checked secrets."""
     wrong = ConfigError(f"{origin}: secrets must be a list of objects with path, parameter, mode, uid and gid")
@@ -354,6 +394,8 @@ def _timeouts(data: object, origin: str) -> Timeouts:
     if not isinstance(data, Mapping):
         raise ConfigError(f"{origin}: timeouts must be an object of seconds")
     known = {item.name for item in fields(Timeouts)}
+    if missing := sorted(known - set(data)):
+        raise ConfigError(f"{origin}: timeouts.{missing[0]} is missing; the keeper role writes every key (provision)")
     for key, value in data.items():
         if key not in known:
             raise ConfigError(f"{origin}: unknown timeout {key!r}; known are {', '.join(sorted(known))}")

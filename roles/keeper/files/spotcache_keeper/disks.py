@@ -13,8 +13,9 @@ from spotcache_keeper.aws import AwsError, aws_errors
 from spotcache_keeper.commands import Commands, run_command
 from spotcache_keeper.context import Context
 from spotcache_keeper.errors import KeeperError
-from spotcache_keeper.files import readable_errors
+from spotcache_keeper.files import readable_errors, write_atomically
 from spotcache_keeper.outside import Outside
+from spotcache_keeper.settle import found, known
 
 _TIMEOUT = 120.0
 _FSTAB = Path("/etc/fstab")
@@ -44,6 +45,10 @@ class Disks:
         Raises:
             AwsError: EC2 does not say.
         """
+        # It is as new as the host: EC2 may not know it yet.
+        return found(self._own, self.sleep)
+
+    def _own(self) -> str:
         me = self.ctx.machine.identity().instance_id
         with aws_errors(f"listing the volumes of {me}"):
             volumes = self._ec2().describe_volumes(Filters=[{"Name": "attachment.instance-id", "Values": [me]}])
@@ -57,8 +62,7 @@ class Disks:
         if not volume_id:
             return "the host before had no data volume"
         try:
-            with aws_errors(f"looking at {volume_id}"):
-                volume = self._ec2().describe_volumes(VolumeIds=[volume_id])["Volumes"][0]
+            volume = self._described(volume_id)
         except AwsError as error:
             gone = error.code == "InvalidVolume.NotFound"
             return f"the volume {volume_id} of the host before is gone" if gone else str(error)
@@ -76,11 +80,9 @@ class Disks:
         me, device = self.ctx.machine.identity().instance_id, self.ctx.config.data_device
         self._wait(volume_id, "available")
         if instead_of:
-            with aws_errors(f"detaching {instead_of}"):
-                self._ec2().detach_volume(VolumeId=instead_of, InstanceId=me)
+            self._change("detaching", instead_of, "detach_volume", InstanceId=me)
             self._wait(instead_of, "available")
-        with aws_errors(f"attaching {volume_id}"):
-            self._ec2().attach_volume(VolumeId=volume_id, InstanceId=me, Device=device)
+        self._change("attaching", volume_id, "attach_volume", InstanceId=me, Device=device)
         self._wait(volume_id, "in-use")
 
     def mount(self, volume_id: str, *, blank_allowed: bool) -> None:
@@ -91,8 +93,9 @@ class Disks:
         """
         config = self.ctx.config
         device = self.ctx.machine.wait_for_volume(volume_id, config.timeouts.volume)
-        found = self.run(["blkid", "-p", "-o", "value", "-s", "TYPE", str(device)], timeout=_TIMEOUT)
-        kind = found.stdout.strip()
+        found = self.run(["blkid", "-p", "-o", "export", str(device)], timeout=_TIMEOUT)
+        holds = dict(line.split("=", 1) for line in found.stdout.splitlines() if "=" in line)
+        kind = holds.get("TYPE", "")
         # blkid ends with 2 when it finds nothing; whatever else it says, nothing is known about the device.
         if not kind and found.returncode != 2:
             raise KeeperError(f"nobody can tell what {volume_id} holds: {found.complaint}")
@@ -100,11 +103,18 @@ class Disks:
             if not blank_allowed:
                 raise KeeperError(f"{volume_id} holds no filesystem")
             kind = config.volume_filesystem
-            self._must([f"mkfs.{kind}", "-L", config.volume_label, str(device)], f"making a filesystem on {volume_id}")
+            label = config.volume_labels[kind]
+            self._must([f"mkfs.{kind}", "-L", label, str(device)], f"making a filesystem on {volume_id}")
+        elif holds.get("LABEL", "") != config.volume_labels.get(kind):
+            # It would be mounted now and not found at the next boot.
+            wanted = " or ".join(f"{name} labelled {label}" for name, label in sorted(config.volume_labels.items()))
+            raise KeeperError(f"{volume_id} holds {kind} labelled {holds.get('LABEL', '')!r}, and no {wanted}")
         with readable_errors(f"making {config.volume_path}"):
             config.volume_path.mkdir(mode=0o755, parents=True, exist_ok=True)
         options = ",".join(
-            option for option in config.mount_options.split(",") if option != "nofail" and not option.startswith("x-")
+            option
+            for option in config.mount_options[kind].split(",")
+            if option != "nofail" and not option.startswith("x-")
         )
         self._remember(kind)
         self._must(
@@ -121,32 +131,61 @@ class Disks:
     def _remember(self, kind: str) -> None:
         """Have it mounted at every further boot, with the line that provision writes as well."""
         config = self.ctx.config
-        line = f"LABEL={config.volume_label} {config.volume_path} {kind} {config.mount_options} 0 0"
+        options = config.mount_options[kind]
+        line = f"LABEL={config.volume_labels[kind]} {config.volume_path} {kind} {options} 0 0"
         with readable_errors(f"writing {self.fstab}"):
-            text = self.fstab.read_text(encoding="utf-8") if self.fstab.exists() else ""
-            if line not in text.splitlines():
-                end = "" if not text or text.endswith("\n") else "\n"
-                self.fstab.write_text(f"{text}{end}{line}\n", encoding="utf-8")
+            lines = self.fstab.read_text(encoding="utf-8").splitlines() if self.fstab.exists() else []
+            # One line for the mount point: that of another filesystem would be waited for at the next boot, in vain.
+            others = [text for text in lines if text.split()[1:2] != [str(config.volume_path)] or text.startswith("#")]
+            if lines != (wanted := [*others, line]):
+                write_atomically(self.fstab, "".join(f"{text}\n" for text in wanted))
+                self.fstab.chmod(0o644)
 
     def make_directories(self) -> None:
-        """What provision makes on a blank volume."""
+        """What provision makes on a blank volume; files that belonged to another Redis' user become this one's."""
         config = self.ctx.config
+        owner = config.redis_uid, config.redis_gid
         with readable_errors(f"making {config.redis_directory}"):
             if not config.redis_directory.exists():
                 config.redis_directory.mkdir(mode=0o700)
-                self.ctx.machine.give(config.redis_directory, config.redis_uid, config.redis_gid)
+                self.ctx.machine.give(config.redis_directory, *owner)
+            elif self.ctx.machine.owner(config.redis_directory) != owner:
+                # The directory last: a run that is killed begins again.
+                for path in (*config.redis_directory.rglob("*"), config.redis_directory):
+                    self.ctx.machine.give(path, *owner)
 
     def _wait(self, volume_id: str, wanted: str) -> None:
         """Wait until a volume is in a state."""
         deadline = time.monotonic() + self.ctx.config.timeouts.volume
         while True:
-            with aws_errors(f"looking at {volume_id}"):
-                state = str(self._ec2().describe_volumes(VolumeIds=[volume_id])["Volumes"][0]["State"])
+            state = str(self._described(volume_id)["State"])
             if state == wanted:
                 return
             if time.monotonic() >= deadline:
                 raise KeeperError(f"{volume_id} is still {state} instead of {wanted}")
             self.sleep(1.0)
+
+    def _described(self, volume_id: str) -> dict[str, Any]:
+        """A volume in EC2's words.
+
+        Raises:
+            AwsError: EC2 does not say, or there is none.
+        """
+
+        def ask() -> dict[str, Any]:
+            with aws_errors(f"looking at {volume_id}"):
+                return dict(self._ec2().describe_volumes(VolumeIds=[volume_id])["Volumes"][0])
+
+        return known(ask, self.sleep)
+
+    def _change(self, doing: str, volume_id: str, operation: str, **arguments: str) -> None:
+        """One call that changes a volume."""
+
+        def ask() -> None:
+            with aws_errors(f"{doing} {volume_id}"):
+                getattr(self._ec2(), operation)(VolumeId=volume_id, **arguments)
+
+        known(ask, self.sleep)
 
     def _must(self, argv: list[str], doing: str) -> None:
         """Run a program that must work."""

@@ -17,6 +17,7 @@ from spotcache_keeper.aws import AwsError, aws_errors
 from spotcache_keeper.errors import DamagedError, KeeperError
 from spotcache_keeper.machine import Machine
 from spotcache_keeper.manifest import Manifest
+from spotcache_keeper.settle import known
 from spotcache_keeper.source import Source, State
 from spotcache_keeper.times import created_of, is_id
 
@@ -254,24 +255,24 @@ class EbsStore:
 
     def _create_volume(self, snapshot_id: str, instance_id: str, zone: str) -> str:
         """Make the temporary volume."""
-        try:
+        tags = {
+            "Name": f"spotcache-{self._environment}-restore",
+            TAG_ENVIRONMENT: self._environment,
+            TAG_TEMPORARY: "restore",
+            TAG_HOST: instance_id,
+        }
+
+        def make() -> Any:
             with aws_errors(f"making a volume of {snapshot_id}"):
-                answer = self._client().create_volume(
+                return self._client().create_volume(
                     SnapshotId=snapshot_id,
                     AvailabilityZone=zone,
                     VolumeType="gp3",
-                    TagSpecifications=[
-                        _tagged(
-                            "volume",
-                            {
-                                "Name": f"spotcache-{self._environment}-restore",
-                                TAG_ENVIRONMENT: self._environment,
-                                TAG_TEMPORARY: "restore",
-                                TAG_HOST: instance_id,
-                            },
-                        )
-                    ],
+                    TagSpecifications=[_tagged("volume", tags)],
                 )
+
+        try:
+            answer = known(make, self._sleep)
         except AwsError as error:
             if error.code in _GONE:
                 raise DamagedError(f"{snapshot_id} is gone") from error
@@ -288,28 +289,42 @@ class EbsStore:
         free = [name for name in _DEVICES if name not in used]
         if not free:
             raise KeeperError(f"{instance_id} has no free device name between {_DEVICES[0]} and {_DEVICES[-1]}")
-        with aws_errors(f"attaching {volume_id}"):
-            self._client().attach_volume(VolumeId=volume_id, InstanceId=instance_id, Device=free[0])
+        self._change("attaching", volume_id, "attach_volume", InstanceId=instance_id, Device=free[0])
         self._wait(volume_id, "in-use")
 
     def _discard(self, volume_id: str) -> None:
-        """Detach and delete a temporary volume."""
+        """Detach and delete a temporary volume, which is paid for as long as it is there."""
         volume = self._described(volume_id)
         if volume is None:
             return
         for attachment in volume.get("Attachments", []):
-            with aws_errors(f"detaching {volume_id}"):
-                self._client().detach_volume(VolumeId=volume_id, InstanceId=attachment["InstanceId"])
+            self._change("detaching", volume_id, "detach_volume", InstanceId=attachment["InstanceId"])
         if volume["State"] != "deleting":
             self._wait(volume_id, "available")
-            with aws_errors(f"deleting {volume_id}"):
-                self._client().delete_volume(VolumeId=volume_id)
+            try:
+                self._change("deleting", volume_id, "delete_volume")
+            except AwsError as error:
+                if error.code not in _GONE:
+                    raise
+
+    def _change(self, doing: str, volume_id: str, operation: str, **arguments: str) -> None:
+        """One call that changes a volume."""
+
+        def ask() -> None:
+            with aws_errors(f"{doing} {volume_id}"):
+                getattr(self._client(), operation)(VolumeId=volume_id, **arguments)
+
+        known(ask, self._sleep)
 
     def _described(self, volume_id: str) -> dict[str, Any] | None:
-        """A volume in EC2's words, None when it is gone."""
-        try:
+        """A volume in EC2's words, None when it is gone; one that EC2 does not know yet is not."""
+
+        def ask() -> list[dict[str, Any]]:
             with aws_errors(f"looking at {volume_id}"):
-                volumes: list[dict[str, Any]] = self._client().describe_volumes(VolumeIds=[volume_id])["Volumes"]
+                return list(self._client().describe_volumes(VolumeIds=[volume_id])["Volumes"])
+
+        try:
+            volumes = known(ask, self._sleep)
         except AwsError as error:
             if error.code in _GONE:
                 return None

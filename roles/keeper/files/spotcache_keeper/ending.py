@@ -42,6 +42,8 @@ _PAUSE_SECONDS = 600.0
 _LAST_SECONDS = 10.0
 # So long an upload is waited for at least, each time.
 _AGAIN_SECONDS = 2.0
+_LEASE_TRIES = 10
+_TELL_TRIES = 5
 
 
 @dataclass
@@ -59,6 +61,7 @@ class Ending:
         save: the final save, as `save --json` has it.
         refused: why there is nothing to save; empty when there is.
         tries: to save.
+        tells: how often people could not be told.
         problems: what went wrong, newest last.
         withdrawn: the host was not ended after all.
     """
@@ -73,6 +76,7 @@ class Ending:
     save: dict[str, Any] | None = None
     refused: str = ""
     tries: int = 0
+    tells: int = 0
     problems: list[str] = field(default_factory=list)
     withdrawn: bool = False
 
@@ -80,6 +84,14 @@ class Ending:
     def off_host(self) -> bool:
         """Whether the final save lies in S3."""
         return bool(self.save and (self.save.get("stored") or {}).get("s3"))
+
+    def in_force(self, host: str, boot: str) -> bool:
+        """Whether it ends this run of this host's kernel.
+
+        A shutdown is over when the host has been started anew, whatever could not be done since: nobody waits for that
+        to be noted. A notice outlives a reboot.
+        """
+        return self.host == host and not self.withdrawn and (self.boot == boot or self.cause != "shutdown")
 
     @property
     def over(self) -> bool:
@@ -165,23 +177,14 @@ class Ender:
             Whether it does; False when another host serves by now.
         """
         try:
-            held = self.outside.book.lease()
-            if held is not None and held.lease.host != ending.host:
-                self._problem(ending, f"{why}, but {held.lease.host} serves now: writes here stay held back")
+            if (serving := self._take_lease_back(ending)) is not None:
+                self._problem(ending, f"{why}, but {serving} serves now: writes here stay held back")
                 return False
-            if held is not None:
-                # By the condition: a host that takes the lease at this moment gets it, or this one does.
-                renewed = replace(held.lease, released=False, renewed=to_text(self.now()))
-                self.outside.book.write_lease(renewed, held)
             if "recorded" in ending.steps:
                 self.outside.book.write_final(
                     Final(ending.host, cause=ending.cause, withdrawn=True, written=to_text(self.now()), note=why)
                 )
-            with self._quick().redis() as server:
-                server.go_on()
-        except ConflictError:
-            self._problem(ending, f"{why}, but another host has taken over: writes here stay held back")
-            return False
+            self._let_through()
         except (KeeperError, OSError) as error:
             self._problem(ending, f"{why}, but writes could not be let through again: {error}")
             return False
@@ -189,6 +192,42 @@ class Ender:
         self.note(ending, "withdrawn")
         self.say(f"{why}: this host goes on, and takes writes again")
         return True
+
+    def _take_lease_back(self, ending: Ending) -> str | None:
+        """Have the lease again that was given back; the host that has it, when it is another one.
+
+        Raises:
+            KeeperError: it could not be written.
+        """
+        for _ in range(_LEASE_TRIES):
+            held = self.outside.book.lease()
+            if held is None:
+                return None
+            if held.lease.host != ending.host:
+                return held.lease.host
+            # By the condition: a host that takes the lease at this moment gets it, or this one does.
+            renewed = replace(held.lease, released=False, renewed=to_text(self.now()))
+            try:
+                self.outside.book.write_lease(renewed, held)
+            except ConflictError:
+                # This host's own boot may have been faster, and then all is well.
+                continue
+            return None
+        raise KeeperError("the lease is changed over and over")
+
+    def _let_through(self) -> None:
+        """Let writes through; a Redis that does not run holds none back, and forgets that it did.
+
+        Raises:
+            KeeperError: it runs and does not do it.
+        """
+        try:
+            with self._quick().redis() as server:
+                server.go_on()
+        except (KeeperError, OSError):
+            container = self.ctx.engine.state()
+            if container is not None and container.running:
+                raise
 
     def release_hook(self, ending: Ending) -> None:
         """Tell Auto Scaling that it need not wait any longer; without a waiting hook there is nothing to tell."""
@@ -382,13 +421,13 @@ class Ender:
 
     def _tell(self, ending: Ending) -> None:
         """Tell people, once; the topic is tried again a few times."""
-        if "told" in ending.steps or ending.problems.count("(telling)") >= 5:
+        if "told" in ending.steps or ending.tells >= _TELL_TRIES:
             self.note(ending, "told")
             return
         try:
             self.outside.tell(self._message(ending))
         except (KeeperError, OSError) as error:
-            ending.problems.append("(telling)")
+            ending.tells += 1
             self._problem(ending, str(error))
             return
         self.note(ending, "told")
@@ -420,7 +459,7 @@ class Ender:
                 "info",
                 f"final/{ending.host}/{ending.mark}",
             )
-        problem = next((text for text in reversed(ending.problems) if text != "(telling)"), "no reason is known")
+        problem = ending.problems[-1] if ending.problems else "no reason is known"
         final = self._final(ending)
         age = (
             f" Its newest verified save is {age_text((self.now() - from_text(final.created)).total_seconds())} old."

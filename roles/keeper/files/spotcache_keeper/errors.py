@@ -31,6 +31,10 @@ class NoSourceError(KeeperError):
     exit_code = 4
 
 
+class NoUsableCopyError(KeeperError):
+    """There are saves to restore from, and none of them can be used (exit code 1)."""
+
+
 class DamagedError(KeeperError):
     """One copy of a save cannot be used; another copy or an older save may."""
 

@@ -40,6 +40,23 @@ def write_atomically(path: Path, text: str, mode: int = 0o600) -> None:
     sync(path.parent)
 
 
+def replace_secret(path: Path, new: Path) -> None:
+    """Put `new` in the place of a secret file, and overwrite what was there.
+
+    The blocks of a file that nobody names any more would be in every later image of the disk.
+    """
+    old = os.open(path, os.O_WRONLY) if path.exists() else None
+    try:
+        new.replace(path)
+        sync(path.parent)
+        if old is not None:
+            os.write(old, bytes(os.fstat(old).st_size))
+            os.fsync(old)
+    finally:
+        if old is not None:
+            os.close(old)
+
+
 def read_json(path: Path) -> dict[str, Any] | None:
     """A JSON object in a file, or None when the file is missing or holds something else."""
     try:

@@ -68,6 +68,9 @@ class Machine(Protocol):
     def give(self, path: Path, uid: int, gid: int) -> None:
         """Make a file or directory somebody's own."""
 
+    def owner(self, path: Path) -> tuple[int, int]:
+        """Whose a file or directory is, user and group by number."""
+
 
 def metadata(path: str, base: str | None = None, timeout: float = 2.0) -> str:
     """One value of the instance metadata service, version 2 (Amazon EC2 User Guide, "Use IMDSv2").
@@ -181,7 +184,12 @@ class LinuxMachine:
 
     def give(self, path: Path, uid: int, gid: int) -> None:
         """See `Machine`."""
-        os.chown(path, uid, gid)
+        os.chown(path, uid, gid, follow_symlinks=False)
+
+    def owner(self, path: Path) -> tuple[int, int]:
+        """See `Machine`."""
+        status = path.lstat()
+        return status.st_uid, status.st_gid
 
     def _unmount(self, target: Path) -> None:
         """Unmount one of our own mounts."""

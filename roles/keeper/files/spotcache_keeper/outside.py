@@ -50,13 +50,13 @@ class Outside:
 def build_outside(config: Config) -> Outside:
     """Those of a real host."""
     imds = Imds(config.metadata_url)
-    aws = Signed(config.region, config.endpoint_url, lambda: role_credentials(imds))
+    aws = Signed(config.region, config.endpoint_url, lambda: role_credentials(imds), dualstack=config.dualstack)
     return Outside(
         imds=imds,
         aws=aws,
         book=Book(Objects(aws, config.bucket), config.shared_prefix),
         topic=config.topic_arn,
-        client=lambda service: make_client(service, config.region, config.endpoint_url),
+        client=lambda service: make_client(service, config.region, config.endpoint_url, config.dualstack),
         boot_id=boot_id(),
     )
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from spotcache_keeper.context import Context
-from spotcache_keeper.errors import ConfigError, DamagedError, KeeperError, RefusedError
+from spotcache_keeper.errors import ConfigError, DamagedError, KeeperError, NoUsableCopyError, RefusedError
 from spotcache_keeper.files import readable_errors, sync
 from spotcache_keeper.manifest import MANIFEST_NAME, RDB_NAME, Manifest, databases_json
 from spotcache_keeper.present import Present, judge, known_sources, look
@@ -98,7 +98,8 @@ def restore(ctx: Context, request: Request) -> RestoreResult:
         ConfigError: the request does not fit this host.
         NoSourceError: there is no such save.
         RefusedError: Redis holds newer data, and `force` is not set.
-        KeeperError: no usable copy, or Redis does not come up with it; the old data is in place then.
+        NoUsableCopyError: none can be used; nothing was changed.
+        KeeperError: Redis does not come up with it; the old data is in place then.
     """
     begun = time.monotonic()
     _check_environment(ctx, request)
@@ -282,7 +283,7 @@ def _keep_present(ctx: Context, present: Present, result: RestoreResult, *, newe
     return None
 
 
-def _nothing_good(candidates: Sequence[Source], skipped: Sequence[dict[str, str]]) -> KeeperError:
+def _nothing_good(candidates: Sequence[Source], skipped: Sequence[dict[str, str]]) -> NoUsableCopyError:
     """What to say when no copy could be used."""
     reasons = "; ".join(f"save {entry['id']} ({entry['where']}): {entry['reason']}" for entry in skipped)
     tried = {entry["id"] for entry in skipped}
@@ -293,4 +294,4 @@ def _nothing_good(candidates: Sequence[Source], skipped: Sequence[dict[str, str]
         if older
         else " There is no older one"
     )
-    return KeeperError(f"no usable copy: {reasons}; nothing was changed.{offer}")
+    return NoUsableCopyError(f"no usable copy: {reasons}; nothing was changed.{offer}")

@@ -28,6 +28,8 @@ _MIB = 1024 * 1024
 # Parts of this size from this size on: S3 takes at most 10,000 parts, so an RDB may have 312 GiB.
 _MULTIPART_BYTES = 32 * _MIB
 _GONE = frozenset({"NoSuchKey", "404", "NotFound"})
+# S3's word for an object that is not there, too, to whoever may not list the whole bucket (API reference, GetObject).
+_DENIED = frozenset({"AccessDenied", "403", "Forbidden"})
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,11 @@ class S3Store:
             if not save.has_manifest
         ]
 
+    def find(self, save_id: str) -> Source | None:
+        """One save, with its manifest; None when it is not there whole."""
+        save = self.stored().get(save_id)
+        return self._source(save_id, save.rdb_bytes) if save is not None and save.has_manifest else None
+
     def upload(self, directory: Path, manifest: Manifest) -> str:
         """Copy a whole save; S3 compares a checksum of every part, and the size is read back.
 
@@ -218,7 +225,7 @@ class S3Store:
                 ):
                     self._client().download_fileobj(self._bucket, key, file)
             except AwsError as error:
-                if error.code in _GONE:
+                if self._is_gone(error, key):
                     raise DamagedError(f"s3://{self._bucket}/{key} is gone") from error
                 raise
             path.chmod(0o600)
@@ -244,6 +251,15 @@ class S3Store:
             for page in pages:
                 yield from page.get("Contents", [])
 
+    def _is_gone(self, error: AwsError, key: str) -> bool:
+        """Whether an object is not there any more, and not only out of reach."""
+        if error.code not in _DENIED:
+            return error.code in _GONE
+        # What is listed is there, and may not be read.
+        with aws_errors(f"listing s3://{self._bucket}/{key}"):
+            answer = self._client().list_objects_v2(Bucket=self._bucket, Prefix=key, MaxKeys=1)
+        return all(entry["Key"] != key for entry in answer.get("Contents", []))
+
     def _source(self, save_id: str, size: int | None) -> Source:
         """One save that has a manifest."""
         key = f"{self._prefix}{save_id}/{MANIFEST_NAME}"
@@ -252,7 +268,7 @@ class S3Store:
                 text = self._client().get_object(Bucket=self._bucket, Key=key)["Body"].read()
             return describe(parse_manifest(text), save_id, "s3", self._environment, size)
         except (DamagedError, AwsError) as error:
-            if isinstance(error, AwsError) and error.code not in _GONE:
+            if isinstance(error, AwsError) and not self._is_gone(error, key):
                 raise
             return Source(
                 save_id, created_of(save_id), "s3", state="damaged", verified=False, bytes=size, note=str(error)

@@ -12,6 +12,7 @@ import hashlib
 import http.client
 import json
 import os
+import random
 import re
 import ssl
 import time
@@ -23,6 +24,7 @@ from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
 from spotcache_keeper.aws import AwsError
+from spotcache_keeper.endpoints import endpoint
 from spotcache_keeper.imds import Imds, ImdsError
 from spotcache_keeper.times import from_text, utc_now
 
@@ -30,6 +32,11 @@ _TIMEOUT = 10.0
 _LARGEST = 1024 * 1024
 _MESSAGE = re.compile(r"<Message>([^<]+)</Message>")
 _CODE = re.compile(r"<Code>([^<]+)</Code>")
+# What AWS says when there are too many calls; it has done nothing then. The SDK's retry modes have the same list.
+_THROTTLED = frozenset(
+    {"SlowDown", "RequestLimitExceeded", "Throttling", "ThrottlingException", "RequestThrottled", "ThrottledException"}
+)
+_PAUSES = (0.1, 0.3, 0.9)
 
 
 class ConflictError(AwsError):
@@ -93,20 +100,30 @@ class Signed:
         endpoint_url: address of all services, for an endpoint of one's own.
         credentials: gives the credentials to sign with.
         timeout: seconds for each request.
+        sleep: waits that many seconds.
+        dualstack: which of AWS's names are used, see `endpoints`.
     """
 
     def __init__(
-        self, region: str, endpoint_url: str | None, credentials: Callable[[], Key], timeout: float = _TIMEOUT
+        self,
+        region: str,
+        endpoint_url: str | None,
+        credentials: Callable[[], Key],
+        timeout: float = _TIMEOUT,
+        sleep: Callable[[float], None] = time.sleep,
+        dualstack: str = "none",
     ) -> None:
         self.region = region
+        self._dualstack = dualstack
         self._endpoint = endpoint_url.rstrip("/") if endpoint_url else None
         self._credentials = credentials
         self._timeout = timeout
+        self._sleep = sleep
         self._key: Key | None = None
 
     def url(self, service: str) -> str:
         """Where a service is."""
-        return self._endpoint or f"https://{service}.{self.region}.amazonaws.com"
+        return self._endpoint or endpoint(service, self.region, self._dualstack).url
 
     def query(self, service: str, version: str, action: str, **parameters: str) -> bytes:
         """One action of a service that speaks AWS's query protocol.
@@ -129,11 +146,23 @@ class Signed:
     def request(
         self, service: str, method: str, url: str, body: bytes, extra: Mapping[str, str]
     ) -> tuple[int, http.client.HTTPMessage, bytes]:
-        """One signed request; credentials that are no longer taken are asked for anew, once.
+        """One signed request, sent again when AWS says that there are too many.
 
         Raises:
             AwsError: the service is not reached.
         """
+        for pause in _PAUSES:
+            answer = self._request(service, method, url, body, extra)
+            if answer[0] not in (400, 429, 503) or _code(answer[2]) not in _THROTTLED:
+                return answer
+            # Not all hosts at the same moment.
+            self._sleep(pause * (0.5 + random.random()))
+        return self._request(service, method, url, body, extra)
+
+    def _request(
+        self, service: str, method: str, url: str, body: bytes, extra: Mapping[str, str]
+    ) -> tuple[int, http.client.HTTPMessage, bytes]:
+        """One signed request; credentials that are no longer taken are asked for anew, once."""
         for again in (True, False):
             headers = self._sign(service, method, url, body, extra)
             parts = urlsplit(url)
@@ -171,8 +200,9 @@ class Signed:
         request = AWSRequest(method=method, url=url, data=body, headers=dict(extra))
         if service == "s3":
             request.headers["x-amz-content-sha256"] = hashlib.sha256(body).hexdigest()
+        region = self.region if self._endpoint else endpoint(service, self.region, self._dualstack).region
         credentials = Credentials(self._key.access, self._key.secret, self._key.token)
-        (S3SigV4Auth if service == "s3" else SigV4Auth)(credentials, service, self.region).add_auth(request)
+        (S3SigV4Auth if service == "s3" else SigV4Auth)(credentials, service, region).add_auth(request)
         return dict(request.headers.items())
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from spotcache_keeper.errors import ConfigError, KeeperError, NoSourceError
+from spotcache_keeper.errors import ConfigError, KeeperError, NoSourceError, NoUsableCopyError
 from spotcache_keeper.manifest import Manifest
 from spotcache_keeper.times import is_id, is_moment, parse_moment, to_text
 
@@ -117,7 +117,8 @@ def choose(sources: Sequence[Source], wanted: Wanted) -> list[Source]:
 
     Raises:
         NoSourceError: there is no such save.
-        KeeperError: there is one, but it cannot be used (yet).
+        NoUsableCopyError: there is one, but it cannot be used.
+        KeeperError: it cannot be used yet.
         ConfigError: it belongs to another environment.
     """
     ordered = newest_first(sources)
@@ -171,7 +172,8 @@ def _must_be_usable(asked: Sequence[Source]) -> Source:
     """The first usable copy.
 
     Raises:
-        KeeperError: none is; says why not.
+        NoUsableCopyError: none is; says why not.
+        KeeperError: none is yet.
         ConfigError: it belongs to another environment.
     """
     usable = [source for source in asked if source.usable]
@@ -189,7 +191,7 @@ def _must_be_usable(asked: Sequence[Source]) -> Source:
         "incomplete": "it has no manifest, so its upload never ended",
         "error": "EBS says it failed",
     }.get(first.state, "it was never verified")
-    raise KeeperError(f"{name} cannot be used: {why}")
+    raise NoUsableCopyError(f"{name} cannot be used: {why}")
 
 
 def _offer(ordered: Sequence[Source]) -> str:

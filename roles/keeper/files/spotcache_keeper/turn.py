@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from spotcache_keeper.aws import AwsError, aws_errors
 from spotcache_keeper.context import Context
 from spotcache_keeper.ending import read_ending
-from spotcache_keeper.errors import KeeperError
 from spotcache_keeper.lease import Final, Held, Lease
 from spotcache_keeper.outside import Outside
 from spotcache_keeper.signed import ConflictError
@@ -59,17 +58,23 @@ class Turn:
         """Wait for the lease as long as another host may still serve, and take it.
 
         Raises:
-            KeeperError: S3 does not let this host see or write the lease, or this host is being ended itself.
+            KeeperError: S3 does not let this host see or write the lease.
         """
         me = self.ctx.machine.identity()
         said = ""
         ending_since: float | None = None
         while True:
             ending = read_ending(self.ctx.config.state_directory)
-            if ending is not None and ending.host == me.instance_id and not ending.withdrawn:
-                raise KeeperError(f"this host is being ended itself ({ending.cause}): it does not begin to serve")
+            if ending is not None and ending.in_force(me.instance_id, self.outside.boot_id):
+                why = f"waiting: this host is being ended itself ({ending.cause}) and does not begin to serve"
+                if why != said:
+                    said = why
+                    self.say(why)
+                self.sleep(_POLL_SECONDS)
+                continue
             held = self.outside.book.lease()
             if held is None or held.lease.host == me.instance_id:
+                self._take_record_back(me.instance_id)
                 if self._write(held):
                     return self._before(held)
                 continue
@@ -90,6 +95,17 @@ class Turn:
                 self.say(why)
             self.sleep(_POLL_SECONDS)
 
+    def _take_record_back(self, me: str) -> None:
+        """Before this host serves again: whoever reads that its final save is complete may take over at once."""
+        final = self.outside.book.final(me)
+        if final is not None and not final.withdrawn:
+            note = "the host was only started anew"
+            self.outside.book.write_final(
+                replace(
+                    final, withdrawn=True, complete=False, off_host=False, written=to_text(self.ctx.now()), note=note
+                )
+            )
+
     def _before(self, held: Held | None) -> Before:
         """Whom a boot that was killed was about to follow."""
         if held is None or not held.lease.before:
@@ -102,19 +118,21 @@ class Turn:
         return Before(old, None if final is not None and final.withdrawn else final)
 
     def state_of(self, host: str) -> str:
-        """What EC2 says of a host: its state, `terminated` when it knows no such host, empty when it does not say."""
+        """What EC2 says of a host: its state, or empty when it does not say.
+
+        That EC2 finds no such host says nothing: it may not know it yet, and forgets it an hour after its end. A host
+        that lives renews its lease, and one that is gone lets it end.
+        """
         if not host.startswith("i-"):
             return ""
         try:
             with aws_errors(f"looking at {host}"):
                 found = self.outside.client("ec2").describe_instances(InstanceIds=[host])["Reservations"]
         except AwsError as error:
-            if error.code in ("InvalidInstanceID.NotFound", "InvalidInstanceID.Malformed"):
-                return "terminated"
             self.ctx.warnings.append(f"EC2 does not say how {host} is: {error}")
             return ""
         states = [str(item["State"]["Name"]) for reservation in found for item in reservation["Instances"]]
-        return states[0] if states else "terminated"
+        return states[0] if states else ""
 
     def _why_wait(self, held: Held, final: Final | None, state: str, waited: float) -> str:
         """Why the lease is not taken now; empty when it may be."""

@@ -7,6 +7,7 @@ is announced afterwards and however often the keeper is started anew.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import threading
 import time
@@ -43,6 +44,8 @@ _FENCE_SECONDS = 10.0
 _AGAIN_SECONDS = 2.0
 # Another recommendation within this time is the same risk.
 _REBALANCE_SECONDS = 3600.0
+# So long systemd is asked whether the system shuts down. With the final save it is less than the TimeoutStopSec.
+_SYSTEMD_SECONDS = 45.0
 
 
 class Lines:
@@ -209,6 +212,8 @@ class Watch:
         self._trouble = ""
         self._stale = ""
         self._rebalance = ""
+        self._past: Ending | None = None
+        self._past_again = 0.0
         host = ctx.machine.identity().instance_id
         lost = recall(ctx.config.state_directory, WATCH).get("lost") or {}
         if lost.get("host") == host:
@@ -230,6 +235,7 @@ class Watch:
             self._heed(announced)
         pause = self._carry_on()
         if self.ending is None:
+            self._withdraw_past()
             self._early_save_ended()
             self._check_budget()
         self._check_lease()
@@ -385,11 +391,20 @@ class Watch:
         if ending.withdrawn:
             self._stale = ending.mark
             return
-        if ending.boot != self._outside.boot_id and ending.cause == "shutdown":
-            self.ender.withdraw(ending, "the host was only started anew")
+        if not ending.in_force(ending.host, self._outside.boot_id):
+            self._past = ending
+            self._withdraw_past()
             return
         self.ending = ending
         self.say(f"the keeper was started again while this host ends ({ending.cause}): it goes on")
+
+    def _withdraw_past(self) -> None:
+        """Take back what was recorded at a shutdown that is over; tried again until it is done."""
+        if self._past is None or self._clock() < self._past_again:
+            return
+        self._past_again = self._clock() + _FENCE_SECONDS
+        if self.ender.withdraw(self._past, "the host was only started anew"):
+            self._past = None
 
     # --- what else is to be looked after
 
@@ -469,9 +484,28 @@ class Watch:
             self.say(str(error))
 
 
-def system_is_stopping(run: Commands) -> bool:
-    """Whether the whole system shuts down, and not just this unit."""
-    try:
-        return run(["systemctl", "is-system-running"], timeout=5).stdout.strip() == "stopping"
-    except KeeperError:
-        return False
+def system_is_stopping(
+    run: Commands, clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep
+) -> bool:
+    """Whether the whole system shuts down, and not just this unit.
+
+    Told by the job of shutdown.target, which is there from the first moment of a shutdown; `is-system-running` says
+    "starting" of a system that goes down before its start was over. systemd is busy then, and a host may be slow: it is
+    asked again, for without an answer there would be no final save.
+
+    Args:
+        run: runs systemctl.
+        clock: seconds, ever growing.
+        sleep: waits for so many seconds.
+    """
+    deadline = clock() + _SYSTEMD_SECONDS
+    question = ["systemctl", "show", "--property=ActiveState", "--property=Job", "shutdown.target"]
+    while (left := deadline - clock()) > 0:
+        with contextlib.suppress(KeeperError):
+            answer = dict(
+                line.partition("=")[::2] for line in run(question, timeout=max(1.0, left)).stdout.splitlines()
+            )
+            if "ActiveState" in answer:
+                return answer["ActiveState"] in ("active", "activating") or answer.get("Job", "") not in ("", "0")
+        sleep(1.0)
+    return False

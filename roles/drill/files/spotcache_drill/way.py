@@ -1,0 +1,102 @@
+"""How the client gets to a Redis: over the network, or through ssh from a machine that is let in.
+
+A way is a list of words of a command line that joins its standard input and output with Redis' port, as `ssh -W` does;
+`{address}`, `{public}`, `{host}` and `{port}` in it stand for where Redis is. An empty list is the network itself.
+"""
+
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+from __future__ import annotations
+
+import contextlib
+import socket
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from typing import IO
+
+from spotcache_drill.client import Target
+from spotcache_drill.wire import Connection, RedisError
+
+# ssh may have to open a tunnel, log in and log in once more.
+PATIENCE_SECONDS = 20.0
+
+
+def words_for(way: Sequence[str], target: Target, port: int) -> list[str]:
+    """The command line for one target."""
+    places = {"{address}": target.address, "{public}": target.public, "{host}": target.host, "{port}": str(port)}
+
+    def filled(word: str) -> str:
+        for name, value in places.items():
+            word = word.replace(name, value)
+        return word
+
+    return [filled(word) for word in way]
+
+
+class Joined(socket.socket):
+    """One end of a pair; the other one is a command's standard input and output.
+
+    Args:
+        words: the command line. It ends when this end is closed.
+
+    Raises:
+        OSError: there is no such program.
+    """
+
+    def __init__(self, words: Sequence[str]) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            super().__init__(fileno=ours.detach())
+            self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the socket
+            try:
+                self._child = subprocess.Popen(
+                    words, stdin=theirs.fileno(), stdout=theirs.fileno(), stderr=self._errors
+                )
+            except OSError:
+                super().close()
+                self._errors.close()
+                raise
+
+    def said(self) -> str:
+        """The last of what the command complained of, which ssh does in two lines; empty without any."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._child.wait(1)
+        self._errors.seek(0)
+        return "; ".join(self._errors.read().decode(errors="replace").strip().splitlines()[-2:])
+
+    def close(self) -> None:
+        """Leave. A command that waits for a host that is gone is not waited for."""
+        super().close()
+        if not self._errors.closed:
+            self._child.kill()
+            self._child.wait()
+            self._errors.close()
+
+
+def plain(address: str, port: int, timeout: float) -> socket.socket:
+    """A connection over the network."""
+    opened = socket.create_connection((address, port), timeout=timeout)
+    opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return opened
+
+
+def connector(
+    port: int, password: str, database: int, timeout: float, way: Sequence[str] = ()
+) -> Callable[[Target], Connection]:
+    """What opens connections. It raises OSError or RedisError, with what the way complained of."""
+
+    def connect(target: Target) -> Connection:
+        opened = Joined(words_for(way, target, port)) if way else plain(target.address, port, timeout)
+        try:
+            return Connection(opened, password, database, timeout, PATIENCE_SECONDS if way else timeout)
+        except OSError as error:
+            reason = opened.said() if isinstance(opened, Joined) else ""
+            opened.close()
+            if reason:
+                raise ConnectionError(reason) from error
+            raise
+        except RedisError:
+            opened.close()
+            raise
+
+    return connect
