@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from rehearsal import permissions
 from rehearsal.sandboxes import Host, Sandbox
 from rehearsal.web_fleet import GROUP, WebFleet
 from rehearsal.work import BUILD, Failed, Journal, end_on_sigterm, table
@@ -82,7 +83,7 @@ def main(arguments: Sequence[str]) -> int:
     if asked.rounds < 3 or asked.hosts < 2:
         parser.error("a ratio needs at least 3 rounds and 2 hosts: raise --rounds or --hosts")
     try:
-        with Sandbox("bench-apcu", BUILD / "bench" / "logs").running() as sandbox:
+        with Sandbox("bench-apcu", BUILD / "bench" / "logs").running(*permissions.also("apcu")) as sandbox:
             result = bench(sandbox, asked.hosts, asked.rounds)
     except Failed as error:
         print(f"bench apcu: {error}", file=sys.stderr)

@@ -22,7 +22,14 @@ from rehearsal.work import BUILD, ROOT, Failed, Journal, end_on_sigterm, table
 
 RESULT = BUILD / "bench" / "converge.json"
 # Each host is new, and an earlier one may have saved already: these are to start empty.
-EMPTY = ("-e", "provision_empty=true")
+# Bare hosts are what is measured here, and no image; both sides go by plain SSH.
+ASKED = {
+    "provision_empty": "true",
+    "spot_host_bake": "false",
+    "spot_host_connection": "ssh",
+    "spot_host_ssh_routed": "true",
+}
+EMPTY = tuple(word for name, value in ASKED.items() for word in ("-e", f"{name}={value}"))
 GOALS = {"fresh_ratio": 1.7, "second_seconds": 11.0}
 
 # Everything that the roles write, except what the shell script makes itself.
@@ -30,8 +37,7 @@ REFERENCE = """
 set -eu
 cd /
 tar -c $(for path in etc/docker/daemon.json etc/spotcache etc/sysctl.d/60-spotcache-redis.conf \
-    etc/tmpfiles.d/spotcache-redis.conf usr/local/sbin/spotcache-keeper etc/systemd/system/spotcache-* \
-    etc/systemd/system/docker-.scope.d; do
+    etc/tmpfiles.d/spotcache-redis.conf usr/local/sbin/spotcache-keeper etc/systemd/system/spotcache-*; do
     [ -e "$path" ] && echo "$path"; done)
 """
 
@@ -52,7 +58,7 @@ echo 'LABEL=spotcache-data /srv/redis ext4 defaults,noatime,nofail 0 0' >>/etc/f
 mount /srv/redis
 install -d -o 999 -g 999 -m 0700 /srv/redis/redis
 DOCKERFILE=$(cat {folder}/Dockerfile) sh {folder}/build-image.sh spotcache-redis:bench >/dev/null
-docker run -d --name spotcache-redis --network host --user 999:999 --read-only --cap-drop ALL \
+docker run -d --name spotcache-redis --network host --user 6379:6379 --read-only --cap-drop ALL \
     --security-opt no-new-privileges:true --tmpfs /tmp:size=64m --restart unless-stopped --stop-timeout 120 \
     --mount type=bind,source=/srv/redis/redis,target=/data \
     --mount type=bind,source=/etc/spotcache/redis,target=/etc/redis,readonly \

@@ -98,7 +98,7 @@ def bench(sandbox: Sandbox, pairs: int, requests: int) -> dict[str, object]:
     with journal.step("Sandbox up"):
         sandbox.up()
     with journal.step("Provision"):
-        sandbox.play("provision")
+        sandbox.play("provision", "-e", "spot_host_bake=false")
     host = sandbox.host()
     with journal.step("A bare redis-server beside the container"):
         start_bare(sandbox, host)

@@ -26,7 +26,7 @@ ln -sf "$(readlink -f "$(command -v redis-check-rdb)")" /srv/redis/floor/redis-s
 
 SAVE = """
 import json, subprocess, sys, time
-import boto3, botocore.config
+import boto3
 keeper = json.load(open("/etc/spotcache/keeper.json"))
 password = open("/etc/spotcache/keeper-password").read().strip()
 import os
@@ -41,8 +41,7 @@ def busy():
 while busy():
     time.sleep(0.1)
 s3 = boto3.client(
-    "s3", region_name=keeper["region"], endpoint_url=keeper["endpoint_url"],
-    config=botocore.config.Config(s3={"addressing_style": "path"}),
+    "s3", region_name=keeper["region"],
 )
 rdb = keeper["redis_directory"] + "/" + keeper["dbfilename"]
 begun = time.monotonic()

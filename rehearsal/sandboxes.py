@@ -16,8 +16,12 @@ from typing import Any, cast
 
 import boto3
 import botocore.config
+import redis
 
+from rehearsal import permissions
 from rehearsal.work import ROOT, Failed, stream, tail, tool
+from sandbox import qemu
+from sandbox.paid import Thing, paid
 
 STATES = Path("/var/lib/spotcache-sandbox")
 INVENTORY = ROOT / "inventories" / "sandbox"
@@ -108,7 +112,11 @@ class Sandbox:
 
     name: str
     logs: Path
+    # Variables that every playbook is given.
+    given: dict[str, Any] = field(default_factory=dict)
     show: Callable[[str], None] = field(default=lambda text: print(text, flush=True))
+    # Whether playbooks are run with AWS's modules in memory: the same runs, in half the time.
+    swift: bool = False
 
     @property
     def state(self) -> dict[str, Any]:
@@ -134,9 +142,12 @@ class Sandbox:
         return text
 
     def up(self, *options: str) -> None:
-        """Start anew; what an earlier run of this name left is removed first."""
+        """Start anew; what an earlier run of this name left is removed first.
+
+        The operator may do what docs/iam has attached for provision to destroy, and what `permissions.also` adds.
+        """
         self.verb("down", self.name)
-        self.verb("up", self.name, *options)
+        self.verb("up", self.name, *permissions.documented(), *options)
 
     def down(self) -> None:
         """Stop it and remove all it made."""
@@ -157,14 +168,17 @@ class Sandbox:
         *arguments: str,
         log: str | None = None,
         environment: Mapping[str, str] | None = None,
-        command: str = "ansible-playbook",
+        command: str = "",
         cwd: Path = ROOT,
     ) -> tuple[int, Play]:
         """Run a playbook (a name such as provision, a path, or a collection's playbook) and hand back how it ended."""
         target = f"playbooks/{playbook}.yml" if re.fullmatch(r"[a-z_]+", playbook) else playbook
         started, progress = time.monotonic(), Progress(self.show)
+        given = ["-e", json.dumps(self.given)] if self.given else []
+        swift = [sys.executable, "-m", "rehearsal.swift"]
+        program = swift if self.swift and not command else [tool(command or "ansible-playbook")]
         code, text = stream(
-            [tool(command), target, "-i", str(INVENTORY), *arguments],
+            [*program, target, "-i", str(INVENTORY), *given, *arguments],
             self.logs / f"{log or Path(playbook).stem}.log",
             show=progress.line,
             environment={**self.environment, **(environment or {})},
@@ -224,12 +238,63 @@ class Sandbox:
             time.sleep(0.2)
         raise Failed(f"{lost.id} was lost, and the Auto Scaling group brought no other host within {patience:.0f} s")
 
+    def address_of_name(self) -> str:
+        """Where clients are sent: the address that the name of Redis has; empty before there is one."""
+        route53 = self.client("route53")
+        for zone in route53.list_hosted_zones()["HostedZones"]:
+            for record in route53.list_resource_record_sets(HostedZoneId=zone["Id"])["ResourceRecordSets"]:
+                if record["Type"] == "A" and record["Name"].startswith("redis."):
+                    return str(record["ResourceRecords"][0]["Value"])
+        return ""
+
+    def connect(self, host: Host, database: int = 0) -> Any:
+        """A client of the Redis on a host."""
+        return redis.Redis(
+            host=host.ip,
+            password=self.password,
+            db=database,
+            socket_timeout=2,
+            socket_connect_timeout=2,
+            decode_responses=True,
+        )
+
+    def successor(self, lost: Host, patience: float = 300) -> Host:
+        """The host that serves in another one's place, by itself: clients are sent to it, and it answers."""
+        deadline = time.monotonic() + patience
+        while time.monotonic() < deadline:
+            for host in self.hosts():
+                with contextlib.suppress(redis.RedisError, OSError):
+                    if host.id != lost.id and self.address_of_name() == host.ip and self.connect(host).ping():
+                        return host
+            time.sleep(0.2)
+        raise Failed(f"{lost.id} was lost, and no other host served within {patience:.0f} s")
+
+    def is_spot(self, instance_id: str) -> bool:
+        """On which market an instance was bought, also one that has ended."""
+        [found] = self.client("ec2").describe_instances(InstanceIds=[instance_id])["Reservations"][0]["Instances"]
+        return bool(found.get("InstanceLifecycle") == "spot")
+
+    def spot_host(self, patience: float = 300) -> Host:
+        """The one Spot host that serves, once nobody stands in for it any more."""
+        deadline = time.monotonic() + patience
+        while time.monotonic() < deadline:
+            found = self.hosts()
+            if len(found) == 1 and self.is_spot(found[0].id) and self.address_of_name() == found[0].ip:
+                with contextlib.suppress(redis.RedisError, OSError):
+                    if self.connect(found[0]).ping():
+                        return found[0]
+            time.sleep(0.5)
+        raise Failed(f"no Spot host alone served within {patience:.0f} s: there are {self.hosts()}")
+
     def on_host(self, host: Host, command: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
-        """Run a shell command on a host, as root, over SSH."""
-        options = ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR", "ConnectTimeout=10"]
-        ssh = ["ssh", "-i", self.state["ssh_key"], *(word for option in options for word in ("-o", option))]
+        """Run a shell command on a host, as root; past its network, which is the product's own affair."""
+        if self.state["machines"]:
+            sockets = qemu.Sockets(STATES / self.name / "hosts" / host.id)
+            code, *said = qemu.execute(sockets, ["/bin/sh", "-s"], command.encode(), timeout)
+            out, err = (one.decode(errors="replace") for one in said)
+            return subprocess.CompletedProcess(command, code, out, err)
         return subprocess.run(
-            [*ssh, f"debian@{host.ip}", "sudo", "sh", "-s"],
+            ["docker", "exec", "-i", f"sc-{self.name}-{host.id}", "sh", "-s"],
             input=command,
             capture_output=True,
             text=True,
@@ -252,6 +317,16 @@ class Sandbox:
             ("route table", "describe_route_tables", "RouteTables/RouteTableId", {}),
             ("internet gateway", "describe_internet_gateways", "InternetGateways/InternetGatewayId", {}),
             ("address", "describe_addresses", "Addresses/AllocationId", {}),
+            (
+                "EC2 Instance Connect Endpoint",
+                "describe_instance_connect_endpoints",
+                "InstanceConnectEndpoints/InstanceConnectEndpointId",
+                {
+                    "Filters": [
+                        {"Name": "state", "Values": ["create-complete", "create-in-progress", "delete-in-progress"]}
+                    ]
+                },
+            ),
             ("network interface", "describe_network_interfaces", "NetworkInterfaces/NetworkInterfaceId", {}),
         ]
         for kind, method, path, arguments in questions:
@@ -265,9 +340,15 @@ class Sandbox:
         found |= {
             ("instance profile", row["InstanceProfileName"]) for row in iam.list_instance_profiles()["InstanceProfiles"]
         }
+        policies = self.client("dlm").get_lifecycle_policies()["Policies"]
+        found |= {("lifecycle policy", row["PolicyId"]) for row in policies}
         found |= {("bucket", row["Name"]) for row in self.client("s3").list_buckets()["Buckets"]}
         found |= {("DNS zone", row["Id"]) for row in self.client("route53").list_hosted_zones()["HostedZones"]}
         return found
+
+    def paid(self) -> list[Thing]:
+        """What the account pays for now; empty when nothing is left that costs anything."""
+        return paid(self.client)
 
     def containers(self) -> list[str]:
         """The names of this sandbox's hosts as Docker knows them."""

@@ -9,7 +9,6 @@ import http.cookiejar
 import ipaddress
 import json
 import secrets
-import socket
 import subprocess
 import sys
 import threading
@@ -21,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rehearsal.ports import Port
 from rehearsal.work import Failed
 
 # The application's host in an inventory of its own.
@@ -36,14 +36,6 @@ def _docker(*words: str) -> str:
     return done.stdout
 
 
-def free_port() -> int:
-    """A port of this machine's loopback that nobody uses."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @dataclass
 class Shop:
     """The verification application in a container of this machine, which is a client of the environment's Redis."""
@@ -54,7 +46,7 @@ class Shop:
     sandbox: str
     # The network of the VPC whose resolver knows the name of Redis; empty: the machine's own names.
     network: str = ""
-    port: int = field(default_factory=free_port)
+    port: int = field(default_factory=Port)
 
     @property
     def container(self) -> str:

@@ -78,9 +78,9 @@ def count_junit(report: Path, code: int) -> Count:
     return Count(passed, max(failed, 1) if code else failed, skipped)
 
 
-def run_job(job: Job, out: Callable[[str], None]) -> Outcome:
-    """Run one job; its output is in build/test/NAME.log, and shown only when it fails."""
-    log = RESULTS / f"{job.name.replace(' ', '-').replace('/', '-')}.log"
+def run_job(job: Job, out: Callable[[str], None], folder: Path | None = None) -> Outcome:
+    """Run one job; its output is in the folder's NAME.log, and shown only when it fails."""
+    log = (folder or RESULTS) / f"{job.name.replace(' ', '-').replace('/', '-')}.log"
     report = log.with_suffix(".xml")
     report.unlink(missing_ok=True)
     command = [*job.command, f"--junitxml={report}"] if job.junit else list(job.command)
@@ -94,7 +94,7 @@ def run_job(job: Job, out: Callable[[str], None]) -> Outcome:
     return outcome
 
 
-def run_jobs(jobs: Sequence[Job], side_by_side: int) -> list[Outcome]:
+def run_jobs(jobs: Sequence[Job], side_by_side: int, folder: Path | None = None) -> list[Outcome]:
     """Run jobs, a few at a time, with a word every half minute that names what is still running."""
     running: dict[str, float] = {}
     lock = threading.Lock()
@@ -106,19 +106,26 @@ def run_jobs(jobs: Sequence[Job], side_by_side: int) -> list[Outcome]:
     def one(job: Job) -> Outcome:
         running[job.name] = time.monotonic()
         try:
-            return run_job(job, out)
+            return run_job(job, out, folder)
         finally:
             running.pop(job.name, None)
 
     with concurrent.futures.ThreadPoolExecutor(side_by_side) as pool:
         waiting = {pool.submit(one, job) for job in jobs}
         ordered: list[Outcome] = []
-        while waiting:
-            done, waiting = concurrent.futures.wait(waiting, timeout=30, return_when=concurrent.futures.FIRST_COMPLETED)
-            ordered += [future.result() for future in done]
-            if not done:
-                now = time.monotonic()
-                out("  ... " + ", ".join(f"{name} {now - since:.0f} s" for name, since in sorted(running.items())))
+        try:
+            while waiting:
+                done, waiting = concurrent.futures.wait(
+                    waiting, timeout=30, return_when=concurrent.futures.FIRST_COMPLETED
+                )
+                ordered += [future.result() for future in done]
+                if not done:
+                    now = time.monotonic()
+                    out("  ... " + ", ".join(f"{name} {now - since:.0f} s" for name, since in sorted(running.items())))
+        except BaseException:
+            # Whoever ends this run wants no further job to begin.
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     return ordered
 
 
@@ -170,19 +177,33 @@ def molecule_jobs() -> list[Job]:
 
 # Tests of moments and of what is on the whole machine: nothing may run beside them.
 ALONE = ("test_sandbox.py", "test_sandbox_events.py")
-# One of two halves that take about as long; what is named nowhere belongs to the other.
-HALF = ("test_drill.py", "test_keeper_watch.py", "test_people.py")
+# Files that share a sandbox, and with it the minutes that provisioning takes, run in one process. What is named here
+# comes first, the longest at the top, so that two processes end at about the same time; any other file runs by itself.
+TOGETHER = (
+    ("test_drill.py", "test_keeper_watch.py"),
+    ("test_main_job.py", "test_secrets.py"),
+    ("test_people.py",),
+    ("test_egress.py", "test_front_door.py", "test_installed_collection.py"),
+    ("test_ways.py",),
+    ("test_laravel_env.py",),
+)
+
+
+def e2e_groups(files: Sequence[str]) -> list[tuple[str, ...]]:
+    """The files of the tests that go through a sandbox, by the process that runs them, in the order of their start."""
+    named = {file for group in TOGETHER for file in group}
+    return [*TOGETHER, *((file,) for file in sorted(set(files) - named - set(ALONE)))]
 
 
 def e2e_jobs() -> list[list[Job]]:
     """The tests that go through the sandbox, and those of whole playbooks; what stands together runs side by side."""
-    rest = sorted(path.name for path in (ROOT / "tests" / "e2e").glob("test_*.py") if path.name not in ALONE + HALF)
+    files = [path.name for path in (ROOT / "tests" / "e2e").glob("test_*.py")]
 
-    def job(name: str, files: Sequence[str], number: int = 0) -> Job:
+    def job(files: Sequence[str], number: int = 0) -> Job:
         # The sandboxes that its tests share are its own.
         own = (("SPOTCACHE_TEST_JOB", str(number)),)
         return Job(
-            f"e2e {name}",
+            " ".join(["e2e", *(file.removeprefix("test_").removesuffix(".py") for file in files)]),
             pytest("-v", "--durations=30", *(f"tests/e2e/{file}" for file in files)),
             junit=True,
             environment=own,
@@ -190,11 +211,11 @@ def e2e_jobs() -> list[list[Job]]:
 
     return [
         [
-            Job("whole playbooks", pytest(*unit_folders(), "-m", "plays", "-n", "2"), junit=True),
+            Job("whole playbooks", pytest(*unit_folders(), "-m", "plays", "-n", "2", "--dist", "loadfile"), junit=True),
             Job("with Docker", pytest(*unit_folders(), "-m", "docker"), junit=True),
         ],
-        [job("sandbox", ALONE)],
-        [job("unattended", HALF, 1), job("attended", rest, 2)],
+        [job(ALONE)],
+        [job(group, number) for number, group in enumerate(e2e_groups(files), start=1)],
     ]
 
 
@@ -211,7 +232,7 @@ def run_molecule() -> list[Outcome]:
 def run_e2e() -> list[Outcome]:
     """The suite `e2e`. Whatever a test left is removed, also after a failure."""
     try:
-        return [outcome for jobs in e2e_jobs() for outcome in run_jobs(jobs, side_by_side=len(jobs))]
+        return [outcome for jobs in e2e_jobs() for outcome in run_jobs(jobs, side_by_side=2)]
     finally:
         remove_test_sandboxes()
 

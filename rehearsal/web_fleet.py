@@ -118,6 +118,7 @@ class WebFleet:
     def _network(self) -> None:
         state = self.sandbox.state
         vpc = self.ec2.create_vpc(CidrBlock=state["cidr"])["Vpc"]["VpcId"]
+        self.ec2.modify_vpc_attribute(VpcId=vpc, EnableDnsHostnames={"Value": True})
         block = state["cidr"].replace(".0.0/16", ".0.0/20")
         made = self.ec2.create_subnet(VpcId=vpc, CidrBlock=block, AvailabilityZone=state["zones"][0])
         self.subnet = made["Subnet"]["SubnetId"]

@@ -12,6 +12,7 @@ import pytest
 
 DATA = "/srv/redis/redis"
 APPEND_ONLY = f"{DATA}/appendonlydir"
+UID = 6379
 
 
 def test_the_volume_is_mounted_by_its_label(host: Any) -> None:
@@ -21,7 +22,7 @@ def test_the_volume_is_mounted_by_its_label(host: Any) -> None:
     assert line.startswith("LABEL=spotcache /srv/redis xfs ")
     assert {"nofail", "nouuid", "x-systemd.before=docker.service"} <= set(line.split()[3].split(","))
     assert host.file(DATA).mode == 0o700
-    assert host.file(f"{APPEND_ONLY}/appendonly.aof.manifest").uid == 999
+    assert host.file(f"{APPEND_ONLY}/appendonly.aof.manifest").uid == UID
 
 
 def test_the_settings_are_in_force(redis: Any) -> None:

@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""ansible-playbook many times over, without starting anew each time: for tests that run a playbook again and again.
+
+One process loads Ansible, boto and their models once, and forks for every run and, within it, for every module of the
+collections for AWS, which then runs as it is instead of being packed, sent and started. What playbooks and modules do
+is the same; the second in which each module starts is not spent.
+
+    python -m rehearsal.swift PLAYBOOK ...      one run, with ansible-playbook's arguments
+
+Without arguments it reads one JSON object a line, ``{"arguments": [...], "environment": {...}, "log": path}``, and
+answers each with one, ``{"code": n}``. Several runs at once take several such programs.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import gc
+import importlib
+import json
+import os
+import sys
+import tempfile
+import traceback
+import warnings
+from pathlib import Path
+from typing import Any
+
+PACKED = ("amazon.aws.", "community.aws.", "spotcache.redis.")
+SERVICES = (
+    *("autoscaling", "cloudwatch", "dlm", "dynamodb", "ec2", "events", "iam", "lambda", "logs", "route53", "s3"),
+    *("sns", "sqs", "ssm", "sts"),
+)
+
+
+def run_here(name: str, arguments: dict[str, Any], environment: dict[str, str]) -> dict[str, Any]:
+    """A module's answer, from a fork of this process, as Ansible gets it from a connection."""
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        pid = os.fork()
+        if not pid:
+            code = 1
+            try:
+                os.dup2(out.fileno(), 1)
+                os.dup2(err.fileno(), 2)
+                sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
+                os.environ.update(environment)
+                code = _main_of(name, arguments)
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(code)
+        _, status = os.waitpid(pid, 0)
+        out.seek(0)
+        err.seek(0)
+        stdout, stderr = out.read().decode(), err.read().decode()
+    return {
+        "rc": os.waitstatus_to_exitcode(status),
+        "stdout": stdout,
+        "stdout_lines": stdout.splitlines(),
+        "stderr": stderr,
+        "stderr_lines": stderr.splitlines(),
+    }
+
+
+def _main_of(name: str, arguments: dict[str, Any]) -> int:
+    from ansible.module_utils._internal._ansiballz import _loader
+    from ansible.module_utils.testing import patch_module_args
+
+    namespace, collection, module = name.split(".")
+    program = importlib.import_module(f"ansible_collections.{namespace}.{collection}.plugins.modules.{module}")
+    with patch_module_args(arguments):
+        try:
+            program.main()
+        except SystemExit as ended:
+            return int(ended.code or 0)
+        except Exception as error:
+            # What Ansible makes of a module that broke: a result that has no message yet.
+            try:
+                _loader._handle_exception(error, "legacy")
+            except SystemExit as ended:
+                return int(ended.code or 0)
+    return 0
+
+
+def patch() -> None:
+    """Let Ansible run AWS's modules in forks of itself."""
+    import botocore.loaders
+    import botocore.session
+    from ansible.plugins.action import ActionBase
+
+    botocore.session.create_loader = functools.cache(botocore.loaders.create_loader)
+    original = ActionBase._execute_module
+
+    def execute(
+        action: Any,
+        module_name: Any = None,
+        module_args: Any = None,
+        tmp: Any = None,
+        task_vars: Any = None,
+        **more: Any,
+    ) -> Any:
+        name = module_name or action._task.resolved_action or action._task.action
+        here = action._connection.transport == "local" and not action._task.become
+        if not here or not name.startswith(PACKED) or more.get("wrap_async") or action._task.async_val:
+            return original(action, module_name, module_args, tmp, task_vars, **more)
+        arguments = action._task.args if module_args is None else module_args
+        action._update_module_args(name, arguments, task_vars or {})
+        environment: dict[str, str] = {}
+        action._compute_environment_string(environment)
+        told = run_here(name, dict(arguments), {key: str(value) for key, value in environment.items()})
+        answer = action._parse_returned_data(told, "legacy")
+        from ansible.vars.clean import remove_internal_keys
+
+        remove_internal_keys(answer)
+        return answer
+
+    ActionBase._execute_module = execute
+
+
+def warm() -> None:
+    """Have in memory what every run needs."""
+    import boto3
+    from ansible.cli.playbook import PlaybookCLI  # noqa: F401 - its import configures Ansible
+    from ansible.plugins.loader import init_plugin_loader
+
+    init_plugin_loader()
+    session = boto3.session.Session(region_name="us-east-1")
+    for service in SERVICES:
+        session.client(service, aws_access_key_id="x", aws_secret_access_key="x")
+
+
+def call_oneself(name: str) -> None:
+    """Give this process another command line: a run is known by it, and is dead when no such process is there."""
+    start, end = map(int, Path("/proc/self/stat").read_text().rpartition(")")[2].split()[45:47])
+    text = name.encode()[: end - start - 1]
+    ctypes.memmove(start, text + bytes(end - start - len(text)), end - start)
+
+
+def run(arguments: list[str], environment: dict[str, str], log: Path) -> int:
+    """One run of ansible-playbook, in a session of its own."""
+    pid = os.fork()
+    if pid:
+        _, status = os.waitpid(pid, 0)
+        return os.waitstatus_to_exitcode(status)
+    code = 1
+    try:
+        os.setsid()
+        call_oneself("ansible-playbook")
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            del os.environ[name]
+        os.environ.update(environment)
+        into = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        for descriptor in (1, 2):
+            os.dup2(into, descriptor)
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(nothing, 0)
+        from ansible.cli.playbook import PlaybookCLI
+
+        code = PlaybookCLI(["ansible-playbook", *arguments]).run()
+    except SystemExit as ended:
+        code = int(ended.code or 0)
+    except BaseException:
+        traceback.print_exc()
+        code = 250
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def main() -> int:
+    """Run what is asked for, one after the other."""
+    # Every run configures the collections' loader anew.
+    warnings.filterwarnings("ignore", "AnsibleCollectionFinder has already been configured")
+    warm()
+    patch()
+    # What is in memory by now stays: no fork needs to look through it, and thereby copy it.
+    gc.collect()
+    gc.freeze()
+    if sys.argv[1:]:
+        from ansible.cli.playbook import PlaybookCLI
+
+        arguments = ["ansible-playbook", *sys.argv[1:]]
+        call_oneself(arguments[0])
+        return int(PlaybookCLI(arguments).run())
+    answers = os.fdopen(os.dup(1), "w")
+    for line in sys.stdin:
+        asked = json.loads(line)
+        code = run(asked["arguments"], asked["environment"], Path(asked["log"]))
+        answers.write(json.dumps({"code": code}) + "\n")
+        answers.flush()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
