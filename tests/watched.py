@@ -5,10 +5,13 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from rehearsal.sandboxes import Sandbox
+
+SETTLED_S = 2.0  # after so long a process calls no other program in its own place
 
 
 @dataclass
@@ -26,10 +29,15 @@ class Watched:
     def play(self, sandbox: Sandbox, playbook: str, *arguments: str) -> None:
         """Run a playbook and see what it shows."""
         done = threading.Event()
+        since: dict[str, float] = {}
 
         def look() -> None:
             while not done.wait(0.05):
+                now = time.monotonic()
                 for process in filter(str.isdecimal, os.listdir("/proc")):
+                    # What has run for a while shows what it showed before: other programs are called at a start.
+                    if now - since.setdefault(process, now) > SETTLED_S:
+                        continue
                     try:
                         line = Path("/proc", process, "cmdline").read_bytes()
                         self.process_lists.append(line.replace(b"\0", b" ").decode(errors="replace"))

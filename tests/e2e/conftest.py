@@ -6,7 +6,6 @@ Every name starts with `t-`, so that cleaning up after the tests touches no sand
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 from collections.abc import Iterator
@@ -14,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from rehearsal import permissions
 from rehearsal.sandboxes import Sandbox
-from rehearsal.work import BUILD, ROOT
+from rehearsal.work import BUILD
 from tests.watched import Watched
 
 LOGS = BUILD / "test" / "e2e"
@@ -31,10 +31,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.e2e)
 
 
+def network_of(sandbox: Sandbox, third: int) -> dict[str, object]:
+    """Settings of one of several networks in a sandbox, and who may connect to Redis there."""
+    cidr = f"10.{sandbox.state['cidr'].split('.')[1]}.{third}.0/20"
+    return {"network_cidr": cidr, "network_redis_client_cidrs": [cidr]}
+
+
+# What a person runs, and what other users of this machine see of it, is tested with the very program.
+AS_A_PERSON = ("test_main_job.py", "test_secrets.py")
+
+
 @pytest.fixture(scope="session")
-def sandbox() -> Iterator[Sandbox]:
-    """A running, empty sandbox. What a test makes in it, it takes away again."""
-    with Sandbox(f"t-shared{JOB}", LOGS / f"shared{JOB}").running() as running:
+def sandbox(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
+    """A running, empty sandbox, whose hosts get public addresses. What a test makes in it, it takes away again."""
+    swift = not any(item.path.name in AS_A_PERSON for item in request.session.items)
+    with Sandbox(f"t-shared{JOB}", LOGS / f"shared{JOB}", swift=swift).running() as running:
+        running.given = {"network_egress": "public_ipv4", **network_of(running, 0)}
         yield running
 
 
@@ -59,12 +71,8 @@ def provisioned(sandbox: Sandbox, password: str, watched: Watched) -> Sandbox:
 
 
 @pytest.fixture(scope="session")
-def baked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
-    """A sandbox whose hosts come back by themselves. Its operator may do what the documents say, and no more."""
-    names = ("operator-policy", "operator-people-policy", "operator-drill-policy")
-    texts = [json.loads((ROOT / "docs" / "iam" / f"{name}.json").read_text()) for name in names]
-    policy = tmp_path_factory.mktemp("policy") / "operator.json"
-    policy.write_text(json.dumps({**texts[0], "Statement": [one for text in texts for one in text["Statement"]]}))
-    with Sandbox(f"t-baked{JOB}", LOGS / f"baked{JOB}").running("--operator-policy", str(policy)) as running:
-        running.play("provision", "-e", "spot_host_bake=true", log="provision")
+def baked() -> Iterator[Sandbox]:
+    """A provisioned sandbox whose host may be lost: the next one comes back by itself. Its operator may drill."""
+    with Sandbox(f"t-baked{JOB}", LOGS / f"baked{JOB}", swift=True).running(*permissions.also("drill")) as running:
+        running.play("provision", log="provision")
         yield running

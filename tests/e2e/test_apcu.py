@@ -9,19 +9,22 @@ from typing import Any
 
 import pytest
 
+from rehearsal import permissions
 from rehearsal.sandboxes import COLOR, Sandbox
 from rehearsal.web_fleet import GROUP, WebFleet, until
 from rehearsal.work import BUILD
+from sandbox.iam import permits
+from tests.e2e.conftest import JOB
 from tests.laravel import image
 
-LOGS = BUILD / "test" / "e2e" / "apcu"
+LOGS = BUILD / "test" / "e2e" / f"apcu{JOB}"
 REPORT = LOGS / "report.json"
 HOSTS = 3
 
 
 @pytest.fixture(scope="module")
 def fleet() -> Iterator[WebFleet]:
-    with Sandbox("t-apcu", LOGS).running() as sandbox:
+    with Sandbox(f"t-apcu{JOB}", LOGS, swift=True).running(*permissions.also("apcu")) as sandbox:
         made = WebFleet(sandbox, image.ensure())
         made.up(HOSTS)
         yield made
@@ -135,6 +138,16 @@ def test_an_empty_fleet_is_a_failure(fleet: WebFleet) -> None:
         assert not told.get("hosts")
 
 
+def told_of_ended_commands_and_logged_for_a_month(fleet: WebFleet) -> None:
+    topics = fleet.sandbox.client("sns")
+    [topic] = [one["TopicArn"] for one in topics.list_topics()["Topics"] if one["TopicArn"].endswith("-apcu")]
+    policy = json.loads(topics.get_topic_attributes(TopicArn=topic)["Attributes"]["Policy"])
+    assert permits(policy, "events.amazonaws.com", "sns:Publish", {})
+    assert not permits(policy, "ssm.amazonaws.com", "sns:Publish", {"aws:SourceAccount": "999999999999"})
+    [log] = fleet.sandbox.client("logs").describe_log_groups(logGroupNamePrefix="/aws/lambda/")["logGroups"]
+    assert log["retentionInDays"] == 30
+
+
 def test_the_function_for_slack_is_deployed_once(fleet: WebFleet) -> None:
     play = LOGS / "notify.yml"
     role = {
@@ -142,6 +155,7 @@ def test_the_function_for_slack_is_deployed_once(fleet: WebFleet) -> None:
         "apcu_region": "{{ spotcache_region }}",
         "apcu_group": GROUP,
         "apcu_slack_parameter": "/spotcache/slack",
+        "apcu_permissions_boundary": f"arn:aws:iam::{fleet.sandbox.state['account']}:policy/spotcache-boundary",
         "apcu_build_directory": str(LOGS / "function"),
     }
     for entry, changes in (("notify", True), ("notify", False), ("notify_absent", True), ("notify_absent", False)):
@@ -152,3 +166,5 @@ def test_the_function_for_slack_is_deployed_once(fleet: WebFleet) -> None:
         )
         done = fleet.sandbox.play(str(play), log=entry)
         assert (done.changed > 0) is changes, done.text
+        if (entry, changes) == ("notify", True):
+            told_of_ended_commands_and_logged_for_a_month(fleet)

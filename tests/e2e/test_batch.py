@@ -19,6 +19,7 @@ from rehearsal.batch_app import BatchApp
 from rehearsal.sandboxes import COLOR, Play, Sandbox
 from rehearsal.web_fleet import until
 from rehearsal.work import BUILD, ROOT, stream, tool
+from tests.e2e.conftest import JOB
 
 LOGS = BUILD / "test" / "e2e" / "batch"
 WARM = {"command": "batch:warm", "arguments": ["--items=20"]}
@@ -27,7 +28,7 @@ WARM = {"command": "batch:warm", "arguments": ["--items=20"]}
 @pytest.fixture(scope="module")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BatchApp]:
     with (
-        Sandbox("t-batch", LOGS).running() as sandbox,
+        Sandbox(f"t-batch{JOB}", LOGS, swift=True).running() as sandbox,
         BatchApp(sandbox, tmp_path_factory.mktemp("batch")).running() as running,
     ):
         yield running

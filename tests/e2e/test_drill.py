@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import json
+import os
+import pwd
+import tempfile
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
@@ -71,6 +74,7 @@ def test_bad_inputs_are_refused_before_anything_is_changed(place: Sandbox) -> No
     assert "drill_kind is 'zone_lost', for which AWS FIS has no action" in refused(
         place, "zone", drill_kind="zone_lost"
     )
+    assert "drill_client_host is 'web1', which no inventory" in refused(place, "client", drill_client_host="web1")
 
 
 @contextmanager
@@ -102,6 +106,16 @@ def test_without_a_save_or_an_image_nothing_is_interrupted(place: Sandbox) -> No
         assert "has no image of its host" in refused(place, "image")
     finally:
         ec2.create_tags(Resources=[image["ImageId"]], Tags=tags)
+
+
+def test_a_client_that_does_not_get_through_strikes_nothing(
+    place: Sandbox, filled: dict[int, keys.DatabasePrint]
+) -> None:
+    said = refused(place, "port", drill_redis_port=6390)
+    assert "does not reach port 6390 of" in said
+    assert "(directly: " in said
+    assert "through ssh to the host: " in said
+    assert "-e drill_client_host=NAME" in said
 
 
 @pytest.fixture(scope="module")
@@ -151,8 +165,12 @@ def test_with_a_notice_by_fis(place: Sandbox, filled: dict[int, keys.DatabasePri
     }
     picture = Path(FOLDER / "notice" / "timeline.svg").read_text()
     assert old.id in "".join(ET.fromstring(picture).itertext())
-    # Neither a role nor a template stays, and none of the client's keys.
+    # Neither a role nor a template stays, none of the client's keys, and nothing that holds the password.
     assert left_of_fis(place) == []
+    homes = {Path.home(), Path(pwd.getpwuid(os.getuid()).pw_dir)}
+    jobs = [file for home in homes for file in home.glob(".ansible_async/*")]
+    jobs += list(Path(tempfile.gettempdir()).glob("spotcache-drill-*/*"))
+    assert [file for file in jobs if place.password in file.read_text(errors="replace")] == []
     after = keys.fingerprint(place.host().ip, PORT, place.password)
     assert keys.differences(filled, after) == []
 
@@ -183,3 +201,38 @@ def test_a_host_that_ends_while_it_restores_is_followed_by_another(
     assert client["hosts"][1]["gone_at"] is not None
     assert left_of_fis(place) == []
     assert keys.differences(filled, keys.fingerprint(place.host().ip, PORT, place.password)) == []
+
+
+def test_a_recommendation_brings_an_early_save_and_nothing_else(
+    place: Sandbox, filled: dict[int, keys.DatabasePrint]
+) -> None:
+    host = place.host()
+    code, said, report = run(
+        place,
+        "rebalance",
+        drill_kind="rebalance",
+        drill_command=[*drill.STRIKE, "rebalance"],
+        drill_client_ways=["ssh"],
+    )
+    assert code == 0, said[-3000:]
+    [one] = report["runs"]
+    assert "The client writes through ssh to the host" in said
+    assert one["acknowledged_lost"] == 0
+    assert one["keys_acknowledged"] > 100
+    assert place.host() == host
+
+
+def test_without_spot_capacity_by_fis_a_host_on_demand_stands_in(
+    place: Sandbox, filled: dict[int, keys.DatabasePrint]
+) -> None:
+    code, said, report = run(
+        place, "capacity", drill_kind="no_capacity", drill_capacity_seconds=43200, drill_patience=180
+    )
+    assert code == 0, said[-3000:]
+    [one] = report["runs"]
+    assert one["acknowledged_lost"] == 0
+    assert not place.is_spot(one["successor"])
+    assert left_of_fis(place) == []
+    # With the drill its fault is over: Spot succeeds, and the stand-in hands over what it has.
+    host = place.spot_host()
+    assert keys.differences(filled, keys.fingerprint(host.ip, PORT, place.password)) == []

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import time
 
@@ -28,7 +29,9 @@ def test_what_is_prepared_is_used_again_at_once() -> None:
     started = time.monotonic()
     again = door("setup")
     assert again.returncode == 0, again.stderr
-    assert time.monotonic() - started < 10
+    # Each thing that is prepared says so; what is there already is only named.
+    assert not re.search(r": \d+ s$|Python packages|Debian packages", again.stdout, re.MULTILINE), again.stdout
+    assert time.monotonic() - started < 30
 
 
 def test_a_playbook_runs_by_the_command_line_that_is_printed(provisioned: Sandbox) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -56,15 +57,24 @@ def settings(folder: Path) -> dict[str, str]:
         "ANSIBLE_CONFIG": str(folder / "ansible.cfg"),
         "ANSIBLE_COLLECTIONS_PATH": str(folder),
         "ANSIBLE_ROLES_PATH": str(folder),
+        # As a shell sets it that has gone there: known hosts are kept below it.
+        "PWD": str(folder),
     }
 
 
 def run_elsewhere(sandbox: Sandbox, folder: Path, playbook: str, *arguments: str, log: str) -> Play:
     code, play = sandbox.attempt(
-        f"spotcache.redis.{playbook}", *arguments, log=log, environment=settings(folder), cwd=folder
+        f"spotcache.redis.{playbook}",
+        *arguments,
+        log=log,
+        environment=settings(folder),
+        # As its user runs it: with nothing of the checkout in memory.
+        command="ansible-playbook",
+        cwd=folder,
     )
     assert code == 0, play.text[-4000:]
-    assert str(ROOT) not in play.text.replace(str(INVENTORY), "")
+    # The inventory and the Python that Ansible runs in are the checkout's, and nothing else.
+    assert str(ROOT) not in play.text.replace(str(INVENTORY), "").replace(sys.executable, "")
     return play
 
 

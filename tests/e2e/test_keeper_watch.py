@@ -5,21 +5,17 @@ from __future__ import annotations
 
 import json
 import subprocess
-import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 import redis
 
-from rehearsal.sandboxes import Host, Sandbox
+from rehearsal.sandboxes import Sandbox
+from tests.writer import Writer, held, until
 
 GROUP = "spotcache-sandbox"
-NAME = "redis.sandbox.spotcache.internal"
-Found = TypeVar("Found")
 
 
 @pytest.fixture
@@ -27,50 +23,10 @@ def place(baked: Sandbox) -> Sandbox:
     return baked
 
 
-def until(question: Callable[[], Found | None], seconds: float, what: str) -> Found:
-    """Ask again and again until there is an answer."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        with suppress(redis.RedisError, OSError):
-            if (answer := question()) is not None:
-                return answer
-        time.sleep(0.2)
-    raise AssertionError(f"{what} did not happen within {seconds:.0f} s")
-
-
-def connect(place: Sandbox, host: Host) -> Any:
-    """A client of the Redis on a host."""
-    return redis.Redis(
-        host=host.ip, password=place.password, socket_timeout=2, socket_connect_timeout=2, decode_responses=True
-    )
-
-
-def address_of_name(place: Sandbox) -> str:
-    """Where the DNS name points."""
-    route53 = place.client("route53")
-    for zone in route53.list_hosted_zones()["HostedZones"]:
-        for record in route53.list_resource_record_sets(HostedZoneId=zone["Id"])["ResourceRecordSets"]:
-            if record["Type"] == "A" and record["Name"].startswith("redis."):
-                return str(record["ResourceRecords"][0]["Value"])
-    raise AssertionError("no zone has the name")
-
-
 def lease(place: Sandbox) -> dict[str, Any]:
     """Who serves, by the lease."""
     body = place.client("s3").get_object(Bucket=f"spotcache-{place.name}-saves", Key="sandbox/keeper/lease.json")
     return dict(json.loads(body["Body"].read()))
-
-
-def successor(place: Sandbox, lost: Host, seconds: float = 120) -> Host:
-    """The next host, once clients are sent to it and it answers."""
-
-    def serving() -> Host | None:
-        for host in place.hosts():
-            if host.id != lost.id and address_of_name(place) == host.ip and connect(place, host).ping():
-                return host
-        return None
-
-    return until(serving, seconds, "another host's service")
 
 
 def resize(place: Sandbox, low: int, wanted: int, high: int) -> None:
@@ -83,40 +39,6 @@ def resize(place: Sandbox, low: int, wanted: int, high: int) -> None:
     groups.update_auto_scaling_group(
         AutoScalingGroupName=GROUP, MinSize=low, DesiredCapacity=wanted, MaxSize=high, MixedInstancesPolicy=policy
     )
-
-
-@dataclass
-class Writer:
-    """Writes numbered keys and notes which ones were acknowledged."""
-
-    client: Any
-    mark: str
-    acknowledged: dict[str, str] = field(default_factory=dict)
-    stop: threading.Event = field(default_factory=threading.Event)
-
-    def __enter__(self) -> Writer:  # noqa: PYI034 - typing.Self came with Python 3.11
-        self.thread = threading.Thread(target=self._run)
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self.stop.set()
-        self.thread.join()
-
-    def _run(self) -> None:
-        number = 0
-        while not self.stop.is_set():
-            key, value = f"{self.mark}:{number}", f"value {number}"
-            with suppress(redis.RedisError):
-                if self.client.set(key, value):
-                    self.acknowledged[key] = value
-            number += 1
-            time.sleep(0.002)
-
-
-def held(client: Any, keys: list[str]) -> dict[str, str]:
-    """What a Redis holds of some keys."""
-    return dict(zip(keys, client.mget(keys), strict=True)) if keys else {}
 
 
 def test_the_image_holds_no_secret(place: Sandbox) -> None:
@@ -138,16 +60,35 @@ def test_the_image_holds_no_secret(place: Sandbox) -> None:
     assert place.on_host(place.host(), "spotcache-keeper save --json").returncode == 0
 
 
+def test_the_second_net_takes_the_data_volume_once_a_day_and_no_other(place: Sandbox) -> None:
+    dlm, ec2 = place.client("dlm"), place.client("ec2")
+    [policy] = dlm.get_lifecycle_policies()["Policies"]
+    mine = [{"Name": "tag:aws:dlm:lifecycle-policy-id", "Values": [policy["PolicyId"]]}]
+
+    def taken() -> dict[str, str]:
+        found = ec2.describe_snapshots(OwnerIds=["self"], Filters=mine)["Snapshots"]
+        return {row["SnapshotId"]: row["VolumeId"] for row in found}
+
+    # It may have been the policy's hour since this sandbox came up.
+    before = taken()
+    place.verb("clock", "--name", place.name, "--seconds", "86400")
+    # A volume that was kept just before is asked for again.
+    now = until(lambda: found if (found := taken()) != before else None, 40, "a snapshot")
+    assert [volume for key, volume in now.items() if key not in before] == [lease(place)["volume"]]
+    found = dlm.get_lifecycle_policy(PolicyId=policy["PolicyId"])["Policy"]
+    assert (found["State"], found["StatusMessage"]) == ("ENABLED", "ENABLED")
+
+
 def test_with_a_notice_nothing_acknowledged_is_lost(place: Sandbox) -> None:
     old = place.host()
-    with Writer(connect(place, old), "notice") as writer:
+    with Writer(place.connect(old), "notice") as writer:
         time.sleep(2)
         begun = time.monotonic()
         place.verb("spot-notice", "--in", "20", old.id)
-        new = successor(place, old)
+        new = place.successor(old)
         print(f"notice to serving: {time.monotonic() - begun:.1f} s, of which 20 s are the notice")
     assert len(writer.acknowledged) > 200
-    client = connect(place, new)
+    client = place.connect(new)
     assert held(client, list(writer.acknowledged)) == writer.acknowledged
     assert client.set("after", "the host changed")
     assert lease(place)["host"] == new.id
@@ -158,18 +99,18 @@ def test_with_a_notice_nothing_acknowledged_is_lost(place: Sandbox) -> None:
 
 def test_without_a_notice_nothing_older_than_the_last_save_is_lost(place: Sandbox) -> None:
     old = place.host()
-    with Writer(connect(place, old), "before") as before:
+    with Writer(place.connect(old), "before") as before:
         time.sleep(1)
     assert place.on_host(old, "spotcache-keeper save --json").returncode == 0
-    with Writer(connect(place, old), "after"):
+    with Writer(place.connect(old), "after"):
         time.sleep(1)
         begun = time.monotonic()
         place.verb("kill", old.id)
         # The lease is held by the dead host: it gave nothing back.
         assert lease(place)["host"] == old.id
-        new = successor(place, old)
+        new = place.successor(old)
         print(f"kill to serving: {time.monotonic() - begun:.1f} s")
-    assert held(connect(place, new), list(before.acknowledged)) == before.acknowledged
+    assert held(place.connect(new), list(before.acknowledged)) == before.acknowledged
     status = json.loads(place.on_host(new, "spotcache-keeper status --json").stdout)
     assert status["boot"]["last_boot"]["lost"]
 
@@ -180,16 +121,16 @@ def test_the_volume_of_a_lost_host_is_taken_over_in_its_zone(place: Sandbox) -> 
     for zone in others:
         place.verb("no-spot-capacity", zone, "*")
     volume = lease(place)["volume"]
-    with Writer(connect(place, old), "kept") as writer:
+    with Writer(place.connect(old), "kept") as writer:
         time.sleep(1)
     assert place.on_host(old, "spotcache-keeper save --json").returncode == 0
     place.verb("kill", old.id)
-    new = successor(place, old)
+    new = place.successor(old)
     for zone in others:
         place.verb("spot-capacity", zone, "*")
     assert new.zone == old.zone
     assert lease(place)["volume"] == volume
-    assert held(connect(place, new), list(writer.acknowledged)) == writer.acknowledged
+    assert held(place.connect(new), list(writer.acknowledged)) == writer.acknowledged
     status = json.loads(place.on_host(new, "spotcache-keeper status --json").stdout)
     assert any(f"took over the volume {volume}" in line["line"] for line in status["boot"]["lines"])
 
@@ -197,7 +138,7 @@ def test_the_volume_of_a_lost_host_is_taken_over_in_its_zone(place: Sandbox) -> 
 def test_an_evening_and_a_morning(place: Sandbox) -> None:
     """The group ends its host, whose hook waits for the final save and for nothing else."""
     old = place.host()
-    with Writer(connect(place, old), "evening") as writer:
+    with Writer(place.connect(old), "evening") as writer:
         time.sleep(1)
         resize(place, 0, 0, 1)
         begun = time.monotonic()
@@ -205,17 +146,17 @@ def test_an_evening_and_a_morning(place: Sandbox) -> None:
         print(f"end of the day: {time.monotonic() - begun:.1f} s")
     assert len(writer.acknowledged) > 100
     resize(place, 1, 1, 1)
-    new = successor(place, old)
-    assert held(connect(place, new), list(writer.acknowledged)) == writer.acknowledged
+    new = place.successor(old)
+    assert held(place.connect(new), list(writer.acknowledged)) == writer.acknowledged
 
 
 def test_a_host_that_somebody_ends_saves_while_it_shuts_down(place: Sandbox) -> None:
     old = place.host()
-    with Writer(connect(place, old), "ended") as writer:
+    with Writer(place.connect(old), "ended") as writer:
         time.sleep(1)
         place.client("ec2").terminate_instances(InstanceIds=[old.id])
-        new = successor(place, old)
-    assert held(connect(place, new), list(writer.acknowledged)) == writer.acknowledged
+        new = place.successor(old)
+    assert held(place.connect(new), list(writer.acknowledged)) == writer.acknowledged
     status = json.loads(place.on_host(new, "spotcache-keeper status --json").stdout)
     assert status["boot"]["last_boot"]["lost"] == ""
 
@@ -227,12 +168,12 @@ def test_of_two_hosts_that_boot_at_once_one_serves(place: Sandbox) -> None:
     until(lambda: place.hosts() if len(place.hosts()) == 2 else None, 60, "a second host")
     place.verb("kill", old.id)
     until(lambda: place.hosts() if len(place.hosts()) == 2 else None, 60, "a third host")
-    new = successor(place, old)
+    new = place.successor(old)
     time.sleep(10)
     serving = []
     for host in place.hosts():
         with suppress(redis.RedisError, OSError):
-            if connect(place, host).ping():
+            if place.connect(host).ping():
                 serving.append(host.id)
     assert serving == [new.id]
     assert lease(place)["host"] == new.id

@@ -104,6 +104,11 @@ class Account:
 
         return wait(found, 30, "a host that lets its operator in")
 
+    def attached(self, volume: str) -> bool:
+        """Whether a host has a volume, and not only will have it."""
+        found = self.ec2.describe_volumes(VolumeIds=[volume])["Volumes"][0]["Attachments"]
+        return bool(found) and found[0]["State"] == "attached"
+
     def volume(self, host: Host) -> Any:
         """The data volume of a host."""
         where = [{"Name": "attachment.instance-id", "Values": [host.id]}, {"Name": "size", "Values": ["1"]}]
@@ -189,10 +194,12 @@ def test_a_snapshot_is_a_point_in_time_and_pending_for_a_while(account: Account,
         account.ec2.attach_volume(VolumeId=elsewhere, InstanceId=host.id, Device="/dev/sdg")
     here = account.ec2.create_volume(SnapshotId=taken["SnapshotId"], AvailabilityZone=host.zone)["VolumeId"]
     account.ec2.attach_volume(VolumeId=here, InstanceId=host.id, Device="/dev/sdg")
+    wait(lambda: account.attached(here) or None, 30, "the volume")
     text = account.run(host, "mkdir -p /e; mount -o ro /dev/nvme2n1 /e; cat /e/synced; cat /e/unsynced || echo none")
     assert text.split() == ["old", "none"]
     account.run(host, "umount /e")
     account.ec2.detach_volume(VolumeId=here)
+    account.ec2.get_waiter("volume_available").wait(VolumeIds=[here], WaiterConfig={"Delay": 1})
     account.run(host, "! test -e /dev/nvme2n1")
 
 
@@ -251,13 +258,22 @@ def test_a_lost_host_takes_with_it_what_it_had_not_written(account: Account, hos
     account.sandbox.verb("spot-capacity", successor.zone, "*")
     assert back.zone == host.zone
     account.ec2.attach_volume(VolumeId=volume, InstanceId=back.id, Device="/dev/sdh")
+    wait(lambda: account.attached(volume) or None, 30, "the volume")
     text = account.run(back, "mkdir -p /d; mount /dev/nvme2n1 /d; cat /d/kept; cat /d/lost || echo gone")
     assert text.split() == ["kept", "gone"]
 
 
 def test_an_image_of_a_host_has_its_files_and_its_docker_data(account: Account, host: Host) -> None:
     account.run(host, "echo baked > /etc/baked; mkdir -p /var/lib/docker/x; echo layer > /var/lib/docker/x/layer; sync")
+    loop = "while :; do date +%s.%N > /etc/tick.new; mv /etc/tick.new /etc/tick; sleep 0.1; done"
+    account.run(host, f"echo '{loop}' > /root/tick; systemd-run -q --unit tick sh /root/tick")
     image = account.ec2.create_image(InstanceId=host.id, Name="baked")["ImageId"]
+    answered = time.time()
+    [described] = account.ec2.describe_images(ImageIds=[image])["Images"]
+    assert (described["State"], described["BlockDeviceMappings"]) == ("pending", [])
+    with pytest.raises(ClientError, match=r"InvalidAMIID\.Unavailable"):
+        account.ec2.run_instances(ImageId=image, InstanceType=TYPES[0], MinCount=1, MaxCount=1)
+    account.ec2.get_waiter("image_available").wait(ImageIds=[image], WaiterConfig={"Delay": 1})
     asked = {"ImageId": image, "InstanceType": TYPES[0], "KeyName": "k", "MinCount": 1, "MaxCount": 1}
     subnet = next(s["SubnetId"] for s in account.subnets if s["AvailabilityZone"] == host.zone)
     made = account.ec2.run_instances(**asked, SubnetId=subnet, SecurityGroupIds=[account.sg])["Instances"][0]
@@ -265,6 +281,8 @@ def test_an_image_of_a_host_has_its_files_and_its_docker_data(account: Account, 
     wait(lambda: True if account.sandbox.on_host(copy, "true").returncode == 0 else None, 20, "the copy")
     text = account.run(copy, "cat /etc/baked /var/lib/docker/x/layer; cat /etc/machine-id")
     assert text.split()[:2] == ["baked", "layer"]
+    # Of a moment after the answer: what a host writes in between is in the image.
+    assert float(account.run(copy, "cat /etc/tick")) > answered
     account.ec2.terminate_instances(InstanceIds=[copy.id])
     account.ec2.deregister_image(ImageId=image)
 
@@ -309,7 +327,7 @@ def test_nothing_is_left_after_a_crash_of_the_sandbox_itself() -> None:
             "losetup --list --noheadings -O BACK-FILE | grep -E 't-crash|^/(vol|docker)-' || true",
         ],
         "mounts": ["sh", "-c", "grep t-crash /proc/self/mountinfo || true"],
-        "rules": ["sh", "-c", "(iptables-save -t nat; iptables-save -t filter) | grep t-crash || true"],
+        "rules": ["sh", "-c", "(iptables-save; ip6tables-save) | grep t-crash || true"],
         "files": ["sh", "-c", "ls -d /var/lib/spotcache-sandbox/t-crash* 2>/dev/null || true"],
     }
     left = {what: subprocess.run(how, capture_output=True, text=True).stdout.strip() for what, how in traces.items()}

@@ -6,9 +6,12 @@ from __future__ import annotations
 import io
 import json
 import time
+import urllib.error
+import urllib.request
 import zipfile
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,6 +31,8 @@ def handler(event, context):
     text = json.dumps(event)
     if "please fail" in text:
         raise RuntimeError("as asked")
+    if "please look" in text:
+        return [os.getuid(), os.access(event["please look"], os.R_OK | os.X_OK)]
     if "please hang" in text:
         time.sleep(60)
     if "please list" in text:
@@ -49,7 +54,8 @@ class Happenings:
         self.account = sandbox.state["account"]
         self.seen = self.queue("seen")
         policy = {"Effect": "Allow", "Action": ["sqs:*"], "Resource": f"arn:aws:sqs:*:{self.account}:*"}
-        self.role = self.make_role("function", "lambda.amazonaws.com", [policy])
+        logs = {"Effect": "Allow", "Action": ["logs:*"], "Resource": f"arn:aws:logs:*:{self.account}:log-group:*"}
+        self.role = self.make_role("function", "lambda.amazonaws.com", [policy, logs])
         code = io.BytesIO()
         with zipfile.ZipFile(code, "w") as archive:
             archive.writestr("it.py", HANDLER)
@@ -147,6 +153,20 @@ def test_a_function_runs_with_its_roles_rights_and_no_others(it: Happenings) -> 
     assert any(line["message"].startswith("invoked ") for line in said)
 
 
+def test_a_function_is_nobody_on_this_machine(it: Happenings) -> None:
+    user, sees_state = it.invoke({"please look": str(Path(it.sandbox.state["log"]).parent)})[1]
+    assert user != 0
+    assert sees_state is False
+    it.take(it.seen)
+
+
+def test_the_account_is_shown_to_nobody_who_has_no_keys(it: Happenings) -> None:
+    for path in ("/moto-api/data.json", "//moto-api/data.json", "/moto-api/reset"):
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(f"{it.sandbox.state['endpoint']}{path}", timeout=10)
+        assert refused.value.code in (403, 404)
+
+
 def test_a_warm_function_answers_quickly(it: Happenings) -> None:
     it.invoke("warm up")
     begun = time.monotonic()
@@ -212,6 +232,9 @@ def test_a_topic_reaches_functions_queues_that_let_it_and_mailboxes(it: Happenin
     it.sns.subscribe(TopicArn=topic, Protocol="sqs", Endpoint=it.arn(inbox))
     it.sns.subscribe(TopicArn=topic, Protocol="lambda", Endpoint=it.function)
     it.sns.subscribe(TopicArn=topic, Protocol="email", Endpoint="ops@example.com")
+    it.sns.publish(TopicArn=topic, Subject="s", Message="too early")
+    [asked] = json.loads(it.sandbox.verb("mail", "--name", it.sandbox.name))["mail"]
+    it.sns.confirm_subscription(TopicArn=topic, Token=asked["text"].split("--token ")[1].strip())
     it.sns.publish(TopicArn=topic, Subject="s", Message="one")
     assert it.none(inbox)
     assert it.none(it.seen)
@@ -227,7 +250,7 @@ def test_a_topic_reaches_functions_queues_that_let_it_and_mailboxes(it: Happenin
     notice = it.take(inbox)
     assert (notice["Message"], notice["MessageId"], notice["TopicArn"]) == ("two", published, topic)
     assert it.take(it.seen)["Records"][0]["Sns"]["Message"] == "two"
-    mail = json.loads(it.sandbox.verb("mail", "--name", it.sandbox.name))["mail"]
+    mail = json.loads(it.sandbox.verb("mail", "--name", it.sandbox.name))["mail"][1:]
     assert [(m["to"], m["subject"], m["text"]) for m in mail] == [("ops@example.com", "s", t) for t in ("one", "two")]
 
 
@@ -309,10 +332,13 @@ def test_a_hook_holds_an_instance_until_it_is_let_go(account: Account, host: Hos
     account.groups.put_lifecycle_hook(**hook, HeartbeatTimeout=30)
     account.groups.delete_lifecycle_hook(**hook)
     account.groups.put_lifecycle_hook(
-        **hook, LifecycleTransition="autoscaling:EC2_INSTANCE_TERMINATING", HeartbeatTimeout=1, DefaultResult="CONTINUE"
+        **hook,
+        LifecycleTransition="autoscaling:EC2_INSTANCE_TERMINATING",
+        HeartbeatTimeout=30,
+        DefaultResult="CONTINUE",
     )
     account.groups.terminate_instance_in_auto_scaling_group(InstanceId=other.id, ShouldDecrementDesiredCapacity=False)
-    wait(lambda: state_of(account, other) == "" or None, 30, "the end after the hook's time")
+    wait(lambda: state_of(account, other) == "" or None, 90, "the end after the hook's time")
     account.groups.delete_lifecycle_hook(**hook)
     account.ready(not_id=other.id)
 
@@ -367,7 +393,11 @@ class Experiments:
         self.client = sandbox.client("fis")
         may = {
             "Effect": "Allow",
-            "Action": ["ec2:SendSpotInstanceInterruptions", "ec2:InjectApiError"],
+            "Action": [
+                "ec2:SendSpotInstanceInterruptions",
+                "ec2:InjectApiError",
+                "autoscaling:DescribeAutoScalingGroups",
+            ],
             "Resource": "*",
         }
         self.role = it.make_role("experiments", "fis.amazonaws.com", [may])
@@ -429,9 +459,13 @@ def test_an_experiment_without_targets_or_rights_fails(experiments: Experiments,
     ended = experiments.run(template)
     assert ended["state"]["status"] == "failed"
     assert "empty set" in ended["state"]["reason"]
+    # Whom an action strikes is found before the right to strike is asked for.
+    tagged = {"resourceTags": {"spotcache:environment": "sandbox"}}
+    template = experiments.template(INTERRUPT, SPOT, tagged, durationBeforeInterruption="PT2M")
     it.iam.delete_role_policy(RoleName="experiments", PolicyName="experiments")
     assert "SendSpotInstanceInterruptions" in experiments.run(template)["state"]["reason"]
-    may = {"Effect": "Allow", "Action": "ec2:*", "Resource": "*"}
+    looks = "autoscaling:DescribeAutoScalingGroups"
+    may = {"Effect": "Allow", "Action": ["ec2:*", looks], "Resource": "*"}
     document = json.dumps({"Version": "2012-10-17", "Statement": [may]})
     it.iam.put_role_policy(RoleName="experiments", PolicyName="experiments", PolicyDocument=document)
 

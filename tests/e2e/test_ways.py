@@ -1,19 +1,22 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The other ways to the same Redis: an existing VPC, a host on demand, through a jump host, over Session Manager."""
+"""The other ways to the same Redis: an existing VPC, a host on demand, and each way to reach it."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rehearsal import permissions
 from rehearsal.sandboxes import Sandbox
 from rehearsal.work import ROOT
-from tests.e2e.conftest import LOGS
+from tests.e2e.conftest import JOB, LOGS
 from tests.e2e.test_sandbox import wait
 
 
@@ -23,6 +26,7 @@ class Existing:
     def __init__(self, sandbox: Sandbox) -> None:
         self.sandbox, self.state, self.ec2 = sandbox, sandbox.state, sandbox.client("ec2")
         self.vpc = self.ec2.create_vpc(CidrBlock=self.state["cidr"])["Vpc"]["VpcId"]
+        self.ec2.modify_vpc_attribute(VpcId=self.vpc, EnableDnsHostnames={"Value": True})
         second = self.state["cidr"].split(".")[1]
         self.subnets = [
             self.ec2.create_subnet(VpcId=self.vpc, CidrBlock=f"10.{second}.{16 * number}.0/20", AvailabilityZone=zone)[
@@ -30,6 +34,7 @@ class Existing:
             ]["SubnetId"]
             for number, zone in enumerate(self.state["zones"][:2])
         ]
+        self._ways_out(f"10.{second}.32.0/24")
         group = self.ec2.create_security_group(GroupName="bastion", Description="d", VpcId=self.vpc)["GroupId"]
         access = {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22, "IpRanges": [{"CidrIp": self.state["cidr"]}]}
         self.ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=[access])
@@ -47,17 +52,34 @@ class Existing:
         self.address = made["PrivateIpAddress"]
         self.kept = sandbox.resources()
 
+    def _ways_out(self, cidr: str) -> None:
+        """A NAT gateway in a public subnet, which the private ones use."""
+        public = self.ec2.create_subnet(VpcId=self.vpc, CidrBlock=cidr, AvailabilityZone=self.state["zones"][0])
+        internet = self.ec2.create_internet_gateway()["InternetGateway"]["InternetGatewayId"]
+        self.ec2.attach_internet_gateway(InternetGatewayId=internet, VpcId=self.vpc)
+        address = self.ec2.allocate_address(Domain="vpc")["AllocationId"]
+        nat = self.ec2.create_nat_gateway(SubnetId=public["Subnet"]["SubnetId"], AllocationId=address)["NatGateway"]
+        ways = [
+            ([public["Subnet"]["SubnetId"]], {"GatewayId": internet}),
+            (self.subnets, {"NatGatewayId": nat["NatGatewayId"]}),
+        ]
+        for subnets, way in ways:
+            table = self.ec2.create_route_table(VpcId=self.vpc)["RouteTable"]["RouteTableId"]
+            self.ec2.create_route(RouteTableId=table, DestinationCidrBlock="0.0.0.0/0", **way)
+            for subnet in subnets:
+                self.ec2.associate_route_table(RouteTableId=table, SubnetId=subnet)
+
+    @property
+    def open(self) -> dict[str, Any]:
+        """An inventory of somebody to whom the VPC's addresses are routed."""
+        return {"spot_host_connection": "ssh", "network_ssh_cidrs": [self.state["cidr"]]}
+
     def play(self, playbook: str, *words: str, log: str, **more: Any) -> Any:
         """Run a playbook in this VPC."""
         given = {"network_vpc_id": self.vpc, "network_subnet_ids": self.subnets, "spotcache_backend": "ec2", **more}
         given |= {"spot_host_wait_timeout": 60}
-        keys = self.state["operator"]
-        # Where the aws command of a person looks: neither in the playbook nor in the process list.
-        environment = {
-            "PATH": f"{ROOT / 'sandbox' / 'bin'}:{os.environ['PATH']}",
-            "AWS_ACCESS_KEY_ID": keys["access_key_id"],
-            "AWS_SECRET_ACCESS_KEY": keys["secret_access_key"],
-        }
+        # Where the session-manager-plugin is. The keys stand in the inventory, and come to no way's arguments.
+        environment = {"PATH": f"{ROOT / 'sandbox' / 'bin'}:{os.environ['PATH']}"}
         code, done = self.sandbox.attempt(playbook, *words, "-e", json.dumps(given), log=log, environment=environment)
         assert code == 0, done.text[-3000:]
         return done
@@ -65,7 +87,7 @@ class Existing:
 
 @pytest.fixture(scope="module")
 def existing() -> Iterator[Existing]:
-    with Sandbox("t-ways", LOGS / "ways").running() as running:
+    with Sandbox(f"t-ways{JOB}", LOGS / f"ways{JOB}", swift=True).running(*permissions.also("ssm")) as running:
         made = Existing(running)
         made.play("provision", log="provision")
         yield made
@@ -81,6 +103,56 @@ def test_a_host_on_demand_in_an_existing_vpc(existing: Existing) -> None:
     assert existing.play("provision", log="again").changed == 0
 
 
+def seen_from(existing: Existing, host: Any) -> list[str]:
+    """Addresses from which the host was logged in to, the latest last."""
+    log = existing.sandbox.on_host(host, "journalctl -u ssh --no-pager | grep Accepted").stdout
+    return re.findall(r" from (\S+) port", log)
+
+
+def endpoints(existing: Existing) -> list[Any]:
+    rows: list[Any] = existing.ec2.describe_instance_connect_endpoints()["InstanceConnectEndpoints"]
+    return [row for row in rows if row["State"] == "create-complete"]
+
+
+def test_through_the_endpoint_and_nobody_else(existing: Existing) -> None:
+    host = existing.sandbox.host()
+    [endpoint] = endpoints(existing)
+    assert endpoint["VpcId"] == existing.vpc
+    [interface] = existing.ec2.describe_network_interfaces(NetworkInterfaceIds=endpoint["NetworkInterfaceIds"])[
+        "NetworkInterfaces"
+    ]
+    assert set(seen_from(existing, host)) == {interface["PrivateIpAddress"]}
+    # This machine stands at the VPC's gateway, and is not let in.
+    with pytest.raises(OSError, match="timed out"):
+        socket.create_connection((host.ip, 22), 3)
+
+
+def test_over_session_manager(existing: Existing) -> None:
+    host = existing.sandbox.host()
+    over = existing.play(
+        "snapshot",
+        "-vvv",
+        log="ssm",
+        spot_host_connection="ssm",
+    )
+    ways = [line for line in over.text.splitlines() if "aws ssm start-session" in line]
+    assert ways
+    # ssh's arguments are visible to everybody on this machine.
+    assert not [line for line in ways if existing.state["operator"]["secret_access_key"] in line]
+    # The agent knocks from inside the host; the security group need not let anybody in.
+    log = existing.sandbox.on_host(host, "journalctl -u ssh --no-pager | grep Accepted").stdout
+    assert "from 127.0.0.1 port" in log
+
+
+def test_directly_where_addresses_are_routed(existing: Existing) -> None:
+    existing.play("provision", log="direct", **existing.open)
+    # Nobody goes through it any more.
+    assert endpoints(existing) == []
+    host = existing.sandbox.host()
+    existing.play("snapshot", log="ssh", **existing.open)
+    assert seen_from(existing, host)[-1] == existing.state["cidr"].replace(".0.0/16", ".0.1")
+
+
 def test_through_a_host_to_jump_through(existing: Existing) -> None:
     # What a person has in ~/.ssh/config for the host to jump through.
     settings = Path("/etc/ssh/ssh_config.d/t-ways.conf")
@@ -94,7 +166,7 @@ def test_through_a_host_to_jump_through(existing: Existing) -> None:
             "snapshot",
             "-vvv",
             log="jump",
-            spot_host_connection="jump",
+            **{**existing.open, "spot_host_connection": "jump"},
             spot_host_jump_host=f"debian@{existing.address}",
         )
     finally:
@@ -105,22 +177,7 @@ def test_through_a_host_to_jump_through(existing: Existing) -> None:
     assert f"from {existing.address} port" in log
 
 
-def test_over_session_manager(existing: Existing) -> None:
-    host = existing.sandbox.host()
-    over = existing.play(
-        "snapshot",
-        "-vvv",
-        log="ssm",
-        spot_host_connection="ssm",
-        spot_host_ssm_environment={"AWS_ENDPOINT_URL": existing.state["endpoint"]},
-    )
-    assert "aws ssm start-session" in over.text
-    # The agent knocks from inside the host; the security group need not let anybody in.
-    log = existing.sandbox.on_host(host, "journalctl -u ssh --no-pager | grep Accepted").stdout
-    assert "from 127.0.0.1 port" in log
-
-
 def test_destroy_leaves_the_vpc_and_what_else_is_in_it(existing: Existing) -> None:
-    existing.play("destroy", log="destroy", destroy_confirm="sandbox", destroy_saves=True)
+    existing.play("destroy", log="destroy", destroy_confirm="sandbox", destroy_saves=True, **existing.open)
     wait(lambda: True if not existing.sandbox.hosts() else None, 60, "the host's end")
     assert existing.sandbox.resources() == existing.kept

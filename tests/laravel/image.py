@@ -100,7 +100,7 @@ def ensure(*, client: Any = None, progress: Progress = lambda _: None) -> str:
     packages, tag = tags(parent, assets)
     if host_image._exists(engine, tag):
         return tag
-    with host_image._machine_lock():
+    with host_image.machine_lock():
         if not host_image._exists(engine, packages):
             context = host_image.build_context(packages_steps(parent), [], {})
             host_image._build(engine, packages, context, progress)

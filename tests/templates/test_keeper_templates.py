@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +15,34 @@ import yaml
 from spotcache_keeper.config import Config, Secret, Timeouts, parse_config
 
 from tests.templates.render import ROOT, render, value
+from tests.unit.keeper_support import TIMEOUTS
 
 BASE: dict[str, Any] = {
     "keeper_environment": "stg",
     "keeper_region": "ap-northeast-1",
     "keeper_bucket": "spotcache-stg-saves",
     "keeper_redis_password": "a \"strange' pass\\word {{ no }}",
+    # As the playbooks hand it over.
+    "redis_result": {"image": "redis", "volume": value("redis", "redis__volume_facts", {})},
 }
 EVERYTHING: dict[str, Any] = BASE | {
     "keeper_endpoint_url": "http://10.20.0.1:5000",
+    "keeper_dualstack": "services",
     "keeper_prefix": "team/",
     "keeper_keep_count": 3,
     "keeper_keep_days": 0,
     "keeper_keep_weeks": 3,
     "keeper_keep_local_count": 1,
     "keeper_ebs_snapshots": False,
-    "keeper_volume_path": "/data",
+    "keeper_volume": {
+        "path": "/data",
+        "directory": "/data/redis",
+        "filesystem": "xfs",
+        "labels": {"ext4": "one", "xfs": "two"},
+        "mount_options": {"ext4": "defaults", "xfs": "nouuid"},
+        "uid": 1,
+        "gid": 2,
+    },
     "keeper_require_mount": False,
     "keeper_redis_host": "10.20.0.5",
     "keeper_redis_port": 6390,
@@ -48,11 +60,6 @@ EVERYTHING: dict[str, Any] = BASE | {
     "keeper_dns_ttl": 5,
     "keeper_allow_empty": True,
     "keeper_data_device": "/dev/sdg",
-    "keeper_volume_label": "spotcache",
-    "keeper_volume_filesystem": "xfs",
-    "keeper_mount_options": "defaults",
-    "keeper_redis_uid": 1,
-    "keeper_redis_gid": 2,
     "keeper_address": "10.20.0.5",
     "keeper_address_files": ["/etc/spotcache/keeper.json"],
     "keeper_fetched": [{"path": "/etc/x", "parameter": "/spotcache/stg/x", "mode": "0400", "uid": 999, "gid": 999}],
@@ -70,7 +77,7 @@ def test_the_program_accepts_what_the_role_writes() -> None:
         "redis",
     )
     assert config.redis_password_file == Path("/etc/spotcache/keeper-password")
-    assert config.timeouts == Timeouts()
+    assert config.timeouts == TIMEOUTS
 
 
 def test_every_option_arrives() -> None:
@@ -84,6 +91,7 @@ def test_every_option_arrives() -> None:
         container="other",
         image="redis:7",
         endpoint_url="http://10.20.0.1:5000",
+        dualstack="services",
         prefix="team/",
         require_mount=False,
         redis_host="10.20.0.5",
@@ -105,34 +113,50 @@ def test_every_option_arrives() -> None:
         dns_ttl=5,
         allow_empty=True,
         data_device="/dev/sdg",
-        volume_label="spotcache",
         volume_filesystem="xfs",
-        mount_options="defaults",
+        volume_labels={"ext4": "one", "xfs": "two"},
+        mount_options={"ext4": "defaults", "xfs": "nouuid"},
         redis_uid=1,
         redis_gid=2,
         address="10.20.0.5",
         address_files=(Path("/etc/spotcache/keeper.json"),),
         secrets=(Secret(Path("/etc/x"), "/spotcache/stg/x", 0o400, 999, 999),),
-        timeouts=Timeouts(save=60),
+        timeouts=replace(TIMEOUTS, save=60),
+        redis_username=None,
+        appendfilename="appendonly.aof",
+        appenddirname="appendonlydir",
+        state_directory=Path("/var/lib/spotcache"),
     )
 
 
 def test_the_image_of_the_role_redis_is_taken_over() -> None:
-    text = render("keeper", "keeper.json.j2", BASE | {"redis_result": {"image": "spotcache-redis:x"}})
+    text = render(
+        "keeper",
+        "keeper.json.j2",
+        BASE | {"redis_result": {"image": "spotcache-redis:x", "volume": BASE["redis_result"]["volume"]}},
+    )
     assert json.loads(text)["image"] == "spotcache-redis:x"
 
 
-def test_the_role_and_the_program_have_the_same_defaults() -> None:
+def test_the_timeouts_are_those_that_the_options_name() -> None:
     config = parse_config(json.loads(render("keeper", "keeper.json.j2", BASE)), "test")
-    for item in fields(Config):
-        # Those that the role always sets, or that it has no variable for.
-        if item.name not in ("timeouts", "redis_password_file") and not isinstance(item.default, type(fields)):
-            default = getattr(Config, item.name, None)
-            if default is not None:
-                assert getattr(config, item.name) == default, item.name
     assert set(SPEC["keeper_timeouts"]["options"]) == {item.name for item in fields(Timeouts)}
     for name, option in SPEC["keeper_timeouts"]["options"].items():
-        assert option["description"].endswith(f"; {getattr(Timeouts, name)}."), name
+        assert option["description"].endswith(f"; {getattr(config.timeouts, name)}."), name
+
+
+@pytest.mark.parametrize("filesystem", ["ext4", "xfs"])
+def test_the_keeper_knows_of_the_volume_what_the_role_redis_knows(filesystem: str) -> None:
+    chosen = {"redis_volume_filesystem": filesystem}
+    found = {"redis__volume": {"label": "", "fstype": ""}}
+    given = {"image": "redis", "volume": value("redis", "redis__volume_facts", chosen)}
+    config = parse_config(json.loads(render("keeper", "keeper.json.j2", BASE | {"redis_result": given})), "test")
+    assert config.volume_filesystem == filesystem
+    options = config.mount_options[filesystem]
+    line = f"LABEL={config.volume_labels[filesystem]} {config.volume_path} {filesystem} {options} 0 0"
+    assert line == value("redis", "redis__fstab_line", chosen | found)
+    assert ("nouuid" in options.split(",")) == (filesystem == "xfs")
+    assert (config.redis_uid, config.redis_gid) == (value("redis", "redis__uid", {}), value("redis", "redis__gid", {}))
 
 
 def test_the_password_is_in_no_file_that_a_diff_shows() -> None:
@@ -144,8 +168,6 @@ def test_the_password_is_in_no_file_that_a_diff_shows() -> None:
         "/etc/systemd/system/spotcache-save.timer",
         "/etc/systemd/system/spotcache-watch.service",
         "/etc/systemd/system/spotcache-boot.service",
-        "/etc/systemd/system/docker-.scope.d",
-        "/etc/systemd/system/docker-.scope.d/spotcache.conf",
     ]
     assert "strange" not in json.dumps(written)
     assert [entry["mode"] for entry in written[:2]] == ["0700", "0600"]
@@ -180,7 +202,10 @@ def test_the_service_may_write_the_data_volume_and_nothing_else() -> None:
 def test_the_watcher_is_ended_gently_and_may_write_the_data_volume_and_nothing_else() -> None:
     service = render("keeper", "spotcache-watch.service.j2", EVERYTHING).splitlines()
     assert "ExecStart=/usr/local/sbin/spotcache-keeper watch" in service
-    assert [line for line in service if "WritePaths" in line] == ["ReadWritePaths=/data"]
+    assert [line for line in service if "WritePaths" in line] == ["ReadWritePaths=-/data"]
+    # A mount that fails must not keep it from running; at a shutdown it is ended before the volume goes.
+    assert "After=data.mount" in service
+    assert not any(line.startswith("Requires") for line in service)
     for line in (
         "ProtectSystem=strict",
         "Restart=always",

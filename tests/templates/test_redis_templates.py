@@ -148,7 +148,6 @@ def test_the_health_check_asks_where_the_server_listens(bind: list[str], address
 
 def test_kernel_settings() -> None:
     assert render("redis", "sysctl.conf.j2", BASE).splitlines()[1:] == [
-        "net.core.somaxconn = 1024",
         "vm.overcommit_memory = 1",
     ]
     assert " - - - - madvise\n" in render("redis", "huge-pages.conf.j2", BASE)

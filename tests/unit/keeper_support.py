@@ -4,16 +4,14 @@
 from __future__ import annotations
 
 import os
-import random
 import shutil
 import signal
-import socket
 import subprocess
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,7 @@ import redis
 from spotcache_keeper import swap
 from spotcache_keeper import volume as volume_module
 from spotcache_keeper.commands import Completed, run_command
-from spotcache_keeper.config import Config, Timeouts
+from spotcache_keeper.config import Config, Timeouts, parse_config
 from spotcache_keeper.context import Context
 from spotcache_keeper.ebs import EbsStore
 from spotcache_keeper.engine import SCRATCH_SOCKET, ContainerState
@@ -33,22 +31,68 @@ from spotcache_keeper.save import SaveResult, save
 from spotcache_keeper.swap import recover
 from spotcache_keeper.volume import VolumeStore
 
+from rehearsal.ports import Port
+
 REGION = "ap-northeast-1"
 ZONE = "ap-northeast-1a"
 PASSWORD = "a long password for a test"
 VOLUME = "vol-0123456789abcdef0"
 
 
-def free_port() -> int:
-    """A TCP port of the loopback that nobody uses, outside the range the kernel gives to clients."""
-    while True:
-        port = random.randrange(20000, 30000)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
+TIMEOUTS = Timeouts(
+    lock=60, answer=10, save=1800, check=1800, start=900, stop=120, volume=300, lease=90, handover=180, ending=90
+)
+# A whole keeper.json, as the role writes it.
+KEEPER_JSON: dict[str, Any] = {
+    "environment": "stg",
+    "region": REGION,
+    "endpoint_url": None,
+    "dualstack": "none",
+    "bucket": "spotcache-stg-saves",
+    "prefix": "",
+    "volume_path": "/srv/redis",
+    "redis_directory": "/srv/redis/redis",
+    "require_mount": True,
+    "state_directory": "/var/lib/spotcache",
+    "container": "spotcache-redis",
+    "image": "spotcache-redis:local",
+    "redis_host": "127.0.0.1",
+    "redis_port": 6379,
+    "redis_username": None,
+    "redis_password_file": None,
+    "dbfilename": "dump.rdb",
+    "appendonly": False,
+    "appendfilename": "appendonly.aof",
+    "appenddirname": "appendonlydir",
+    "ebs_snapshots": True,
+    "keep_count": 24,
+    "keep_days": 7,
+    "keep_weeks": 4,
+    "keep_local_count": 2,
+    "metadata_url": None,
+    "watch_seconds": 1,
+    "topic_arn": None,
+    "hook": None,
+    "dns_zone_id": None,
+    "dns_name": None,
+    "dns_ttl": 10,
+    "allow_empty": False,
+    "data_device": "/dev/sdf",
+    "volume_filesystem": "ext4",
+    "volume_labels": {"ext4": "spotcache-data", "xfs": "spotcache"},
+    "mount_options": {"ext4": "defaults,noatime,nofail", "xfs": "defaults,noatime,nofail,nouuid"},
+    "redis_uid": 6379,
+    "redis_gid": 6379,
+    "secrets": [],
+    "address": None,
+    "address_files": [],
+    "timeouts": asdict(TIMEOUTS),
+}
+
+
+def make_config(**changes: Any) -> Config:
+    """A configuration of which only this is special."""
+    return replace(parse_config(KEEPER_JSON, "test"), **changes)
 
 
 class NativeEngine:
@@ -154,6 +198,8 @@ class FakeMachine:
         self.mounts: list[str] = []
         self.left_overs_unmounted = 0
         self.given: dict[str, tuple[int, int]] = {}
+        # Of what was given to nobody.
+        self.owners = (6379, 6379)
 
     def identity(self) -> Identity:
         return Identity(self.instance_id, self.zone)
@@ -182,6 +228,9 @@ class FakeMachine:
 
     def give(self, path: Path, uid: int, gid: int) -> None:
         self.given[str(path)] = (uid, gid)
+
+    def owner(self, path: Path) -> tuple[int, int]:
+        return self.given.get(str(path), self.owners)
 
     def unmount_left_overs(self) -> None:
         self.left_overs_unmounted += 1
@@ -218,6 +267,9 @@ class NoS3:
     def sources(self) -> list[Any]:
         return []
 
+    def find(self, save_id: str) -> None:  # noqa: ARG002
+        return None
+
     def upload(self, directory: Path, manifest: Any) -> str:  # noqa: ARG002
         return self.url(manifest.id)
 
@@ -235,7 +287,7 @@ class TestHost:
     __test__ = False
 
     directory: Path
-    port: int = field(default_factory=free_port)
+    port: int = field(default_factory=Port)
     appendonly: bool = False
     environment: str = "stg"
     moto_volume: str = ""
@@ -250,7 +302,7 @@ class TestHost:
         self.machine = FakeMachine(self.directory / "snapshots")
         self.s3: Any = NoS3()
         self.ebs: EbsStore | None = None
-        self.config = Config(
+        self.config = make_config(
             environment=self.environment,
             region=REGION,
             bucket="saves",
@@ -263,7 +315,7 @@ class TestHost:
             redis_password_file=self.directory / "password",
             appendonly=self.appendonly,
             ebs_snapshots=False,
-            timeouts=Timeouts(lock=1, answer=5, save=30, check=30, start=20, stop=10, volume=5),
+            timeouts=replace(TIMEOUTS, lock=1, answer=5, save=30, check=30, start=20, stop=10, volume=5),
         )
 
     @property

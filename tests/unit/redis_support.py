@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +16,8 @@ from typing import Any
 import pytest
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.spotcache.redis.plugins.module_utils.redis_wire import Connection, RedisError
+
+from rehearsal.ports import Port
 
 
 class ModuleFailed(Exception):
@@ -67,7 +68,7 @@ class Server:
         config.write_text(self.base + text + f"include {more}\n")
         more.write_text(secrets)
         self.process = subprocess.Popen(["redis-server", str(config)], stdout=subprocess.DEVNULL)
-        end = time.monotonic() + 10
+        end = time.monotonic() + 60
         while True:
             try:
                 Connection("127.0.0.1", self.port).command("PING")
@@ -95,18 +96,11 @@ class Server:
         return connection
 
 
-def free_port() -> int:
-    """A port of loopback that nobody has."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @contextmanager
 def redis_server(directory: Path) -> Iterator[Server]:
     """A server that ends with the test."""
     assert shutil.which("redis-server"), "redis-server is missing: apt-get install redis-server"
-    server = Server(directory, free_port())
+    server = Server(directory, Port())
     try:
         yield server
     finally:

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import io
 import json
-import socket
+import shlex
+import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,12 +16,16 @@ from typing import Any
 
 import pytest
 from spotcache_drill import cli
-from spotcache_drill.client import Accounts, Client, Names, Service, Target, connector, loss, read_back, remove
+from spotcache_drill.client import Accounts, Client, Names, Service, Target, loss, read_back, remove
 from spotcache_drill.observer import Instance, Observer, Place, Seen, instances_of, note_instances
 from spotcache_drill.record import record
+from spotcache_drill.way import connector, words_for
 from spotcache_drill.wire import RedisError, decoded, encoded
 
+from rehearsal.ports import Port
+
 NAMES = Names("t")
+HERE = Target("127.0.0.1", "i-1")
 
 
 class Clock:
@@ -42,7 +48,8 @@ class Hosts:
         self.target = Target("10.0.0.1", "i-1")
         self.closed = 0
 
-    def connect(self, address: str) -> Any:
+    def connect(self, target: Target) -> Any:
+        address = target.address
         if self.state[address] == "down":
             raise ConnectionRefusedError(f"{address} refuses")
         return Line(self, address)
@@ -164,17 +171,19 @@ def test_the_protocol() -> None:
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[int]:
     """A Redis with a password."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = int(free.getsockname()[1])
-    arguments = ["--port", str(port), "--save", "", "--requirepass", "secret", "--dir", str(tmp_path)]
+    port = Port()
+    settings = {"port": str(port), "bind": "127.0.0.1", "save": "", "requirepass": "secret", "dir": str(tmp_path)}
+    arguments = [word for name, value in settings.items() for word in (f"--{name}", value)]
     with subprocess.Popen(["redis-server", *arguments], stdout=subprocess.DEVNULL) as process:
         try:
-            for _ in range(100):
+            deadline = time.monotonic() + 30
+            while True:
                 try:
-                    connector(port, "secret", 0, 1.0)("127.0.0.1").close()
+                    connector(port, "secret", 0, 1.0)(HERE).close()
                     break
                 except OSError:
+                    if process.poll() is not None or time.monotonic() > deadline:
+                        raise
                     time.sleep(0.05)
             yield port
         finally:
@@ -183,11 +192,11 @@ def server(tmp_path: Path) -> Iterator[int]:
 
 def test_it_writes_to_a_real_redis_and_takes_its_keys_away_again(server: int) -> None:
     connect = connector(server, "secret", 3, 1.0)
-    client = Client(NAMES, lambda: Target("127.0.0.1"), connect, 0.0)
+    client = Client(NAMES, lambda: HERE, connect, 0.0)
     for _ in range(1200):
         client.step()
     client.accounts.acknowledged[5000] = 1.0
-    connection = connect("127.0.0.1")
+    connection = connect(HERE)
     found = read_back(connection, NAMES, client.accounts.acknowledged)
     assert [number for number, _ in loss(NAMES, client.accounts.acknowledged, found).missing] == [5000]
     assert connection.ask(b"DBSIZE") == 1200
@@ -196,7 +205,74 @@ def test_it_writes_to_a_real_redis_and_takes_its_keys_away_again(server: int) ->
     remove(connection, NAMES, range(client.accounts.written))
     assert connection.ask(b"DBSIZE") == 0
     with pytest.raises(RedisError, match="WRONGPASS"):
-        connector(server, "wrong", 0, 1.0)("127.0.0.1")
+        connector(server, "wrong", 0, 1.0)(HERE)
+
+
+# What ssh -W does, without ssh; it takes its time to end, as one does whose host is gone.
+RELAY = """
+import os, socket, sys, threading, time
+far = socket.create_connection((sys.argv[1], int(sys.argv[2])))
+def up():
+    while chunk := os.read(0, 65536):
+        far.sendall(chunk)
+    time.sleep(5)
+    os._exit(0)
+threading.Thread(target=up, daemon=True).start()
+while chunk := far.recv(65536):
+    os.write(1, chunk)
+"""
+JOIN = f"{sys.executable} -c {shlex.quote(RELAY)} {{address}} {{port}}"
+
+
+def test_it_goes_another_way_where_the_network_has_none(server: int) -> None:
+    words = shlex.split(JOIN)
+    connect = connector(server, "secret", 0, 1.0, words)
+    client = Client(NAMES, lambda: HERE, connect, 0.0)
+    for _ in range(20):
+        client.step()
+    assert len(client.accounts.acknowledged) == 20
+    connection = connect(HERE)
+    child = connection._socket._child  # type: ignore[attr-defined]
+    connection.close()
+    assert child.returncode == -signal.SIGKILL, "its program ends with it"
+    with pytest.raises(ConnectionError, match="no way there"):
+        connector(server, "secret", 0, 1.0, ["sh", "-c", "echo no way there >&2; exit 255"])(HERE)
+    assert words_for(["a", "-o{host}={address}", "{public}:{port}"], Target("10.0.0.1", "i-1", "1.2.3.4"), 6379) == [
+        "a",
+        "-oi-1=10.0.0.1",
+        "1.2.3.4:6379",
+    ]
+
+
+def checked(aws: Any, server: int, *ways: tuple[str, str], patience: float = 0.0, **more: Any) -> dict[str, Any]:
+    settings: dict[str, Any] = {"environment": "stg", "bucket": "b", "prefix": "p/stg/", "host": "i-1"}
+    settings.update(dns_name="redis.stg.internal", password="secret", database=0, timeout=1.0, poll=1.0, port=server)
+    settings.update(more)
+    tried = [{"name": name, "command": command} for name, command in ways]
+    return cli.check({**settings, "ways": tried}, aws, patience)
+
+
+def test_before_anything_is_struck_the_way_and_the_name_are_tried(server: int) -> None:
+    aws = Aws(at="127.0.0.1")
+    found = checked(aws, server, ("directly", ""), ("through ssh", JOIN))
+    assert (found["by"], found["command"]) == ("directly", "")
+    found = checked(aws, server, ("through a", "sh -c 'echo shut >&2; exit 1'"), ("through b", JOIN))
+    assert (found["by"], found["command"]) == ("through b", JOIN)
+    with pytest.raises(
+        cli.Failed, match=r"does not reach port \d+ of 127.0.0.1 \(through a: shut\).*drill_client_host"
+    ):
+        checked(aws, server, ("through a", "sh -c 'echo shut >&2; exit 1'"))
+    with pytest.raises(cli.Failed, match="refuses the client: WRONGPASS"):
+        checked(aws, server, ("directly", ""), password="wrong")
+    aws.address = "127.0.0.9"
+    with pytest.raises(cli.Failed, match=r"redis.stg.internal leads to 127.0.0.9. Run provision"):
+        checked(aws, server, ("directly", ""))
+
+
+def test_a_way_that_is_shut_for_a_moment_is_tried_again(server: int, tmp_path: Path) -> None:
+    once = f"test -e {tmp_path}/tried || {{ touch {tmp_path}/tried; echo shut >&2; exit 1; }}"
+    way = ("through ssh", f"sh -c {shlex.quote(f'{once}; exec {JOIN}')}")
+    assert checked(Aws(at="127.0.0.1"), server, way, patience=30.0)["by"] == "through ssh"
 
 
 def described(*rows: tuple[str, str, str]) -> dict[str, Any]:
@@ -234,8 +310,8 @@ def test_instances_are_noted_from_their_first_sight() -> None:
 class Aws:
     """Route 53, S3 and EC2, as far as an observer asks."""
 
-    def __init__(self) -> None:
-        self.address = "10.0.0.1"
+    def __init__(self, at: str = "10.0.0.1") -> None:
+        self.address = self.at = at
         self.keys = ["p/stg/saves/one/dump.rdb", "p/stg/saves/one/manifest.json", "p/stg/saves/two/dump.rdb"]
         self.asked: list[str] = []
 
@@ -249,11 +325,13 @@ class Aws:
             {"Id": "x", "Name": "y."},
         ]
 
+        at = self.at
+
         class Pages:
             def paginate(self, **more: Any) -> list[dict[str, Any]]:  # noqa: ARG002
                 if name == "list_hosted_zones":
                     return [{"HostedZones": zones}]
-                return [described(), described(("i-1", "running", "10.0.0.1"))]
+                return [described(), described(("i-1", "running", at))]
 
         return Pages()
 
@@ -337,9 +415,7 @@ def test_a_client_that_gets_no_answer_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(cli, "_FIRST_SECONDS", 0.2)
-    with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))
-        port = closed.getsockname()[1]
+    port = Port()
     aws = Aws()
     aws.address = "127.0.0.1"
     settings = {
@@ -359,6 +435,7 @@ def test_a_client_that_gets_no_answer_says_so(
         "settle": 0.1,
         "patience": 1.0,
         "until": "successor",
+        "command": "",
         "folder": str(tmp_path / "drill"),
     }
     monkeypatch.setattr(cli, "aws_client", lambda region: aws)
@@ -366,14 +443,14 @@ def test_a_client_that_gets_no_answer_says_so(
     assert cli.main(["run"]) == 1
     said = capsys.readouterr().err
     assert f"at 127.0.0.1, port {port}" in said
-    assert "network_redis_client_cidrs" in said
+    assert "Nothing was interrupted" in said
     assert "secret" not in said
     assert cli.main(["walk"]) == 2
 
 
 def test_the_record_holds_what_the_report_is_made_of() -> None:
     accounts = Accounts(3, {0: 10.0, 1: 11.0, 2: 20.0}, 11.5, 4, [Service("10.0.0.1", "i-1", 9.0, 10.0)])
-    seen = Seen({"i-1": Instance("i-1", "a", "10.0.0.1", {"running": 1.0, "terminated": 15.0})})
+    seen = Seen({"i-1": Instance("i-1", "a", "10.0.0.1", states={"running": 1.0, "terminated": 15.0})})
     told = record("i-1", accounts, seen, loss(NAMES, accounts.acknowledged, {0: NAMES.value(0)}), 11.2, "")
     assert told["missing"] == [[1, 11.0], [2, 20.0]]
     assert (told["host_gone"], told["last_write_before"], told["outage_s"]) == (15.0, 11.0, 9.0)

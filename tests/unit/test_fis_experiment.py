@@ -136,6 +136,31 @@ def test_a_role_that_is_not_known_yet_is_tried_again(fis: Stubber, capsys: pytes
     assert run(capsys)["experiment_id"] == "EXP2"
 
 
+def test_a_role_that_is_refused_at_first_is_asked_for_again(fis: Stubber, capsys: pytest.CaptureFixture[str]) -> None:
+    listed(fis)
+    new = f"Unable to assume role {ROLE}"
+    fis.add_client_error("create_experiment_template", "ValidationException", new)
+    created(fis)
+    fis.add_client_error("start_experiment", "ValidationException", new)
+    started(fis, experiment("running", "running"))
+    assert run(capsys)["experiment_id"] == "EXP1"
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("AccessDeniedException", "User: arn:aws:sts::1:assumed-role/admin/me is not authorized to perform: fis:x"),
+        ("ValidationException", "Action interrupt: its duration is none"),
+    ],
+)
+def test_any_other_refusal_is_told_at_once(
+    fis: Stubber, capsys: pytest.CaptureFixture[str], code: str, message: str
+) -> None:
+    listed(fis)
+    fis.add_client_error("create_experiment_template", code, message)
+    assert message in run(capsys)["msg"]
+
+
 def test_one_that_fails_leaves_no_template(fis: Stubber, capsys: pytest.CaptureFixture[str]) -> None:
     listed(fis)
     created(fis)

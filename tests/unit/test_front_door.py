@@ -57,6 +57,19 @@ def machine(door: ModuleType, programs: Path, uid: int = 0, **environment: str) 
 
 
 @pytest.fixture
+def ran(door: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Every tool that a verb ends in; each ends well without having run."""
+    found: list[list[str]] = []
+
+    def run(command: list[str], *_: Any, **__: Any) -> int:
+        found.append(command)
+        return 0
+
+    monkeypatch.setattr(door, "run", run)
+    return found
+
+
+@pytest.fixture
 def programs(tmp_path: Path) -> Callable[..., Path]:
     """Makes a folder with the named programs in it."""
 
@@ -120,13 +133,19 @@ def test_an_unknown_verb_gets_a_sentence() -> None:
 
 
 def test_it_uses_the_standard_library_only() -> None:
-    imported = set()
-    for node in ast.walk(ast.parse(SCRIPT.read_text())):
-        if isinstance(node, ast.Import):
-            imported |= {name.name.split(".")[0] for name in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            imported.add(str(node.module).split(".")[0])
-    assert imported <= sys.stdlib_module_names
+    read = [SCRIPT]
+    for script in read:  # which grows: a module of the project's own is read as well
+        for node in ast.walk(ast.parse(script.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+            if isinstance(node, ast.ImportFrom):
+                names = [f"{node.module}.{name}" for name in names] + [str(node.module)]
+            for name in names:
+                parts = name.split(".")
+                own = [SCRIPT.parent.joinpath(*parts).with_suffix(".py"), SCRIPT.parent.joinpath(*parts, "__init__.py")]
+                here = [path for path in own if path.exists()]
+                assert here or parts[0] in {*sys.stdlib_module_names, "rehearsal", "sandbox"}, f"{script}: {name}"
+                read += [path for path in here if path not in read]
+    assert [path.name for path in read[1:]].count("permissions.py") == 1
 
 
 def test_an_old_python_still_understands_it_far_enough_to_say_what_is_wrong() -> None:
@@ -249,20 +268,37 @@ def test_check_needs_no_docker_and_aws_needs_only_ssh(door: ModuleType) -> None:
     ],
 )
 def test_a_drill_is_a_rehearsal_unless_an_inventory_is_named(
-    door: ModuleType, monkeypatch: pytest.MonkeyPatch, arguments: list[str], sandbox: bool, program: str
+    door: ModuleType, ran: list[list[str]], arguments: list[str], sandbox: bool, program: str
 ) -> None:
-    ran: list[list[str]] = []
-
-    def run(command: list[str], *_: Any, **__: Any) -> int:
-        ran.append(command)
-        return 0
-
-    monkeypatch.setattr(door, "run", run)
     words = [word.format(root=door.ROOT) for word in arguments]
     assert door.VERBS["drill"].need(words).sandbox is sandbox
     assert door.VERBS["drill"].run(words, door.Machine({}, 0)) == 0
     assert any(word.endswith(program) for word in ran[0])
     assert ran[0][-len(words) :] == words if words else ran[0][-1] == program
+
+
+@pytest.mark.parametrize(
+    ("arguments", "documents"),
+    [
+        (["up"], ["operator", "operator-roles", "operator-people"]),
+        (["up", "mine", "--slow"], ["operator", "operator-roles", "operator-people"]),
+        (["up", "--operator-policy", "everything"], []),
+        (["status"], []),
+    ],
+)
+def test_whoever_acts_in_a_sandbox_may_do_what_the_documents_say(
+    door: ModuleType, ran: list[list[str]], arguments: list[str], documents: list[str]
+) -> None:
+    assert door.VERBS["sandbox"].run(arguments, door.Machine({}, 0)) == 0
+    [command] = ran
+    at = command.index("sandbox") + 1
+    assert command[at : at + len(arguments)] == arguments
+    policies = [Path(word).name for word in command[at + len(arguments) :] if not word.startswith("--")]
+    boundary = ["spotcache-boundary.json"] if documents else []
+    assert policies == [f"{name}-policy.json" for name in documents] + boundary
+    # They are those that a person is told to attach.
+    told = (SCRIPT.parent / "docs" / "iam" / "README.md").read_text()
+    assert not documents or f"for name in {' '.join(f'{name}-policy' for name in documents)}; do" in told
 
 
 def test_only_what_rehearses_the_application_needs_its_image(door: ModuleType) -> None:

@@ -37,6 +37,7 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
     for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_SESSION_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(module, "POLL_S", 0.01)
+    monkeypatch.setattr(module, "PATIENCE_S", 0.1)
     with mock_aws():
         ec2 = boto3.client("ec2", region_name="us-east-1")
         subnets = [subnet["SubnetId"] for subnet in ec2.describe_subnets()["Subnets"][:2]]
@@ -94,6 +95,19 @@ def test_create_again_change_delete(aws: dict[str, Any], capsys: pytest.CaptureF
 def test_a_missing_template_is_named(aws: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     missing = run(capsys, aws["parameters"], launch_template="nothing")
     assert missing["msg"] == "There is no launch template called nothing."
+
+
+def test_a_new_template_that_ec2_does_not_list_yet_is_waited_for(
+    aws: dict[str, Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PATIENCE_S", 60)
+    answers = ["", ""]
+    known = module.HostGroup.latest_version
+    monkeypatch.setattr(
+        module.HostGroup, "latest_version", lambda group, name: answers.pop() if answers else known(group, name)
+    )
+    assert run(capsys, aws["parameters"])["latest_version"] == "1"
+    assert answers == []
 
 
 def test_a_stand_in_will_do_while_there_is_no_host(aws: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
@@ -181,14 +195,22 @@ def test_when_none_comes_it_says_what_was_tried() -> None:
     )
 
 
-def test_a_new_instance_profile_is_given_time(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Value (x) for parameter iamInstanceProfile is invalid.",
+        "You must use a valid launch template. The specified launch template, with template ID lt-0, does not exist.",
+    ],
+    ids=["profile", "template"],
+)
+def test_what_is_new_is_given_time(monkeypatch: pytest.MonkeyPatch, message: str) -> None:
     class Slow:
         tries = 0
 
         def create_auto_scaling_group(self, **_: Any) -> None:
             self.tries += 1
             if self.tries < 3:
-                error = {"Code": "ValidationError", "Message": "Value (x) for parameter iamInstanceProfile is invalid."}
+                error = {"Code": "ValidationError", "Message": message}
                 raise ClientError({"Error": error}, "CreateAutoScalingGroup")
 
     monkeypatch.setattr("time.sleep", lambda _: None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -118,8 +119,11 @@ def test_what_the_types_are(aws: dict[str, Any], capsys: pytest.CaptureFixture[s
     (small,) = seen["instance_types"]
     assert (small["name"], small["memory_mib"], small["burstable"], small["spot"]) == ("t3.small", 2048, True, True)
     assert small["architectures"] == ["x86_64"]
+    assert small["hypervisor"] == "nitro"
     assert f"{REGION}a" in small["zones"]
     assert seen["image"] == {}
+    seen = run(host_choices_info, capsys, region=REGION, instance_types=["t2.small", "m5.metal"], image_id="ami-0")
+    assert [kind["hypervisor"] for kind in seen["instance_types"]] == ["xen", ""]
 
 
 class Images:
@@ -189,6 +193,42 @@ def test_what_the_simulator_is_asked() -> None:
     )
 
 
+def test_the_simulator_is_told_what_is_so_of_every_request() -> None:
+    def told(temporary: bool) -> dict[str, tuple[list[str], str]]:
+        entries = permissions.circumstances(REGION, temporary)
+        return {one["ContextKeyName"]: (one["ContextKeyValues"], one["ContextKeyType"]) for one in entries}
+
+    always = {"aws:RequestedRegion": ([REGION], "string"), "aws:SecureTransport": (["true"], "boolean")}
+    # A user's own keys never are of a session with multi-factor authentication.
+    assert told(temporary=False) == always
+    assert told(temporary=True) == {**always, "aws:MultiFactorAuthPresent": (["true"], "boolean")}
+    policy = {"Statement": [{"Effect": "Allow", "Action": "ec2:DescribeVpcs", "Resource": "*"}]}
+    [question] = permissions.questions(policy, {}, "123", always=permissions.circumstances(REGION, temporary=True))
+    assert [one["ContextKeyName"] for one in question.context] == [*always, "aws:MultiFactorAuthPresent"]
+
+
+@pytest.mark.parametrize(
+    ("conditions", "entries"),
+    [
+        (
+            {"NumericEquals": {"ec2-instance-connect:remotePort": "22"}},
+            [("ec2-instance-connect:remotePort", ["22"], "numeric")],
+        ),
+        (
+            {"ForAllValues:StringEquals": {"aws:TagKeys": ["Name", "team"]}},
+            [("aws:TagKeys", ["Name", "team"], "stringList")],
+        ),
+        ({"Null": {"aws:RequestTag/a": "false"}}, [("aws:RequestTag/a", ["stg"], "string")]),
+        ({"Null": {"aws:RequestTag/a": "true"}}, []),
+    ],
+)
+def test_conditions_become_what_a_request_would_say(
+    conditions: dict[str, Any], entries: list[tuple[str, list[str], str]]
+) -> None:
+    found = permissions.context_entries(conditions, {"*": "stg"})
+    assert [(one["ContextKeyName"], one["ContextKeyValues"], one["ContextKeyType"]) for one in found] == entries
+
+
 @pytest.mark.parametrize(
     ("arn", "source"),
     [
@@ -246,13 +286,18 @@ def test_which_roles_there_are(aws: dict[str, Any], capsys: pytest.CaptureFixtur
     assert said["roles"] == ["there", "secret"]
 
 
-@pytest.mark.parametrize("name", ["operator-policy", "operator-people-policy"])
+@pytest.mark.parametrize("name", ["operator-policy", "operator-roles-policy", "operator-people-policy"])
 def test_an_operators_policy_names_each_action_once(name: str) -> None:
     policy = json.loads((ROOT / "docs" / "iam" / f"{name}.json").read_text())
     # A managed policy holds no more.
     assert len("".join(json.dumps(policy).split())) <= 6144
     listed = [(s["Sid"], a) for s in policy["Statement"] for a in permissions.as_list(s["Action"])]
-    actions = [action for sid, action in listed if not sid.startswith("FirstUseOf")]
+    # What makes something touches things of several kinds, each with a condition of its own.
+    actions = [
+        action
+        for sid, action in listed
+        if not re.match(r"FirstUseOf|NewLifecycle|.*:(Create|RunInst)", f"{sid} :{action.partition(':')[2]}")
+    ]
     assert sorted(actions) == sorted(set(actions))
     assert not [action for action in actions if "*" in action]
     for statement in policy["Statement"]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.spotcache.redis.plugins.module_utils import docker_engine
+from ansible_collections.spotcache.redis.plugins.module_utils import docker_engine, host_state
 from ansible_collections.spotcache.redis.plugins.module_utils.docker_engine import Engine, EngineError
 from ansible_collections.spotcache.redis.plugins.modules import data_volume_info, host_files, host_info, redis_config
 
@@ -122,6 +122,22 @@ def test_files_are_written_once_and_seen_as_expected(tmp_path: Path, capsys: Cap
     assert [path.name for path in Path(directory).iterdir()] == ["file"]
 
 
+@pytest.mark.parametrize(("mode", "left"), [(0o600, b"\0\0\0\0\0\0\0"), (0o755, b"secret\n")])
+def test_what_a_secret_was_is_not_left_in_free_blocks(tmp_path: Path, mode: int, left: bytes) -> None:
+    path = tmp_path / "file"
+    path.write_text("secret\n")
+    path.chmod(mode)
+    # Who holds the old file open sees what stands in its blocks.
+    with path.open("rb") as old:
+        host_state.replace_file(str(path), b"new\n", 0o600, *OWNER.values())
+        assert old.read() == left
+    assert (path.read_bytes(), path.stat().st_mode & 0o777) == (b"new\n", 0o600)
+    # What has another name is somebody's.
+    os.link(path, tmp_path / "other")
+    host_state.replace_file(str(path), b"newer\n", 0o600, *OWNER.values())
+    assert (tmp_path / "other").read_bytes() == b"new\n"
+
+
 def test_a_file_that_cannot_be_written_is_named(tmp_path: Path, capsys: Capture) -> None:
     (tmp_path / "file").write_text("")
     below = str(tmp_path / "file/below")
@@ -224,6 +240,7 @@ def config_args(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, An
         "config": "port 7000\ninclude /etc/redis/secrets.conf\n",
         "secrets": "requirepass the-secret-itself\n",
         "image": "redis:1",
+        **OWNER,
     }
 
 

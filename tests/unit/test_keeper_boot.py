@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from spotcache_keeper import boot as boot_module
 from spotcache_keeper import disks as disks_module
+from spotcache_keeper.aws import AwsError
 from spotcache_keeper.boot import Boot, BootResult
 from spotcache_keeper.commands import Completed
 from spotcache_keeper.config import Secret
@@ -26,12 +27,13 @@ from spotcache_keeper.errors import KeeperError
 from spotcache_keeper.lease import Book, Final, Lease
 from spotcache_keeper.overview import make_status, status_table
 from spotcache_keeper.s3 import S3Store
+from spotcache_keeper.signed import ConflictError
 from spotcache_keeper.state import BOOT, begin_anew, recall, remember
 from spotcache_keeper.turn import Before, Turn
 from spotcache_keeper.watch import Lines
 
-from tests.unit.keeper_support import ZONE, FakeMachine, TestHost, replace_bytes
-from tests.unit.watch_support import World, made_world, moto_server
+from tests.unit.keeper_support import KEEPER_JSON, ZONE, FakeMachine, TestHost
+from tests.unit.watch_support import HOST, World, made_world, moto_server
 
 OTHER_ZONE = "ap-northeast-1c"
 
@@ -62,6 +64,8 @@ class NewHost:
     instance: str = ""
     commands: list[list[str]] = field(default_factory=list)
     boot_id: str = "boot-of-the-new-host"
+    # The filesystem of the volumes that have one.
+    kind: str = "ext4"
 
     def __post_init__(self) -> None:
         ec2 = self.world.client("ec2")
@@ -89,7 +93,8 @@ class NewHost:
         volume = Path(argv[-1]).name
         if argv[0] == "blkid":
             known = self.aside(volume).exists()
-            return Completed(0 if known else 2, "ext4\n" if known else "", "")
+            label = KEEPER_JSON["volume_labels"][self.kind]
+            return Completed(0 if known else 2, f"LABEL={label}\nTYPE={self.kind}\n" if known else "", "")
         if argv[0].startswith("mkfs"):
             assert not self.aside(volume).exists()
             self.aside(volume).mkdir()
@@ -159,6 +164,8 @@ def test_a_kept_volume_in_the_same_zone_is_taken_over(world: World) -> None:
         client.save()
     lease, volume = lost(world)
     record(world, lease, final)
+    # It did not come to S3, or somebody removed it there.
+    world.host.s3.remove(final)
     new = NewHost(world)
     result = new.boot().run()
     assert (result.what, result.source, result.lost, result.before) == (
@@ -215,6 +222,60 @@ def test_the_append_only_file_of_a_kept_volume_is_newer_than_every_save(tmp_path
         assert message["level"] == "warning"
 
 
+def test_a_volume_is_not_waited_for_when_the_complete_final_save_is_in_s3(world: World) -> None:
+    world.host.fill("one")
+    one = world.host.content()
+    final = world.host.save("final").manifest.id
+    lease, volume = lost(world, terminate=False)
+    # EC2 lets go of it only when the old host has ended.
+    world.client("ec2").attach_volume(VolumeId=volume, InstanceId=lease.host, Device="/dev/sdf")
+    record(world, lease, final)
+    new = NewHost(world)
+    result = new.boot(timeouts=replace(world.host.config.timeouts, volume=30, handover=2)).run()
+    assert (result.source, result.lost, result.before) == (f"final save {final} (S3)", "", lease.host)
+    assert world.host.content() == one
+    assert new.mounted == new.blank
+    # Not even tried: what cannot be had in time would give way to S3 as well, after that time.
+    assert not [line for line in world.said if "taken over" in line]
+    [attachment] = world.client("ec2").describe_volumes(VolumeIds=[volume])["Volumes"][0]["Attachments"]
+    assert attachment["InstanceId"] == lease.host
+
+
+@pytest.mark.parametrize("kind", ["ext4", "xfs"])
+def test_the_kept_volume_is_found_again_at_every_further_boot(world: World, kind: str) -> None:
+    world.host.fill("kept")
+    world.host.save()
+    lost(world)
+    new = NewHost(world, kind=kind)
+    fstab = world.host.directory / "fstab"
+    config = world.host.config
+    fstab.write_text(f"UUID=1 / ext4 defaults 0 1\nLABEL=other {config.volume_path} vfat defaults 0 0\n")
+    # Whoever had them before: on Debian 999 is a group that others are in.
+    world.host.machine.owners = (999, 999)
+    new.boot().run()
+    options = config.mount_options[kind]
+    assert fstab.read_text() == (
+        f"UUID=1 / ext4 defaults 0 1\nLABEL={config.volume_labels[kind]} {config.volume_path} {kind} {options} 0 0\n"
+    )
+    (mount,) = (argv for argv in new.commands if argv[0] == "mount")
+    assert mount[1:3] == ["-t", kind]
+    assert ("nouuid" in mount[4].split(",")) == (kind == "xfs")
+    given = world.host.machine.given
+    assert given[str(config.redis_directory)] == (6379, 6379)
+    assert given[str(config.redis_directory / "dump.rdb")] == (6379, 6379)
+
+
+@pytest.mark.parametrize("kind", ["ext4", "xfs"])
+def test_a_blank_volume_gets_the_filesystem_that_was_chosen(world: World, kind: str) -> None:
+    lost(world)
+    new = NewHost(world, zone=OTHER_ZONE, kind=kind)
+    new.boot(volume_filesystem=kind, allow_empty=True).run()
+    label = world.host.config.volume_labels[kind]
+    (made,) = (argv for argv in new.commands if argv[0].startswith("mkfs"))
+    assert made[:3] == [f"mkfs.{kind}", "-L", label]
+    assert f"LABEL={label} " in (world.host.directory / "fstab").read_text()
+
+
 def test_a_volume_in_another_zone_is_left_and_the_final_save_comes_from_s3(world: World) -> None:
     world.host.fill("one")
     one = world.host.content()
@@ -227,7 +288,7 @@ def test_a_volume_in_another_zone_is_left_and_the_final_save_comes_from_s3(world
     assert world.host.content() == one
     assert new.mounted == new.blank
     assert ["mkfs.ext4", "-L", "spotcache-data", f"/dev/{new.blank}"] in new.commands
-    assert any(f"{volume} of the host before is in {OTHER_ZONE}" in line for line in world.said)
+    assert world.client("ec2").describe_volumes(VolumeIds=[volume])["Volumes"][0]["State"] == "available"
     # The timer may save here now: this is the environment's data.
     assert world.host.save("timer").manifest.keys == 900
 
@@ -257,8 +318,9 @@ def test_a_bad_source_is_set_aside_and_the_next_one_tried(world: World, damage: 
     body = bytearray(s3.get_object(Bucket="saves", Key=key)["Body"].read())
     body[len(body) // 2] ^= 1
     s3.put_object(Bucket="saves", Key=key, Body=bytes(body if damage == "flipped" else body[:-100]))
-    lost(world, zone=OTHER_ZONE)
+    _, volume = lost(world, zone=OTHER_ZONE)
     result = NewHost(world).boot().run()
+    assert any(f"{volume} of the host before is in {OTHER_ZONE}" in line for line in world.said)
     assert result.save == first
     assert "what was written after" in result.lost
     assert world.host.content() == one
@@ -269,18 +331,46 @@ def test_a_bad_source_is_set_aside_and_the_next_one_tried(world: World, damage: 
     assert {source.id for source in world.host.s3.sources()} == {first, second}
 
 
-def test_a_damaged_copy_on_the_kept_volume_gives_way_to_that_in_s3(world: World) -> None:
+@pytest.mark.parametrize("damage", ["truncated", "flipped"])
+def test_a_damaged_copy_in_s3_gives_way_to_that_on_the_volume_that_was_not_waited_for(
+    world: World, damage: str
+) -> None:
     world.host.fill("one")
     one = world.host.content()
+    world.host.save()
+    world.host.fill("two")
+    two = world.host.content()
     final = world.host.save("final").manifest.id
     lease, volume = lost(world)
     record(world, lease, final)
-    rdb = world.host.directory / volume / "saves" / final / "dump.rdb"
-    replace_bytes(rdb, rdb.read_bytes()[:-50])
-    result = NewHost(world).boot().run()
-    assert result.source == f"final save {final} (S3)"
-    assert result.lost == ""
-    assert world.host.content() == one
+    s3 = world.client("s3")
+    key = f"stg/saves/{final}/dump.rdb"
+    body = bytearray(s3.get_object(Bucket="saves", Key=key)["Body"].read())
+    body[len(body) // 2] ^= 1
+    s3.put_object(Bucket="saves", Key=key, Body=bytes(body if damage == "flipped" else body[:-50]))
+    new = NewHost(world)
+    result = new.boot().run()
+    assert (result.source, result.lost) == (f"final save {final} (the kept volume)", "")
+    assert new.mounted == volume
+    assert world.host.content() == two != one
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped"])
+def test_with_damaged_saves_only_redis_stays_down_unless_that_is_allowed(world: World, damage: str) -> None:
+    world.host.fill("one")
+    save = world.host.save().manifest.id
+    lost(world, zone=OTHER_ZONE)
+    s3, key = world.client("s3"), f"stg/saves/{save}/dump.rdb"
+    body = bytearray(s3.get_object(Bucket="saves", Key=key)["Body"].read())
+    body[len(body) // 2] ^= 1
+    s3.put_object(Bucket="saves", Key=key, Body=bytes(body if damage == "flipped" else body[:-50]))
+    new = NewHost(world)
+    with pytest.raises(KeeperError, match=rf"{save}.*Redis is not started.*keeper_allow_empty"):
+        new.boot().run()
+    result = new.boot(allow_empty=True).run()
+    assert result.what == "began empty"
+    assert save in " ".join(result.skipped)
+    assert world.host.content() == {}
 
 
 def test_with_nothing_to_restore_redis_stays_down_unless_that_is_allowed(world: World) -> None:
@@ -326,7 +416,7 @@ def test_a_host_that_was_only_started_anew_goes_on_with_its_own_data(world: Worl
 # --- secrets and the name
 
 
-def test_secrets_are_fetched_once_and_belong_to_whom_they_should(world: World) -> None:
+def test_secrets_are_fetched_at_every_boot_and_belong_to_whom_they_should(world: World) -> None:
     world.client("ssm").put_parameter(Name="/spotcache/stg/redis", Value="requirepass x\n", Type="SecureString")
     path = world.host.directory / "etc" / "secrets.conf"
     world.host.fill("one")
@@ -339,8 +429,24 @@ def test_secrets_are_fetched_once_and_belong_to_whom_they_should(world: World) -
     assert path.stat().st_mode & 0o777 == 0o400
     assert world.host.machine.given[str(path.with_name(".secrets.conf.new"))] == (999, 999)
     assert "requirepass" not in "".join(world.said)
+    # One that was not is not written anew: each file that is dropped leaves its blocks for later images.
+    with path.open() as old:
+        new.boot(secrets=(secret,)).run()
+        assert os.fstat(old.fileno()).st_ino == path.stat().st_ino
+        # A password that was changed meanwhile is taken up by the next boot, and the old one is in no block any more.
+        world.client("ssm").put_parameter(
+            Name="/spotcache/stg/redis", Value="requirepass y\n", Type="SecureString", Overwrite=True
+        )
+        new.boot(secrets=(secret,)).run()
+        assert path.read_text() == "requirepass y\n"
+        assert set(old.read()) == {"\0"}
+    # Without SSM a host goes on with what it has; without either it does not.
     world.client("ssm").delete_parameter(Name="/spotcache/stg/redis")
-    new.boot().run()
+    new.boot(secrets=(secret,)).run()
+    assert path.read_text() == "requirepass y\n"
+    path.unlink()
+    with pytest.raises(KeeperError, match="/spotcache/stg/redis"):
+        new.boot(secrets=(secret,)).run()
 
 
 def test_the_name_moves_and_that_it_could_not_is_told(world: World) -> None:
@@ -389,7 +495,11 @@ def test_of_two_hosts_that_boot_at_once_one_serves(world: World) -> None:
     hosts = [launch(world, ZONE) for _ in range(2)]
     turns = [turn_of(world, host) for host in hosts]
     threads = [in_background(turn) for turn, _ in turns]
-    time.sleep(1.5)
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and not any(
+        " serves this environment" in line for _, said in turns for line in said
+    ):
+        time.sleep(0.05)
     winners = [bool(got) for _, got in threads]
     assert sorted(winners) == [False, True]
     winner, loser = hosts[winners.index(True)], winners.index(False)
@@ -399,7 +509,7 @@ def test_of_two_hosts_that_boot_at_once_one_serves(world: World) -> None:
     assert any(f"waiting: {winner} serves this environment" in line for line in turns[loser][1])
     # When that one is lost as well, the other serves.
     world.client("ec2").terminate_instances(InstanceIds=[winner])
-    threads[loser][0].join(10)
+    threads[loser][0].join(30)
     before = threads[loser][1][0].lease
     assert before is not None
     assert before.host == winner
@@ -442,6 +552,17 @@ def test_when_ec2_does_not_say_only_the_end_of_the_lease_counts(world: World, mo
     assert "since EC2 does not say how it is" in said[0]
 
 
+def test_a_host_that_ec2_does_not_find_may_still_serve(world: World) -> None:
+    """EC2 may not know a new host yet, or miss an old one in an answer: two hosts would take writes."""
+    held = world.outside.book.lease()
+    begun = time.monotonic()
+    world.outside.book.write_lease(Lease("i-0123456789abcdef0", zone=ZONE, seconds=3), held)
+    turn, said = turn_of(world, launch(world, ZONE))
+    assert turn.take().lease is not None
+    assert time.monotonic() - begun > 2
+    assert "since EC2 does not say how it is" in said[0]
+
+
 def test_the_last_words_of_a_host_that_is_being_ended_are_waited_for(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -451,10 +572,13 @@ def test_the_last_words_of_a_host_that_is_being_ended_are_waited_for(
     turn, said = turn_of(world, launch(world, ZONE), handover=60)
     monkeypatch.setattr(turn, "state_of", lambda _host: "shutting-down")
     thread, got = in_background(turn)
-    time.sleep(0.7)
+    deadline = time.monotonic() + 30
+    while not said and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert said
     assert not got
     record(world, lease, final)
-    thread.join(5)
+    thread.join(30)
     assert got[0].final is not None
     assert got[0].final.save == final
     assert said == [f"waiting for the last words of {lease.host}, which EC2 ends"]
@@ -476,22 +600,95 @@ def test_a_record_that_was_taken_back_counts_for_nothing(world: World) -> None:
     lease, _ = lost(world, terminate=False)
     world.outside.book.write_final(Final(lease.host, withdrawn=True, off_host=True))
     turn, said = turn_of(world, launch(world, ZONE))
-    _, got = in_background(turn)
-    time.sleep(0.5)
-    assert not got
+    thread, got = in_background(turn)
+    deadline = time.monotonic() + 30
+    while not said and time.monotonic() < deadline:
+        time.sleep(0.05)
     assert said
+    assert not got
     world.client("ec2").terminate_instances(InstanceIds=[lease.host])
-    time.sleep(1)
+    thread.join(30)
     assert got[0].final is None
 
 
-def test_a_host_that_is_being_ended_does_not_begin_to_serve(world: World) -> None:
+def test_a_host_that_is_being_ended_waits_and_does_not_begin_to_serve(world: World) -> None:
     watch = world.watch()
     ending = begin(world.host.context(), world.outside, "spot", "x", world.host.context().now())
     watch.ender.note(ending)
-    turn, _ = turn_of(world, ending.host)
-    with pytest.raises(KeeperError, match=r"being ended itself \(spot\)"):
-        turn.take()
+    turn, said = turn_of(world, ending.host)
+    thread, got = in_background(turn)
+    thread.join(0.5)
+    assert got == []
+    assert said == ["waiting: this host is being ended itself (spot) and does not begin to serve"]
+    assert watch.ender.withdraw(ending, "the notice was taken back")
+    thread.join(10)
+    assert len(got) == 1
+
+
+def test_a_shutdown_that_is_over_holds_up_no_boot(world: World) -> None:
+    """Neither the watcher nor Redis had to do anything: a mount that failed keeps both of them from running."""
+    watch = world.watch()
+    watch.step()
+    watch.shut_down()
+    final = world.final
+    assert final is not None
+    assert final.off_host
+    world.host.engine.stop(5)
+    turn, said = turn_of(world, HOST)
+    turn.outside = replace(turn.outside, boot_id="boot-2")
+    thread, got = in_background(turn)
+    thread.join(20)
+    assert (len(got), said) == (1, [])
+    # Nobody may take over because of a record of a host that serves again.
+    again = world.final
+    assert again is not None
+    assert (again.withdrawn, again.off_host, again.complete) == (True, False, False)
+
+
+def test_a_shutdown_is_taken_back_without_a_redis_and_beside_a_boot(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.outside.book.write_lease(Lease(HOST, zone=ZONE), None)
+    watch = world.watch()
+    watch.step()
+    watch.shut_down()
+    world.host.engine.stop(5)
+    # The boot of this host writes the lease at the same moment.
+    write, conflicts = Book.write_lease, [True]
+
+    def beside(book: Book, lease: Lease, over: Any) -> Any:
+        if conflicts:
+            conflicts.clear()
+            raise ConflictError("changed meanwhile")
+        return write(book, lease, over)
+
+    monkeypatch.setattr(Book, "write_lease", beside)
+    world.said.clear()
+    again = world.watch(boot_id="boot-2")
+    assert again.ending is None
+    world.line("the host was only started anew: this host goes on")
+    held = world.outside.book.lease()
+    assert held is not None
+    assert not held.lease.released
+
+
+def test_a_shutdown_that_could_not_be_taken_back_is_tried_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    watch = world.watch()
+    watch.step()
+    watch.shut_down()
+    with monkeypatch.context() as patch:
+
+        def away(book: Book) -> Any:
+            raise AwsError("S3 is away")
+
+        patch.setattr(Book, "lease", away)
+        again = world.watch(boot_id="boot-2")
+        assert again.ending is None
+    world.clock += 60
+    again.step()
+    taken_back = world.final
+    assert taken_back is not None
+    assert taken_back.withdrawn
 
 
 def test_a_host_that_waits_has_nothing_to_save_when_its_own_notice_comes(world: World) -> None:

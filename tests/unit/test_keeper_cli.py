@@ -17,25 +17,13 @@ from spotcache_keeper.errors import KeeperError
 from spotcache_keeper.lock import only_run
 from spotcache_keeper.times import utc_now
 
-from tests.unit.keeper_support import PASSWORD, TestHost, flip_bit, restore_until_killed
+from tests.unit.keeper_support import KEEPER_JSON, PASSWORD, TestHost, flip_bit, restore_until_killed
 
 
 @pytest.fixture
 def host(tmp_path: Path) -> Iterator[TestHost]:
     made = TestHost(tmp_path / "host")
-    (made.directory / "keeper.json").write_text(
-        json.dumps(
-            {
-                "environment": "stg",
-                "region": "ap-northeast-1",
-                "bucket": "saves",
-                "volume_path": "/srv/redis",
-                "redis_directory": "/srv/redis/redis",
-                "container": "spotcache-redis",
-                "image": "redis",
-            }
-        )
-    )
+    (made.directory / "keeper.json").write_text(json.dumps({**KEEPER_JSON, "bucket": "saves"}))
     made.start()
     yield made
     made.engine.kill()

@@ -9,13 +9,16 @@ import os
 import struct
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from random import Random
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 from hypothesis import given
 from hypothesis import strategies as st
 from spotcache_keeper.aws import AwsError, aws_errors
@@ -23,7 +26,7 @@ from spotcache_keeper.commands import Completed, run_command
 from spotcache_keeper.config import load_config, parse_config
 from spotcache_keeper.ebs import EbsStore, source_of
 from spotcache_keeper.engine import SCRATCH_NAME, DockerEngine
-from spotcache_keeper.errors import ConfigError, DamagedError, KeeperError, NoSourceError
+from spotcache_keeper.errors import ConfigError, DamagedError, KeeperError, NoSourceError, NoUsableCopyError
 from spotcache_keeper.files import exchange, write_atomically
 from spotcache_keeper.lock import is_held, only_run
 from spotcache_keeper.machine import Identity, LinuxMachine, metadata
@@ -33,6 +36,7 @@ from spotcache_keeper.present import Present, judge
 from spotcache_keeper.rdb import databases_of, read_counts, read_length
 from spotcache_keeper.redisio import DatabaseCount, parse_info
 from spotcache_keeper.retention import Kept, Policy, given_up
+from spotcache_keeper.settle import SETTLES_AFTER, found, known
 from spotcache_keeper.source import BEFORE_RESTORE, Source, State, Wanted, Where, choose, parse_wanted, same_save
 from spotcache_keeper.swap import compare
 from spotcache_keeper.times import (
@@ -47,28 +51,26 @@ from spotcache_keeper.times import (
     to_text,
 )
 
+from tests.unit.keeper_support import KEEPER_JSON, FakeMachine
+
 NOON = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
-GOOD: dict[str, Any] = {
-    "environment": "stg",
-    "region": "ap-northeast-1",
-    "bucket": "spotcache-stg-saves",
-    "volume_path": "/srv/redis",
-    "redis_directory": "/srv/redis/redis",
-    "container": "spotcache-redis",
-    "image": "spotcache-redis:local",
-}
 
 
 # --- configuration
 
 
-def test_a_short_configuration_has_sensible_defaults() -> None:
-    config = parse_config(GOOD, "test")
+def test_what_follows_from_a_configuration() -> None:
+    config = parse_config(KEEPER_JSON, "test")
     assert str(config.saves_directory) == "/srv/redis/saves"
     assert config.s3_prefix == "stg/saves/"
-    assert (config.redis_port, config.ebs_snapshots, config.require_mount) == (6379, True, True)
-    assert config.timeouts.stop == 120
     assert config.password() is None
+
+
+@pytest.mark.parametrize("key", sorted(KEEPER_JSON))
+def test_the_program_has_no_defaults_of_its_own(key: str) -> None:
+    """What the roles say and what the program believes cannot differ: it believes nothing that it was not told."""
+    with pytest.raises(ConfigError, match=f"test: '{key}' is missing; the keeper role writes every key"):
+        parse_config({name: value for name, value in KEEPER_JSON.items() if name != key}, "test")
 
 
 @pytest.mark.parametrize(
@@ -89,14 +91,24 @@ def test_a_short_configuration_has_sensible_defaults() -> None:
         ({"dbfilename": "../dump.rdb"}, "a file name without a directory"),
         ({"container": 5}, "container is 5; it must be a text"),
         ({"buckett": "x"}, "unknown key 'buckett'; known are address, address_files, allow_empty, "),
-        ({"timeouts": {"stop": 0}}, "timeouts.stop is 0; it must be a whole number of seconds, at least 1"),
-        ({"timeouts": {"sleep": 5}}, "unknown timeout 'sleep'; known are answer, check"),
+        ({"volume_labels": {"ext4": "data"}}, "volume_labels must be an object with ext4 and xfs"),
+        (
+            {"volume_labels": {"ext4": "spotcache-data", "xfs": "spotcache-data"}},
+            "volume_labels.xfs is 'spotcache-data'; it must be a label of at most 12 characters",
+        ),
+        ({"mount_options": {"ext4": "a b", "xfs": "nouuid"}}, "mount_options.ext4 is 'a b'; it must be mount options"),
+        (
+            {"timeouts": {**KEEPER_JSON["timeouts"], "stop": 0}},
+            "timeouts.stop is 0; it must be a whole number of seconds, at least 1",
+        ),
+        ({"timeouts": {"stop": 5}}, "timeouts.answer is missing"),
+        ({"timeouts": {**KEEPER_JSON["timeouts"], "sleep": 5}}, "unknown timeout 'sleep'; known are answer, check"),
         ({"timeouts": 5}, "timeouts must be an object"),
     ],
 )
 def test_a_wrong_value_is_named_with_what_it_must_be(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        parse_config({**GOOD, **change}, "test")
+        parse_config({**KEEPER_JSON, **change}, "test")
     assert message in str(caught.value)
     assert caught.value.exit_code == 2
 
@@ -115,7 +127,7 @@ def test_a_configuration_file_that_cannot_be_read(tmp_path: Path) -> None:
 
 def test_the_password_file_must_be_nobody_elses(tmp_path: Path) -> None:
     path = tmp_path / "password"
-    config = parse_config({**GOOD, "redis_password_file": str(path)}, "test")
+    config = parse_config({**KEEPER_JSON, "redis_password_file": str(path)}, "test")
     with pytest.raises(ConfigError, match="cannot be read"):
         config.password()
     path.write_text(" pass word\n")
@@ -360,9 +372,9 @@ def test_a_chosen_snapshot_comes_before_nearer_copies() -> None:
         ([], Wanted(save_id="20200101T000000Z-000000"), NoSourceError, "there is none at all"),
         ([source(1)], Wanted(snapshot_id="snap-1"), NoSourceError, "there is no EBS snapshot snap-1"),
         ([source(1, "ebs", state="pending")], Wanted(), KeeperError, "still pending: try again once it is completed"),
-        ([source(1, state="incomplete")], Wanted(save_id=source(1).id), KeeperError, "its upload never ended"),
+        ([source(1, state="incomplete")], Wanted(save_id=source(1).id), NoUsableCopyError, "its upload never ended"),
         ([source(1, state="foreign", environment="prod")], Wanted(save_id=source(1).id), ConfigError, "'prod'"),
-        ([source(1, verified=False)], Wanted(), KeeperError, "it was never verified"),
+        ([source(1, verified=False)], Wanted(), NoUsableCopyError, "it was never verified"),
     ],
 )
 def test_sources_that_cannot_be_taken(
@@ -879,6 +891,90 @@ def test_a_free_device_name_is_taken() -> None:
     assert client.attached == "/dev/sdg"
     with pytest.raises(KeeperError, match="i-1 has no free device name between /dev/sdf and /dev/sdp"):
         ebs(Ec2(["in-use"], [f"/dev/sd{letter}" for letter in "fghijklmnop"]))._attach("vol-1", "i-1")
+
+
+# --- what AWS does not know yet
+
+
+class NewToEc2(Ec2):
+    """EC2 that does not know a new volume at the first looks, and now and then misses it later."""
+
+    def __init__(self, misses: list[bool]) -> None:
+        super().__init__(["available"])
+        self.misses = misses
+        self.volumes: dict[str, str] = {}
+
+    def look(self, volume: str) -> None:
+        if volume not in self.volumes or (self.misses and self.misses.pop(0)):
+            answer = {"Error": {"Code": "InvalidVolume.NotFound", "Message": f"{volume} does not exist."}}
+            raise ClientError(answer, "DescribeVolumes")
+
+    def create_volume(self, **_arguments: Any) -> Any:
+        self.volumes["vol-1"] = "available"
+        return {"VolumeId": "vol-1"}
+
+    def describe_volumes(self, **arguments: Any) -> Any:
+        if "Filters" in arguments:
+            return {"Volumes": []}
+        self.look("vol-1")
+        attached = [{"InstanceId": "i-1"}] if self.volumes["vol-1"] == "in-use" else []
+        return {"Volumes": [{"State": self.volumes["vol-1"], "Attachments": attached}]}
+
+    def attach_volume(self, **_arguments: Any) -> None:
+        self.look("vol-1")
+        self.volumes["vol-1"] = "in-use"
+
+    def detach_volume(self, **_arguments: Any) -> None:
+        self.look("vol-1")
+        self.volumes["vol-1"] = "available"
+
+    def delete_volume(self, **_arguments: Any) -> None:
+        self.look("vol-1")
+        del self.volumes["vol-1"]
+
+
+@pytest.mark.parametrize("usable", [True, False], ids=["read", "that cannot be mounted"])
+@pytest.mark.parametrize("seed", range(8))
+def test_a_volume_that_ec2_does_not_know_yet_is_used_and_not_left_behind(seed: int, usable: bool) -> None:
+    chance = Random(seed)
+    client = NewToEc2([True, True, *(chance.random() < 0.6 for _ in range(30))])
+    machine = FakeMachine(Path("/nowhere"))
+
+    @contextmanager
+    def mounted(_device: Path) -> Iterator[Path]:
+        if not usable:
+            raise DamagedError("no filesystem")
+        yield Path("/mounted")
+
+    machine.wait_for_volume = lambda *_: Path("/dev/x")  # type: ignore[method-assign]
+    machine.mounted = mounted  # type: ignore[method-assign, assignment]
+    store = EbsStore(lambda: client, "stg", machine, 5, sleep=lambda _seconds: None)
+    if usable:
+        with store.opened("snap-1") as path:
+            assert path == Path("/mounted")
+    else:
+        with pytest.raises(DamagedError, match="no filesystem"), store.opened("snap-1"):
+            pass
+    # It is paid for as long as it is there.
+    assert client.volumes == {}
+
+
+def test_not_found_is_believed_in_the_end_and_a_denial_at_once() -> None:
+    waited: list[float] = []
+
+    def ask(code: str) -> str:
+        raise AwsError("no", code)
+
+    with pytest.raises(AwsError):
+        known(lambda: ask("InvalidVolume.NotFound"), waited.append)
+    assert SETTLES_AFTER <= sum(waited) < SETTLES_AFTER + 5
+    waited.clear()
+    with pytest.raises(AwsError):
+        known(lambda: ask("UnauthorizedOperation"), waited.append)
+    assert waited == []
+    answers = ["", "", "vol-1"]
+    assert found(lambda: answers.pop(0), waited.append) == "vol-1"
+    assert len(waited) == 2
 
 
 # --- tables

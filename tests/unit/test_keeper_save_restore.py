@@ -15,21 +15,26 @@ from typing import Any
 
 import boto3
 import pytest
+from botocore.exceptions import ClientError
 from moto import mock_aws
 from moto.core import DEFAULT_ACCOUNT_ID
 from moto.ec2.models import ec2_backends
 from spotcache_keeper import swap
-from spotcache_keeper.errors import ConfigError, KeeperError, NoSourceError, RefusedError
+from spotcache_keeper.errors import ConfigError, DamagedError, KeeperError, NoSourceError, RefusedError
 from spotcache_keeper.files import sha256_of
 from spotcache_keeper.manifest import parse_manifest
 from spotcache_keeper.overview import listing_table, make_listing, make_status, status_table
 from spotcache_keeper.present import identify
 from spotcache_keeper.restore import Request, restore
+from spotcache_keeper.s3 import S3Store
 from spotcache_keeper.save import save
 from spotcache_keeper.source import Source
 from spotcache_keeper.swap import work_directory
 
 from tests.unit.keeper_support import REGION, ZONE, TestHost, flip_bit, replace_bytes
+
+# How long short-lived keys live: a busy machine saves them before they end.
+LIFE_MS = 5000
 
 
 @pytest.fixture
@@ -277,6 +282,48 @@ def test_a_save_reaches_s3_and_ebs(in_aws: TestHost, aws: dict[str, Any]) -> Non
     assert "snap-" not in str(in_aws.save("manual", snapshot=False).stored)
 
 
+class MayNotList:
+    """An S3 client as S3 is to whoever may not list the whole bucket: what is not there is denied."""
+
+    def __init__(self, client: Any, denied: set[str]) -> None:
+        self._client = client
+        self.denied = denied
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    def get_object(self, **arguments: Any) -> Any:
+        denied = ClientError({"Error": {"Code": "AccessDenied", "Message": "Access Denied"}}, "GetObject")
+        if arguments["Key"] in self.denied:
+            raise denied
+        try:
+            return self._client.get_object(**arguments)
+        except self._client.exceptions.NoSuchKey:
+            raise denied from None
+
+
+def test_a_save_that_is_pruned_between_the_list_and_the_look_hides_no_other(
+    in_aws: TestHost, aws: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_aws.fill("one")
+    first, second = in_aws.save().manifest.id, in_aws.save(snapshot=False).manifest.id
+    client = MayNotList(aws["s3"], set())
+    store = S3Store(lambda: client, "saves", in_aws.config.s3_prefix, "stg")
+    listed = store.stored()
+    monkeypatch.setattr(store, "stored", lambda: listed)
+    aws["s3"].delete_object(Bucket="saves", Key=f"stg/saves/{first}/manifest.json")
+    found = {source.id: source for source in store.sources()}
+    assert found[second].usable
+    assert not found[first].usable
+    (in_aws.directory / "copy").mkdir()
+    with pytest.raises(DamagedError, match="is gone"):
+        store.download(first, in_aws.directory / "copy")
+    # What is there and may not be read is a denial, which nobody takes for an empty bucket.
+    client.denied.add(f"stg/saves/{second}/manifest.json")
+    with pytest.raises(KeeperError, match="AWS denies s3:GetObject"):
+        store.sources()
+
+
 def test_a_large_rdb_goes_up_in_parts_and_comes_back_whole(in_aws: TestHost, aws: dict[str, Any]) -> None:
     with in_aws.client() as client:
         client.config_set("rdbcompression", "no")
@@ -465,12 +512,13 @@ def test_keys_that_expire_meanwhile_are_accounted_for(host: TestHost) -> None:
     with host.client(2) as client:
         client.mset({f"stays:{number}": "x" for number in range(10)})
         for number in range(5):
-            client.set(f"goes:{number}", "x", px=1500)
+            client.set(f"goes:{number}", "x", px=LIFE_MS)
+        gone = time.monotonic() + LIFE_MS / 1000
         saved = host.save().manifest
         assert saved.keys == 15
         client.flushall()
         client.connection_pool.disconnect()
-    time.sleep(1.6)
+    time.sleep(max(0.0, gone + 0.1 - time.monotonic()))
     result, _ = host.restore()
     assert result.loaded is not None
     assert (result.loaded.keys, result.loaded.expired) == (10, 5)
@@ -572,13 +620,14 @@ def test_an_rdb_that_a_redis_with_append_only_file_never_read_is_kept(tmp_path: 
 def test_a_restore_builds_the_append_only_file(appending: TestHost) -> None:
     appending.fill("one")
     with appending.client() as client:
-        client.set("short", "lived", px=1500)
+        client.set("short", "lived", px=LIFE_MS)
+    gone = time.monotonic() + LIFE_MS / 1000
     before = {key: value for key, value in appending.content().items() if key != "0/short"}
     saved = appending.save().manifest
     assert saved.keys == 901
     with appending.client() as client:
         client.flushall()
-    time.sleep(1.6)
+    time.sleep(max(0.0, gone + 0.1 - time.monotonic()))
     result, _ = appending.restore()
     assert result.loaded is not None
     assert (result.loaded.keys, result.loaded.expired) == (900, 1)

@@ -7,9 +7,10 @@ import json
 import os
 import re
 import signal
+import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
@@ -19,8 +20,10 @@ from typing import Any
 import boto3
 import pytest
 import redis
+from spotcache_keeper import config as config_module
 from spotcache_keeper import ending as ending_module
 from spotcache_keeper.budget import estimate, measured
+from spotcache_keeper.commands import Completed
 from spotcache_keeper.ending import Ender, read_ending
 from spotcache_keeper.errors import KeeperError, RefusedError
 from spotcache_keeper.files import sha256_of
@@ -32,10 +35,12 @@ from spotcache_keeper.overview import make_status, status_table
 from spotcache_keeper.redisio import Redis
 from spotcache_keeper.s3 import S3Store
 from spotcache_keeper.signed import Objects, Signed, role_credentials
-from spotcache_keeper.watch import LeaseHolder
+from spotcache_keeper.watch import LeaseHolder, system_is_stopping
 
 from tests.unit.keeper_support import PASSWORD, REGION, ZONE, NoS3
 from tests.unit.watch_support import HOST, TOPIC, World, made_world, moto_server, slow_way_to
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -178,6 +183,44 @@ def test_a_notice_saves_everything_that_was_acknowledged(world: World) -> None:
     assert message["level"] == "good"
     assert message["fields"]["Save"] == final.save
     assert set(message) == {"text", "title", "level", "key", "window", "fields"}
+
+
+@pytest.fixture
+def image_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """image-secrets.sh itself, in this test's directory, and nothing that puts the files back by itself."""
+    text = (ROOT / "roles/keeper/files/image-secrets.sh").read_text()
+    (tmp_path / "fstab").write_text("LABEL=spotcache-data /srv/redis ext4 noatime 0 2\n")
+    text = text.replace("/run/spotcache-image", str(tmp_path / "aside")).replace("/etc/fstab", str(tmp_path / "fstab"))
+    (tmp_path / "image-secrets.sh").write_text(text)
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name in ("systemd-run", "systemctl"):
+        (programs / name).write_text("#!/bin/sh\n")
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    monkeypatch.setattr(config_module, "ASIDE", tmp_path / "aside" / "files")
+
+    def run(*words: str | Path) -> None:
+        subprocess.run(["/bin/sh", tmp_path / "image-secrets.sh", *words], check=True)
+
+    return run
+
+
+def test_a_notice_while_an_image_is_made_fences_and_saves(world: World, image_secrets: Callable[..., None]) -> None:
+    world.host.fill("one")
+    password = world.host.config.redis_password_file
+    assert password is not None
+    image_secrets("hide", password)
+    assert not password.exists()
+    world.imds.notice()
+    world.watch().step()
+    final = world.final
+    assert final is not None
+    assert (final.complete, final.off_host) == (True, True)
+    assert not world.writes()
+    image_secrets("show")
+    assert (password.read_text(), password.stat().st_mode & 0o777) == (PASSWORD + "\n", 0o600)
+    assert not config_module.ASIDE.parent.exists()
 
 
 def test_the_same_notice_again_changes_nothing(world: World) -> None:
@@ -712,3 +755,37 @@ def test_the_expectation_is_that_of_the_middle_save() -> None:
     assert not estimate(speeds, int(4000e6)).fits
     assert estimate([], 5).fits
     assert measured({"rdb": {"bytes": 1}, "stored": {"s3": None}}) is None
+
+
+@pytest.mark.parametrize(
+    ("answers", "stops"),
+    [
+        # As systemd says it of a shutdown, also of one before the start was over, and of a unit that is only restarted.
+        (["ActiveState=inactive\nJob=4711\n"], True),
+        (["ActiveState=active\nJob=\n"], True),
+        (["ActiveState=inactive\nJob=\n"], False),
+        (["ActiveState=inactive\nJob=0\n"], False),
+        # A busy system: no answer in time, or none at all, is asked for again.
+        ([KeeperError("did not end within 45 s"), "", "ActiveState=inactive\nJob=4711\n"], True),
+        ([KeeperError("did not end within 45 s")] * 100, False),
+    ],
+)
+def test_whether_the_system_goes_down_is_asked_until_systemd_says_so(
+    answers: list[str | KeeperError], stops: bool
+) -> None:
+    now, given = [0.0], iter(answers)
+
+    def run(argv: Sequence[str], *, timeout: float) -> Completed:
+        assert argv[:2] == ["systemctl", "show"]
+        answer = next(given)
+        if isinstance(answer, KeeperError):
+            now[0] += 5
+            raise answer
+        return Completed(0, answer, "")
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    assert system_is_stopping(run, lambda: now[0], sleep) is stops
+    # What is left of the unit's time is the final save's.
+    assert now[0] < 60

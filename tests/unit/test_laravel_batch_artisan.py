@@ -18,6 +18,11 @@ from ansible.module_utils.testing import patch_module_args
 from ansible_collections.spotcache.redis.plugins.action import artisan as action
 from ansible_collections.spotcache.redis.plugins.modules import artisan as module
 
+# Stands in for Docker's client, whose daemon need not run here.
+DOCKER = """#!/bin/sh
+echo "Error response from daemon: No such container" >&2
+exit 1
+"""
 # Stands in for PHP with an artisan: it is called as `php artisan --no-ansi COMMAND ...`.
 PHP = r"""#!/bin/sh
 shift 2
@@ -188,7 +193,7 @@ def test_check_mode_starts_nothing(application: dict[str, Any], capsys: pytest.C
     [
         ({"path": "/nowhere"}, "path is /nowhere, and there is no artisan in it"),
         ({"php": "no-such-php"}, "has no no-such-php: correct php"),
-        ({"container": "no-such-container"}, "no-such-container"),
+        ({"container": "no-such-container"}, "The container no-such-container does not run on this host"),
         (
             {"commands": ["batch:nope"]},
             "has no artisan command batch:nope; it has batch:fail, batch:long, batch:slow, batch:warm.",
@@ -196,8 +201,18 @@ def test_check_mode_starts_nothing(application: dict[str, Any], capsys: pytest.C
     ],
 )
 def test_what_cannot_run_is_said_in_a_sentence(
-    application: dict[str, Any], capsys: pytest.CaptureFixture[str], change: dict[str, Any], expected: str
+    application: dict[str, Any],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: dict[str, Any],
+    expected: str,
 ) -> None:
+    docker = tmp_path / "bin" / "docker"
+    docker.parent.mkdir()
+    docker.write_text(DOCKER)
+    docker.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{docker.parent}:{os.environ['PATH']}")
     told = run(capsys, {**application, "commands": ["batch:warm", "batch:hidden"], **change}, state="checked")
     assert len(told["problems"]) == 1, told
     assert expected in told["problems"][0]

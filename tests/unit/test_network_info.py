@@ -11,7 +11,8 @@ import pytest
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.spotcache.redis.plugins.module_utils import cidr
 from ansible_collections.spotcache.redis.plugins.modules import network_info as module
-from moto import mock_aws
+
+from tests.unit.instance_connect_support import endpoints
 
 REGION = "ap-northeast-1"
 NAME = "spotcache-t"
@@ -36,11 +37,7 @@ def tagged(kind: str, suffix: str = "") -> dict[str, Any]:
 
 @pytest.fixture
 def ec2(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_SESSION_TOKEN"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-    with mock_aws():
+    for _connect in endpoints(monkeypatch):
         yield boto3.client("ec2", region_name=REGION)
 
 
@@ -235,3 +232,173 @@ def test_subnets_are_planned_without_overlap() -> None:
         cidr.split("10.9.0.0/30", 2, 29)
     with pytest.raises(ValueError, match="holds only 2"):
         cidr.split("10.9.0.0/31", 3, 32)
+
+
+def test_subnets_that_lead_nowhere_are_named(ec2: Any, look: Callable[..., dict[str, Any]]) -> None:
+    vpc = ec2.create_vpc(CidrBlock="10.8.0.0/16")["Vpc"]["VpcId"]
+    first, second = (
+        ec2.create_subnet(VpcId=vpc, CidrBlock=f"10.8.{index}.0/24", AvailabilityZone=zone)["Subnet"]["SubnetId"]
+        for index, zone in enumerate(ZONES)
+    )
+    table = ec2.create_route_table(VpcId=vpc)["RouteTable"]["RouteTableId"]
+    ec2.associate_route_table(RouteTableId=table, SubnetId=first)
+    gateway = ec2.create_internet_gateway()["InternetGateway"]["InternetGatewayId"]
+    ec2.attach_internet_gateway(InternetGatewayId=gateway, VpcId=vpc)
+
+    def stranded(egress: str) -> list[str]:
+        found: list[str] = look(vpc_id=vpc, subnet_ids=[first, second], egress=egress)["stranded"]
+        return found
+
+    assert stranded("existing") == stranded("ipv6") == stranded("public_ipv4") == [first, second]
+    assert stranded("none") == []
+    ec2.create_route(RouteTableId=table, DestinationCidrBlock="0.0.0.0/0", GatewayId=gateway)
+    assert stranded("public_ipv4") == [second]
+    # The gateway is of no use to a host that the subnet gives no public address.
+    assert stranded("existing") == [first, second]
+    ec2.modify_subnet_attribute(SubnetId=first, MapPublicIpOnLaunch={"Value": True})
+    assert stranded("existing") == [second]
+    ec2.create_vpc_endpoint(
+        VpcId=vpc, VpcEndpointType="Interface", ServiceName=f"com.amazonaws.{REGION}.ssm", SubnetIds=[second]
+    )
+    assert stranded("existing") == []
+
+
+def test_private_zones_are_asked_only_with_both_dns_attributes(ec2: Any, look: Callable[..., dict[str, Any]]) -> None:
+    vpc = ec2.create_vpc(CidrBlock="10.8.0.0/16")["Vpc"]["VpcId"]
+
+    def resolves() -> bool:
+        return bool(look(vpc_id=vpc, subnet_ids=[])["resolves"])
+
+    assert not resolves()
+    ec2.modify_vpc_attribute(VpcId=vpc, EnableDnsHostnames={"Value": True})
+    assert resolves()
+    ec2.modify_vpc_attribute(VpcId=vpc, EnableDnsSupport={"Value": False})
+    assert not resolves()
+
+
+def test_ipv6_needs_a_range_and_a_route() -> None:
+    state = {"Ipv6CidrBlockState": {"State": "associated"}}
+    subnet = {"Ipv6CidrBlockAssociationSet": [{"Ipv6CidrBlock": "2001:db8::/64", **state}]}
+    route = {"DestinationIpv6CidrBlock": "::/0", "EgressOnlyInternetGatewayId": "eigw-1", "State": "active"}
+    assert module.gets_out(subnet, [route], "ipv6", endpoints=False)
+    assert not module.gets_out({}, [route], "ipv6", endpoints=False)
+    assert not module.gets_out(subnet, [], "ipv6", endpoints=False)
+    assert not module.gets_out(subnet, [{**route, "State": "blackhole"}], "ipv6", endpoints=False)
+
+
+# The endpoint through which hosts are reached.
+
+GATE = "spotcache-endpoint"
+PRESENT: dict[str, Any] = {
+    "instance_connect_endpoint": "present",
+    "endpoint_name": GATE,
+    "ingress": [
+        {"port": 6379, "clients": True, "cidrs": ["10.9.0.0/16"]},
+        {"port": 22, "cidrs": ["10.9.0.0/16"], "endpoint": True},
+    ],
+}
+
+
+def ssh(*groups: str, **more: Any) -> list[dict[str, Any]]:
+    pairs = [{"GroupId": group} for group in groups]
+    return [{"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22, "UserIdGroupPairs": pairs, **more}]
+
+
+def shared(kind: str, maker: str = "t") -> dict[str, Any]:
+    tags = {"spotcache:environment": maker, "Name": GATE}
+    listed = [{"Key": key, "Value": value} for key, value in tags.items()]
+    return {"TagSpecifications": [{"ResourceType": kind, "Tags": listed}]}
+
+
+def reachable(ec2: Any, made: dict[str, Any], maker: str) -> dict[str, Any]:
+    """The network with an endpoint as the role makes it for an environment."""
+    gate = ec2.create_security_group(
+        VpcId=made["vpc"], GroupName=GATE, Description="e", **shared("security-group", maker)
+    )["GroupId"]
+    everything = [{"IpProtocol": "-1", "IpRanges": [{"CidrIp": "0.0.0.0/0"}]}]
+    ec2.revoke_security_group_egress(GroupId=gate, IpPermissions=everything)
+    ec2.authorize_security_group_egress(GroupId=gate, IpPermissions=ssh(IpRanges=[{"CidrIp": "10.9.0.0/16"}]))
+    ec2.authorize_security_group_ingress(GroupId=made["host"], IpPermissions=ssh(gate))
+    endpoint = ec2.create_instance_connect_endpoint(
+        SubnetId=made["subnets"][0], SecurityGroupIds=[gate], **shared("instance-connect-endpoint", maker)
+    )["InstanceConnectEndpoint"]["InstanceConnectEndpointId"]
+    return {**made, "gate": gate, "reached": endpoint}
+
+
+@pytest.fixture
+def reached(ec2: Any, made: dict[str, Any]) -> dict[str, Any]:
+    """The network with an endpoint as the role makes it."""
+    return reachable(ec2, made, "t")
+
+
+def test_an_endpoint_that_is_asked_for_is_missing(made: dict[str, Any], look: Callable[..., dict[str, Any]]) -> None:
+    seen = look(**PRESENT)
+    assert seen["differing"] == ["security_groups", "instance_connect_endpoint"]
+    assert (seen["instance_connect_endpoint"], seen["endpoint_security_group_id"]) == ({}, "")
+
+
+def test_an_endpoint_as_it_should_be(reached: dict[str, Any], look: Callable[..., dict[str, Any]]) -> None:
+    seen = look(**PRESENT)
+    assert seen["differing"] == []
+    assert seen["endpoint_security_group_id"] == reached["gate"]
+    # It is being made, and whoever goes through it waits for that.
+    assert (seen["instance_connect_endpoint"]["id"], seen["instance_connect_endpoint"]["managed"]) == (
+        reached["reached"],
+        True,
+    )
+    assert look(endpoint_name=GATE)["differing"] == ["security_groups", "instance_connect_endpoint"]
+
+
+def test_an_endpoint_of_another_environment_in_the_vpc_is_shared(
+    ec2: Any, made: dict[str, Any], look: Callable[..., dict[str, Any]]
+) -> None:
+    of_others = reachable(ec2, made, "others")
+    seen = look(**PRESENT)
+    assert seen["differing"] == []
+    assert (seen["instance_connect_endpoint"]["managed"], seen["cidrs"]) == (True, ["10.9.0.0/16"])
+    # As long as another environment lets it in, it is none of ours to delete.
+    theirs = ec2.create_security_group(VpcId=made["vpc"], GroupName="spotcache-others-host", Description="h")["GroupId"]
+    ec2.authorize_security_group_ingress(GroupId=theirs, IpPermissions=ssh(of_others["gate"]))
+    assert look(endpoint_name=GATE)["differing"] == ["security_groups"]
+    ec2.revoke_security_group_ingress(GroupId=made["host"], IpPermissions=ssh(of_others["gate"]))
+    ec2.revoke_security_group_ingress(GroupId=theirs, IpPermissions=ssh(of_others["gate"]))
+    assert look(endpoint_name=GATE)["differing"] == ["instance_connect_endpoint"]
+
+
+OPENED: dict[str, Callable[[Any, dict[str, Any]], object]] = {
+    "lets out to everybody": lambda ec2, made: ec2.authorize_security_group_egress(
+        GroupId=made["gate"], IpPermissions=[{"IpProtocol": "-1", "IpRanges": [{"CidrIp": "0.0.0.0/0"}]}]
+    ),
+    "lets out to Redis": lambda ec2, made: ec2.authorize_security_group_egress(
+        GroupId=made["gate"], IpPermissions=[{**ssh(made["host"])[0], "FromPort": 6379, "ToPort": 6379}]
+    ),
+    "lets in": lambda ec2, made: ec2.authorize_security_group_ingress(
+        GroupId=made["gate"], IpPermissions=ssh(made["client"])
+    ),
+    "tag gone": lambda ec2, made: ec2.delete_tags(Resources=[made["reached"]], Tags=[{"Key": "spotcache:environment"}]),
+    "other group": lambda ec2, made: ec2.modify_instance_connect_endpoint(
+        InstanceConnectEndpointId=made["reached"], SecurityGroupIds=[made["client"]]
+    ),
+    "leaving": lambda ec2, made: ec2.delete_instance_connect_endpoint(InstanceConnectEndpointId=made["reached"]),
+}
+
+
+@pytest.mark.parametrize("drift", OPENED)
+def test_what_was_done_to_the_endpoint_is_seen(
+    ec2: Any, reached: dict[str, Any], look: Callable[..., dict[str, Any]], drift: str
+) -> None:
+    OPENED[drift](ec2, reached)
+    assert look(**PRESENT)["differing"] == ["instance_connect_endpoint"]
+
+
+@pytest.mark.parametrize("wish", ["present", "existing"])
+def test_somebody_elses_endpoint_will_do(
+    ec2: Any, made: dict[str, Any], look: Callable[..., dict[str, Any]], wish: str
+) -> None:
+    theirs = ec2.create_security_group(VpcId=made["vpc"], GroupName="theirs", Description="t")["GroupId"]
+    ec2.create_instance_connect_endpoint(SubnetId=made["subnets"][0], SecurityGroupIds=[theirs])
+    asked = {**PRESENT, "instance_connect_endpoint": wish}
+    # Only the host's group must let it in.
+    assert look(**asked)["differing"] == ["security_groups"]
+    ec2.authorize_security_group_ingress(GroupId=made["host"], IpPermissions=ssh(theirs))
+    assert look(**asked)["differing"] == []

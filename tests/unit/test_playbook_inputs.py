@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,7 +21,9 @@ import pytest
 import yaml
 from ansible_collections.spotcache.redis.plugins.module_utils import lease
 
-from rehearsal.work import ROOT, tool
+from rehearsal import kills
+from rehearsal.ports import Port
+from rehearsal.work import ROOT
 
 pytestmark = pytest.mark.plays
 
@@ -32,9 +33,12 @@ PASSWORD = "correct-horse-battery-staple"
 # moto's server, with decisions about permissions as IAM makes them.
 SERVER = """
 import sys
+from types import SimpleNamespace
 from sandbox.iam import close_gaps
+from sandbox.instance_connect import InstanceConnect
 from moto.server import main
 close_gaps()
+InstanceConnect(SimpleNamespace()).close_gaps()
 main(["-H", "127.0.0.1", "-p", sys.argv[1]])
 """
 
@@ -47,6 +51,7 @@ class Aws:
     keys: dict[str, tuple[str, str]]
     image: str
     folder: Path
+    ansible: kills.Ansible
 
     def client(self, service: str, user: str = "root") -> Any:
         key, secret = self.keys[user]
@@ -100,30 +105,17 @@ class Aws:
         localhost = {"ansible_connection": "local", "ansible_python_interpreter": "{{ ansible_playbook_python }}"}
         text = {"all": {"hosts": {"localhost": {**localhost, **variables}}, "children": {"spotcache_redis": {}}}}
         inventory.write_text(yaml.safe_dump(text))
-        done = subprocess.run(
-            [tool("ansible-playbook"), playbook, "-i", str(inventory), *arguments],
-            cwd=ROOT,
-            env={
-                **{name: value for name, value in os.environ.items() if not name.startswith("AWS_")},
-                "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
-                "ANSIBLE_NOCOLOR": "1",
-                "AWS_EC2_METADATA_DISABLED": "true",
-                "HOME": str(self.folder),
-            },
-            capture_output=True,
-            text=True,
-            stdin=subprocess.DEVNULL,
-        )
-        return done.returncode, " ".join((done.stdout + done.stderr).split())
+        log = inventory.with_suffix(".log")
+        code = self.ansible.run([playbook, "-i", str(inventory), *arguments], log)
+        return code, " ".join(log.read_text(errors="replace").split())
 
 
 @pytest.fixture(scope="module")
 def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aws]:
     folder = tmp_path_factory.mktemp("inputs")
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / "id"], check=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    ansible = kills.Ansible(folder)
+    port = Port()
     dummy = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "MOTO_IAM_LOAD_MANAGED_POLICIES": "false"}
     log = (folder / "moto.log").open("wb")
     # Whatever a test before this one has set for its own servers.
@@ -136,12 +128,14 @@ def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aws]:
         stderr=log,
     ) as server:
         try:
-            yield populated(f"http://127.0.0.1:{port}", folder)
+            ansible.start(1)
+            yield populated(f"http://127.0.0.1:{port}", folder, ansible)
         finally:
+            ansible.close()
             server.send_signal(signal.SIGKILL)
 
 
-def populated(endpoint: str, folder: Path) -> Aws:
+def populated(endpoint: str, folder: Path, ansible: kills.Ansible) -> Aws:
     """Users, and from then on every call must be allowed."""
     deadline = time.monotonic() + 60
     while True:
@@ -152,10 +146,10 @@ def populated(endpoint: str, folder: Path) -> Aws:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.1)
-    open_aws = Aws(endpoint, {"root": ("x", "x")}, "", folder)
+    open_aws = Aws(endpoint, {"root": ("x", "x")}, "", folder, ansible)
     documents = [
         json.loads((ROOT / "docs" / "iam" / f"{name}.json").read_text())
-        for name in ("operator-policy", "operator-people-policy")
+        for name in ("operator-policy", "operator-roles-policy", "operator-people-policy")
     ]
     policy = {**documents[0], "Statement": [one for document in documents for one in document["Statement"]]}
     lacking = {"ec2:CreateVpc", "events:PutRule", "iam:PutRolePolicy", "s3:PutLifecycleConfiguration"}
@@ -167,12 +161,14 @@ def populated(endpoint: str, folder: Path) -> Aws:
         iam.put_user_policy(UserName=user, PolicyName=user, PolicyDocument=json.dumps(document))
         key = iam.create_access_key(UserName=user)["AccessKey"]
         keys[user] = (key["AccessKeyId"], key["SecretAccessKey"])
+    boundary = (ROOT / "docs" / "iam" / "spotcache-boundary.json").read_text()
+    iam.create_policy(PolicyName="spotcache-boundary", PolicyDocument=boundary)
     images = open_aws.client("ec2").describe_images(Filters=[{"Name": "architecture", "Values": ["x86_64"]}])
     request = urllib.request.Request(
         f"{endpoint}/moto-api/reset-auth", data=b"0", headers={"Content-Type": "text/plain"}, method="POST"
     )
     urllib.request.urlopen(request, timeout=5).close()
-    return Aws(endpoint, keys, images["Images"][0]["ImageId"], folder)
+    return Aws(endpoint, keys, images["Images"][0]["ImageId"], folder, ansible)
 
 
 def drop(statement: dict[str, Any], actions: set[str]) -> dict[str, Any]:
@@ -265,6 +261,11 @@ CASES: dict[str, tuple[str, dict[str, Any], list[str]]] = {
         {"spot_host_instance_types": ["t3.small", "t4g.small"]},
         ["spot_host_instance_types is", "one processor architecture"],
     ),
+    "types before Nitro, and bare metal": (
+        "spot_host",
+        {"spot_host_instance_types": ["t3.small", "t2.small", "m5.metal"]},
+        ["spot_host_instance_types names t2.small, m5.metal", "types before Nitro", "such as t3.small"],
+    ),
     "no type": ("spot_host", {"spot_host_instance_types": []}, ["spot_host_instance_types is empty", "[t3.small]"]),
     "price": ("spot_host", {"spot_host_max_price": "a lot"}, ["spot_host_max_price is 'a lot'", "USD per hour"]),
     "market": ("spot_host", {"spot_host_market": "black"}, ["spot_host_market", "spot, on_demand", "black"]),
@@ -277,6 +278,11 @@ CASES: dict[str, tuple[str, dict[str, Any], list[str]]] = {
         "spot_host",
         {"spot_host_image_id": "ami-0123456789abcdef0"},
         ["spot_host_image_id is 'ami-0123456789abcdef0'", "no such image", "for x86_64"],
+    ),
+    "an image of the other architecture": (
+        "spot_host",
+        {"spot_host_instance_types": ["t4g.small", "t4g.medium"]},
+        ["no such image", "for arm64", "fits spot_host_instance_types"],
     ),
     "release": (
         "spot_host",
@@ -291,17 +297,32 @@ CASES: dict[str, tuple[str, dict[str, Any], list[str]]] = {
     "key": (
         "spot_host",
         {"spot_host_ssh_private_key_file": "/nowhere/id"},
-        ["spot_host_ssh_private_key_file is '/nowhere/id'", "No such file", "ssh-keygen -t ed25519"],
+        ["spot_host_ssh_private_key_file is '/nowhere/id'", "no such file", "ssh-keygen -t ed25519"],
     ),
     "no host to jump through": (
         "spot_host",
         {"spot_host_connection": "jump"},
         ["spot_host_jump_host is empty", "admin@bastion"],
     ),
+    "a public key that nobody has the other half of": (
+        "spot_host",
+        {"spot_host_ssh_private_key_file": "", "spot_host_ssh_public_key": "ssh-ed25519 AAAA me"},
+        ["spot_host_ssh_public_key is no public key"],
+    ),
+    "no program that opens tunnels": (
+        "spot_host",
+        {"spot_host__python": "/usr/bin/false"},
+        ["spot_host_connection is 'eice'", "/usr/bin/false -m pip install boto3 websockets"],
+    ),
+    "an endpoint that must be there, in a VPC that is not": (
+        "network",
+        {"network_instance_connect_endpoint": "existing"},
+        ["network_instance_connect_endpoint is 'existing'", "has none yet"],
+    ),
     "SSM without an agent": (
         "spot_host",
         {"spot_host_connection": "ssm", "spot_host_image_id": ""},
-        ["spot_host_connection is 'ssm'", "the SSM agent", "spot_host_image_id"],
+        ["spot_host_connection is 'ssm'", "the SSM agent", "spot_host_image_id", "choose spot_host_connection 'eice'"],
     ),
     "bucket": ("spot_host", {"spot_host_bucket": "Not_A_Bucket"}, ["spot_host_bucket is 'Not_A_Bucket'"]),
     "Redis as it comes": ("redis", {}, ["accepted"]),
@@ -417,6 +438,16 @@ SHOP = {"name": "shop", "hosts": "localhost", "path": "/srv/shop"}
         ({"spotcache_backend": "heroku"}, ["spotcache_backend is 'heroku', which is unknown", "ec2_spot, ec2"]),
         ({"redis_password": "0"}, ["redis_password", "16"]),
         (
+            {"network_egress": "none", "spot_host_image_id": "", "notify_to": "slack"},
+            [
+                "network_egress is 'none': the host reaches S3 and nothing else",
+                "spot_host_bake is true, but a host launched from an image fetches its secrets from SSM",
+                "spot_host_image_id is empty",
+                "notify_to is 'slack'",
+                "choose network_egress: ipv6",
+            ],
+        ),
+        (
             {"laravel_env_applications": [{**SHOP, "hosts": "wbe"}]},
             ['laravel_env_applications, shop: hosts is "wbe"', "name a group or a host that is there"],
         ),
@@ -449,7 +480,32 @@ def test_missing_permissions_are_named_before_anything_is_made(aws: Aws) -> None
     code, text = aws.play("playbooks/provision.yml", aws.variables("weak"))
     assert code != 0
     assert "user/weak lack ec2:CreateVpc, events:PutRule, iam:PutRolePolicy, s3:PutLifecycleConfiguration" in text
-    assert "operator-policy.json and that of docs/iam/operator-people-policy.json; nothing was changed" in text
+    assert "operator-roles-policy.json and that of docs/iam/operator-people-policy.json; nothing was changed" in text
+    assert aws.made() == before
+
+
+def test_what_is_missing_is_only_said_where_that_is_wanted(aws: Aws) -> None:
+    for check, said in (("warn", "user/weak are denied or may be"), ("skip", "")):
+        more = {"spotcache_permissions_check": check, "spot_host_instance_types": []}
+        code, text = aws.play("playbooks/provision.yml", {**aws.variables("weak"), **more})
+        assert code != 0
+        assert "spot_host_instance_types is empty" in text, text[-2000:]
+        assert said in text
+        assert "lack ec2:CreateVpc" not in text
+    code, text = aws.play("playbooks/provision.yml", {**aws.variables("weak"), "spotcache_permissions_check": "maybe"})
+    assert code != 0
+    assert "spotcache_permissions_check is 'maybe'. Use enforce" in text
+
+
+def test_a_boundary_that_is_not_there_is_named_before_anything_is_made(aws: Aws) -> None:
+    before = aws.made()
+    # Who may look at every policy: to others, one that is not there and one that they may not see are the same.
+    code, text = aws.play(
+        "playbooks/provision.yml", {**aws.variables("root"), "spotcache_permissions_boundary": "other"}
+    )
+    assert code != 0
+    assert "There is no policy arn:aws:iam::123456789012:policy/other, the permissions boundary of every role" in text
+    assert "or set that to '' to make roles without; nothing was changed" in text
     assert aws.made() == before
 
 
@@ -545,3 +601,33 @@ def test_of_a_bucket_that_others_use_only_the_environments_own_is_deleted(aws: A
     assert code == 0, said
     pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket)
     assert {entry["Key"] for page in pages for entry in page.get("Contents", [])} == others
+
+
+@pytest.fixture
+def theirs(aws: Aws) -> Iterator[dict[str, Any]]:
+    """Somebody else's VPC, as EC2 makes one: it asks no private zones."""
+    ec2 = aws.client("ec2")
+    vpc = ec2.create_vpc(CidrBlock="10.8.0.0/16")["Vpc"]["VpcId"]
+    subnets = [
+        ec2.create_subnet(VpcId=vpc, CidrBlock=f"10.8.{number}.0/24", AvailabilityZone=f"{REGION}{zone}")["Subnet"]
+        for number, zone in enumerate("ac")
+    ]
+    gateway = ec2.create_internet_gateway()["InternetGateway"]["InternetGatewayId"]
+    ec2.attach_internet_gateway(InternetGatewayId=gateway, VpcId=vpc)
+    main = [{"Name": "vpc-id", "Values": [vpc]}, {"Name": "association.main", "Values": ["true"]}]
+    [table] = ec2.describe_route_tables(Filters=main)["RouteTables"]
+    ec2.create_route(RouteTableId=table["RouteTableId"], DestinationCidrBlock="0.0.0.0/0", GatewayId=gateway)
+    yield {"network_vpc_id": vpc, "network_subnet_ids": [one["SubnetId"] for one in subnets]}
+    for subnet in subnets:
+        ec2.delete_subnet(SubnetId=subnet["SubnetId"])
+    ec2.detach_internet_gateway(InternetGatewayId=gateway, VpcId=vpc)
+    ec2.delete_internet_gateway(InternetGatewayId=gateway)
+    ec2.delete_vpc(VpcId=vpc)
+
+
+def test_an_existing_vpc_that_asks_no_private_zones_is_refused(aws: Aws, theirs: dict[str, Any]) -> None:
+    given = {**aws.variables(), **theirs, "network_egress": "public_ipv4"}
+    code, said = aws.play("playbooks/provision.yml", given, "--check")
+    assert code != 0, said
+    assert "network_dns_zone is 'spotcache.internal'" in said, said
+    assert f"aws ec2 modify-vpc-attribute --vpc-id {theirs['network_vpc_id']} --enable-dns-support" in said, said

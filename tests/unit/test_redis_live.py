@@ -12,7 +12,8 @@ from ansible_collections.spotcache.redis.plugins.module_utils import redis_conf
 from ansible_collections.spotcache.redis.plugins.module_utils.redis_wire import Connection, RedisError
 from ansible_collections.spotcache.redis.plugins.modules import redis_live
 
-from tests.unit.redis_support import ModuleFailed, Server, free_port, redis_server, run_module
+from rehearsal.ports import Port
+from tests.unit.redis_support import ModuleFailed, Server, redis_server, run_module
 
 Live = Callable[..., dict[str, Any]]
 
@@ -158,6 +159,17 @@ def test_saving_on_request(server: Server, live: Live) -> None:
     assert (server.directory / "dump.rdb").exists()
 
 
+def test_a_save_that_never_ends_is_not_waited_for_for_ever(
+    server: Server, live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Microseconds that Redis lets pass after each key.
+    server.start('save ""\nrdb-key-save-delay 10000000\n')
+    server.connect().command("MSET", "a", "1", "b", "2")
+    monkeypatch.setattr(redis_live, "CHILD_LIMIT", 0.5)
+    with pytest.raises(ModuleFailed, match=r"The save did not end within 0 s"):
+        live('save ""\nrdb-key-save-delay 10000000\n', save=True)
+
+
 def test_a_directive_that_is_gone_needs_a_restart_when_no_default_is_known(
     server: Server, live: Live, tmp_path: Path
 ) -> None:
@@ -180,7 +192,7 @@ def test_the_port_moves_live(server: Server, live: Live, tmp_path: Path) -> None
     server.start()
     proven = str(tmp_path / "proven")
     live(proven_dir=proven)
-    port = free_port()
+    port = Port()
     assert live(f"port {port}\n", proven_dir=proven)["applied"] == ["port"]
     assert Connection("127.0.0.1", port).command("PING") == "PONG"
 

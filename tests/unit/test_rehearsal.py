@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -66,7 +67,7 @@ def test_a_run_without_a_recap_is_not_a_run_without_changes() -> None:
 
 def test_the_verdict_is_equal_only_when_all_is() -> None:
     report = demo.Report(keys_before=2, finished=True)
-    demo.compare(report, {0: database("a", "b")}, {0: database("a", "b")})
+    demo.compare(report, {0: database("a", "b")}, {0: database("a", "b")}, "then")
     assert report.verdict == "equal"
     assert report.keys_after == 2
     report.finished = False
@@ -85,15 +86,24 @@ def test_the_verdict_is_equal_only_when_all_is() -> None:
 )
 def test_one_altered_value_is_not_equal(after: dict[int, keys.DatabasePrint]) -> None:
     report = demo.Report(keys_before=2, finished=True)
-    demo.compare(report, {0: database("a", "b")}, after)
+    demo.compare(report, {0: database("a", "b")}, after, "then")
     assert not report.values_equal
     assert report.verdict == "NOT equal"
     assert report.problems
 
 
+def test_what_was_wrong_once_stays_wrong() -> None:
+    report = demo.Report(keys_before=2, finished=True)
+    demo.compare(report, {0: database("a", "b")}, {0: database("a")}, "on the next host")
+    demo.compare(report, {0: database("a", "b")}, {0: database("a", "b")}, "after the restore")
+    assert report.values_equal
+    assert report.verdict == "NOT equal"
+    assert any(problem.startswith("on the next host: ") for problem in report.problems)
+
+
 def test_an_empty_redis_before_is_not_a_success() -> None:
     report = demo.Report(finished=True)
-    demo.compare(report, {}, {})
+    demo.compare(report, {}, {}, "then")
     assert report.verdict == "NOT equal"
 
 
@@ -107,7 +117,7 @@ def test_the_report_has_the_named_fields_and_a_table() -> None:
         env_second_run_changed=0,
         steps=[Step("Provision", 61.25)],
     )
-    demo.compare(report, {0: database("a", "b")}, {0: database("a", "b")})
+    demo.compare(report, {0: database("a", "b")}, {0: database("a", "b")}, "then")
     written = json.loads(json.dumps(report.as_json()))
     assert {
         "keys_before": 2,
@@ -201,6 +211,25 @@ def test_a_failing_job_shows_the_end_of_its_output(
     assert outcomes["good"].count == suites.Count(passed=1)
     assert (outcomes["bad"].code, outcomes["bad"].count) == (4, suites.Count(failed=1))
     assert "the reason" in capsys.readouterr().out
+
+
+def test_a_run_that_is_ended_begins_no_further_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = [suites.Job(str(number), []) for number in range(5)]
+    begun: list[str] = []
+
+    def run_job(job: suites.Job, *rest: object) -> suites.Outcome:
+        begun.append(job.name)
+        time.sleep(0.3)
+        return suites.Outcome(job.name, 0, 0.0, suites.Count(passed=1))
+
+    def ended(*arguments: object, **more: object) -> None:
+        raise SystemExit(143)
+
+    monkeypatch.setattr(suites, "run_job", run_job)
+    monkeypatch.setattr("concurrent.futures.wait", ended)
+    with pytest.raises(SystemExit):
+        suites.run_jobs(jobs, side_by_side=1)
+    assert len(begun) == 1
 
 
 def test_every_file_of_end_to_end_tests_runs_once() -> None:

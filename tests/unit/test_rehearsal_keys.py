@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ import pytest
 import redis
 
 from rehearsal import keys
+from rehearsal.ports import Port
 
 PASSWORD = "a-password-for-a-test-only"
 COUNT = 20_000
@@ -24,9 +24,7 @@ class Server:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port: int = free.getsockname()[1]
+        self.port = Port()
         self.start()
 
     def start(self) -> None:
@@ -39,7 +37,8 @@ class Server:
         }
         words = [word for name, value in options.items() for word in (f"--{name}", value)]
         self.process = subprocess.Popen(["redis-server", *words], stdout=subprocess.DEVNULL)
-        for _ in range(200):
+        deadline = time.monotonic() + 60
+        while self.process.poll() is None and time.monotonic() < deadline:
             try:
                 if self.client().ping():
                     return

@@ -135,3 +135,38 @@ def test_every_rule_is_narrower_than_its_permission(entries: list[tuple[str, lis
     assert text.splitlines()[0] == "*mangle"
     assert text.count("COMMIT") == 1
     assert text.count("-j DROP") == 2
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        (Rule("tcp", 443, 443, ("::/0",)), [" -p tcp --dport 443:443"]),
+        (Rule("tcp", 22, 22, ("2001:db8:1::/48", "10.0.0.0/8")), [" -s 2001:db8:1::/48 -p tcp --dport 22:22"]),
+        (Rule("icmpv6", 128, -1, ("::/0",)), [" -p icmpv6 --icmpv6-type 128"]),
+        (Rule("58", None, None, ("::/0",)), [" -p icmpv6"]),
+        (Rule("-1", None, None, ("::/0",)), [""]),
+        # Nothing of IPv4 comes in this way, and everybody there is nobody here.
+        (Rule("-1", None, None, ("0.0.0.0/0",)), []),
+        (Rule("icmp", -1, -1, ("::/0",)), []),
+        (Rule("tcp", 6379, 6379, (), ("sg-app",)), [" -s 2001:db8::9/128 -p tcp --dport 6379:6379"]),
+    ],
+)
+def test_one_permission_for_ipv6(entry: Rule, expected: list[str]) -> None:
+    members = {"sg-app": ["10.0.1.9", "2001:db8::9"]}
+    text = rules([Group("sg-1", (entry,))], members, vpc_cidr=VPC, version=6)
+    allowed = [line for line in chain(text, "SPOTCACHE-IN")[1:-1] if "icmpv6-type 13" not in line]
+    assert [line.removeprefix("-A SPOTCACHE-IN").removesuffix(" -j RETURN") for line in allowed] == expected
+    assert chain(text, "SPOTCACHE-IN")[-1] == "-A SPOTCACHE-IN -j DROP"
+
+
+def test_neighbours_find_each_other_whatever_a_group_says() -> None:
+    text = rules([], {}, vpc_cidr=VPC, version=6)
+    for name in ("SPOTCACHE-IN", "SPOTCACHE-OUT"):
+        assert [line.split("--icmpv6-type ")[1][:3] for line in chain(text, name)[1:-1]] == [
+            "133",
+            "134",
+            "135",
+            "136",
+            "137",
+        ]
+    assert "169.254" not in text

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import os
 import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,12 +15,16 @@ from zoneinfo import ZoneInfo
 
 import boto3
 import pytest
+from botocore.exceptions import ClientError
 from moto import mock_aws
-from moto.sqs.models import Queue
+from moto.core.exceptions import JsonRESTError
+from moto.sqs.models import Queue, SQSBackend
 
+from rehearsal.work import ROOT
+from sandbox import alarms
 from sandbox.events import Bus, permits
 from sandbox.fis import Fis, duration
-from sandbox.functions import Functions
+from sandbox.functions import Functions, Worker, check_runtime, command_of
 from sandbox.scaling import Clock, Cron, times
 
 TOKYO = ZoneInfo("Asia/Tokyo")
@@ -116,6 +122,28 @@ def test_resource_policies(policy: dict[str, Any] | None, allowed: bool) -> None
     assert permits(policy, "events.amazonaws.com", "sqs:SendMessage", RULE, "123456789012") is allowed
 
 
+@pytest.mark.parametrize(
+    ("condition", "told"),
+    [
+        ({}, True),
+        ({"Condition": {"StringEquals": {"aws:SourceAccount": "123456789012"}}}, False),
+        ({"Condition": {"ArnEquals": {"aws:SourceArn": RULE}}}, False),
+    ],
+)
+def test_a_rule_publishes_to_a_topic_whose_policy_has_no_condition(
+    condition: dict[str, Any], told: bool, tmp_path: Path
+) -> None:
+    functions = Functions(tmp_path, "123456789012", "us-east-1", "http://127.0.0.1:9")
+    bus = Bus("123456789012", "us-east-1", functions)
+    with mock_aws():
+        sns = boto3.client("sns", region_name="us-east-1", aws_access_key_id="a", aws_secret_access_key="b")
+        topic = sns.create_topic(Name="t")["TopicArn"]
+        policy = statement(Action="sns:Publish", **condition)
+        sns.set_topic_attributes(TopicArn=topic, AttributeName="Policy", AttributeValue=json.dumps(policy))
+        refused = bus._to_target(RULE, topic, "{}")
+    assert (refused == "") is told, refused
+
+
 def test_a_queue_keeps_its_policy_when_something_else_is_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(Queue, "_set_attributes", Queue._set_attributes)
     Bus("123456789012", "us-east-1", Functions(tmp_path, "123456789012", "us-east-1", "http://127.0.0.1:9"))._queues()
@@ -127,6 +155,111 @@ def test_a_queue_keeps_its_policy_when_something_else_is_set(monkeypatch: pytest
         found = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
     assert json.loads(found["Policy"]) == statement()
     assert found["VisibilityTimeout"] == "7"
+
+
+def test_a_queues_name_is_free_again_after_a_minute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(Queue, "_set_attributes", Queue._set_attributes)
+    monkeypatch.setattr(SQSBackend, "create_queue", SQSBackend.create_queue)
+    monkeypatch.setattr(SQSBackend, "delete_queue", SQSBackend.delete_queue)
+    Bus("123456789012", "us-east-1", Functions(tmp_path, "123456789012", "us-east-1", "http://127.0.0.1:9"))._queues()
+    with mock_aws():
+        sqs = boto3.client("sqs", region_name="us-east-1", aws_access_key_id="a", aws_secret_access_key="b")
+        for name in ("q", "other"):
+            sqs.delete_queue(QueueUrl=sqs.create_queue(QueueName=name)["QueueUrl"])
+        with pytest.raises(ClientError, match="QueueDeletedRecently"):
+            sqs.create_queue(QueueName="q")
+        monkeypatch.setattr("sandbox.events.QUEUE_FORGOTTEN_S", 0)
+        assert sqs.create_queue(QueueName="q")["QueueUrl"]
+
+
+IMPORTS = """
+import importlib
+def handler(event, context):
+    found = {}
+    for name in event:
+        try:
+            found[name] = bool(importlib.import_module(name))
+        except ImportError:
+            found[name] = False
+    return found
+"""
+
+
+def test_a_function_finds_the_sdk_and_no_other_package_of_this_checkout(tmp_path: Path) -> None:
+    (tmp_path / "it.py").write_text(IMPORTS, encoding="utf-8")
+    (tmp_path / "own.py").touch()
+    of_lambda = ["boto3", "botocore.session", "dateutil.tz", "urllib3", "json", "sqlite3", "own"]
+    of_ours = ["yaml", "redis", "ansible", "moto", "docker", "pip", "sandbox"]
+    for name in of_ours[:-2]:
+        assert importlib.util.find_spec(name), "the test is to fail where there is nothing to be found"
+    named = ("NAME", "VERSION", "MEMORY_SIZE")
+    environment = {f"AWS_LAMBDA_FUNCTION_{one}": "1" for one in named}
+    environment |= {"AWS_LAMBDA_LOG_GROUP_NAME": "g", "AWS_LAMBDA_LOG_STREAM_NAME": "s", "_HANDLER": "it.handler"}
+    environment |= {"LAMBDA_TASK_ROOT": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    worker = Worker(command_of("arn"), environment, tmp_path, os.pipe())
+    try:
+        answer = worker.run([*of_lambda, *of_ours], "1", 120)
+    finally:
+        worker.end()
+    assert answer == {"payload": {**dict.fromkeys(of_lambda, True), **dict.fromkeys(of_ours, False)}}, worker.lines
+
+
+def test_a_runtime_is_one_of_lambdas_and_python() -> None:
+    check_runtime("python3.13")
+    for wrong, words in (("python3.99", "enum value set"), ("None", "enum value set"), ("nodejs22.x", "runs Python")):
+        with pytest.raises(JsonRESTError, match=words):
+            check_runtime(wrong)
+
+
+@pytest.mark.parametrize(
+    ("condition", "told"),
+    [
+        ({"StringEquals": {"aws:SourceAccount": "123456789012"}}, True),
+        ({"StringEquals": {"aws:SourceAccount": "999999999999"}}, False),
+        (None, True),  # the policy that a topic has by itself
+    ],
+)
+def test_an_alarm_on_a_queue_tells_its_topic_once_and_when_it_is_let(
+    condition: dict[str, Any] | None, told: bool
+) -> None:
+    with mock_aws():
+        keys = {"aws_access_key_id": "a", "aws_secret_access_key": "b"}
+        sqs, sns, watch = (boto3.client(one, region_name="us-east-1", **keys) for one in ("sqs", "sns", "cloudwatch"))
+        dead, inbox = (sqs.create_queue(QueueName=name)["QueueUrl"] for name in ("dead", "inbox"))
+        topic = sns.create_topic(Name="t")["TopicArn"]
+        if condition:
+            policy = statement(
+                Principal={"Service": "cloudwatch.amazonaws.com"}, Action="sns:Publish", Condition=condition
+            )
+            sns.set_topic_attributes(TopicArn=topic, AttributeName="Policy", AttributeValue=json.dumps(policy))
+        sns.subscribe(TopicArn=topic, Protocol="sqs", Endpoint="arn:aws:sqs:us-east-1:123456789012:inbox")
+        watch.put_metric_alarm(
+            AlarmName="dead",
+            Namespace="AWS/SQS",
+            MetricName="ApproximateNumberOfMessagesVisible",
+            Dimensions=[{"Name": "QueueName", "Value": "dead"}],
+            Statistic="Maximum",
+            Period=300,
+            EvaluationPeriods=1,
+            Threshold=0,
+            ComparisonOperator="GreaterThanThreshold",
+            AlarmActions=[topic],
+        )
+
+        def after(act: Any) -> tuple[str, list[str]]:
+            """The alarm's state after two looks, and what its topic was told of."""
+            act()
+            for _ in range(2):
+                alarms.look("123456789012", "us-east-1")
+            found = sqs.receive_message(QueueUrl=inbox, MaxNumberOfMessages=10).get("Messages", [])
+            messages = [json.loads(json.loads(one["Body"])["Message"]) for one in found]
+            state = watch.describe_alarms()["MetricAlarms"][0]["StateValue"]
+            return state, [f"{one['AlarmName']} {one['NewStateValue']}" for one in messages]
+
+        assert after(lambda: None) == ("OK", [])
+        raised = after(lambda: sqs.send_message(QueueUrl=dead, MessageBody="x"))
+        assert raised == ("ALARM", ["dead ALARM"] if told else [])
+        assert after(lambda: sqs.purge_queue(QueueUrl=dead)) == ("OK", [])
 
 
 def test_durations() -> None:
@@ -142,9 +275,34 @@ def test_all_actions_of_an_experiment_begin_at_once(monkeypatch: pytest.MonkeyPa
     # Each waits for the other: one after the other, neither would end.
     both = threading.Barrier(2, timeout=10)
     monkeypatch.setattr(fis, "_refuse", lambda experiment: None)
+    monkeypatch.setattr(fis, "_permit", lambda experiment, action, found: None)
     monkeypatch.setattr(fis, "resolve", lambda experiment, action: [])
     monkeypatch.setattr(fis, "_act", lambda experiment, action, found: both.wait())
     experiment = SimpleNamespace(id="EXP1", actions={"a": {}, "b": {}}, halt=threading.Event(), status="initiating")
     fis._run(experiment)
     assert experiment.status == "completed"
     assert [action["state"]["status"] for action in experiment.actions.values()] == ["completed", "completed"]
+
+
+@pytest.mark.parametrize(
+    ("action", "needed"),
+    [
+        ("aws:ec2:terminate-instances", {"ec2:TerminateInstances", "ec2:DescribeInstances"}),
+        (
+            "aws:ec2:asg-insufficient-instance-capacity-error",
+            {"ec2:InjectApiError", "autoscaling:DescribeAutoScalingGroups"},
+        ),
+        ("aws:ec2:send-spot-instance-interruptions", {"ec2:SendSpotInstanceInterruptions"}),
+    ],
+)
+def test_an_experiments_role_needs_what_the_reference_of_actions_names(action: str, needed: set[str]) -> None:
+    may: set[str] = set()
+    bus = SimpleNamespace(role_may=lambda role, asked, parameters, context: asked in may)
+    fis = Fis(None, bus)  # type: ignore[arg-type]
+    experiment = SimpleNamespace(role_arn="arn:aws:iam::123456789012:role/drill")
+    for missing in sorted(needed):
+        may = needed - {missing}
+        with pytest.raises(PermissionError, match=f"may not {missing}"):
+            fis._permit(experiment, {"actionId": action}, [])
+    may = needed
+    fis._permit(experiment, {"actionId": action}, [])

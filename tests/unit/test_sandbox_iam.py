@@ -5,10 +5,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import boto3
 import pytest
+from botocore.auth import S3SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
+from moto import mock_aws
+from moto.core import DEFAULT_ACCOUNT_ID
 
-from sandbox.iam import ANY, Target, decide, request_tags
+from sandbox import iam
+from sandbox.iam import Account, Principal, Target, decide, permits, sentence, unlimited
 
+REGION = "ap-northeast-1"
 VOLUME = "arn:aws:ec2:ap-northeast-1:123456789012:volume/vol-0123456789abcdef0"
 OWN = {"spotcache:environment": "stg"}
 
@@ -56,7 +64,22 @@ DENY = {"Version": "2012-10-17", "Statement": {"Effect": "Deny", "Action": "ec2:
             Target("arn:aws:s3:::b/prod/x"),
             "implicitDeny",
         ),
-        ([allow("iam:*", "arn:aws:iam::*:role/x")], "iam:GetRole", Target(ANY), "allowed"),
+        ([allow("iam:*", "arn:aws:iam::*:role/x")], "iam:GetRole", Target("arn:aws:iam::1:role/x"), "allowed"),
+        ([allow("iam:*", "arn:aws:iam::*:role/x")], "iam:GetRole", Target("arn:aws:iam::1:role/y"), "implicitDeny"),
+        ([allow("dlm:*", "arn:aws:dlm:*:*:policy/*")], "dlm:CreateLifecyclePolicy", Target("*"), "implicitDeny"),
+        # A key that the reference does not give this action is not there, whatever the resource's tags are.
+        (
+            [allow("route53:*", "*", StringEquals={"aws:ResourceTag/spotcache:environment": "stg"})],
+            "route53:GetHostedZone",
+            Target("arn:aws:route53:::hostedzone/Z1", OWN),
+            "implicitDeny",
+        ),
+        (
+            [allow("iam:PassRole", "*", StringEquals={"iam:PassedToService": "ec2.amazonaws.com"})],
+            "iam:PassRole",
+            Target("arn:aws:iam::1:role/x", context={"iam:PassedToService": "lambda.amazonaws.com"}),
+            "implicitDeny",
+        ),
         (
             [{"Statement": [{"Effect": "Allow", "NotAction": "iam:*", "Resource": "*"}]}],
             "iam:GetRole",
@@ -82,17 +105,88 @@ def test_an_unknown_condition_is_an_error_and_not_a_permission() -> None:
         decide([policy], "ec2:DeleteVolume", Target(VOLUME, {"size": "4"}), {})
 
 
-def test_tags_are_read_from_a_request() -> None:
-    data = {
-        "Action": ["CreateVolume"],
-        "TagSpecification.1.ResourceType": ["volume"],
-        "TagSpecification.1.Tag.1.Key": ["a"],
-        "TagSpecification.1.Tag.1.Value": ["1"],
-        "TagSpecification.1.Tag.2.Key": ["b"],
-        "TagSpecification.1.Tag.2.Value": [""],
+BOUNDARY = "arn:aws:iam::1:policy/spotcache-boundary"
+
+
+@pytest.mark.parametrize(
+    ("boundary", "decision"),
+    [
+        (None, "allowed"),
+        (allow("ec2:CreateSnapshot"), "allowed"),
+        (allow("ec2:DeleteVolume"), "boundary"),
+        ({"Statement": []}, "boundary"),
+        (DENY, "explicitDeny"),
+    ],
+)
+def test_a_boundary_takes_away_and_never_gives(boundary: Any, decision: str) -> None:
+    assert decide([TAGGED], "ec2:CreateSnapshot", Target(VOLUME, OWN), {}, boundary) == decision
+    if boundary is not None:
+        assert decide([], "ec2:CreateSnapshot", Target(VOLUME, OWN), {}, boundary) != "allowed"
+
+
+def test_a_role_is_made_only_with_the_boundary_that_is_demanded() -> None:
+    policy = allow("iam:CreateRole", "*", StringEquals={"iam:PermissionsBoundary": BOUNDARY})
+    role = "arn:aws:iam::1:role/spotcache-stg"
+    for given, decision in (({"iam:PermissionsBoundary": BOUNDARY}, "allowed"), ({}, "implicitDeny")):
+        assert decide([policy], "iam:CreateRole", Target(role, context=given), {}) == decision
+
+
+@pytest.mark.parametrize(
+    ("condition", "allowed"),
+    [
+        ({}, True),
+        ({"StringEquals": {"aws:SourceAccount": "1"}}, True),
+        ({"StringEquals": {"aws:SourceAccount": "2"}}, False),
+        ({"ArnLike": {"aws:SourceArn": "arn:aws:events:*:1:rule/spotcache-*"}}, True),
+        ({"ArnLike": {"aws:SourceArn": "arn:aws:events:*:1:rule/other-*"}}, False),
+        # Each of the six parts of an ARN is compared for itself: a star reaches over no colon but in the last one.
+        ({"ArnLike": {"aws:SourceArn": "arn:aws:events:*:*:rule/spotcache-*"}}, True),
+        ({"ArnLike": {"aws:SourceArn": "arn:aws:events:*:rule/spotcache-*"}}, False),
+        ({"ArnEquals": {"aws:SourceArn": "arn:aws:*:1:rule/spotcache-stg"}}, False),
+        ({"ArnEquals": {"aws:SourceArn": "arn:*:events:*:?:*"}}, True),
+        ({"ArnLike": {"aws:SourceArn": "arn:aws:events:*"}}, False),
+        ({"ArnNotLike": {"aws:SourceArn": "arn:aws:events:*"}}, True),
+        ({"StringLike": {"aws:SourceArn": "arn:aws:events:*"}}, True),
+    ],
+)
+def test_a_resource_policy_lets_through_what_it_names(condition: dict[str, Any], allowed: bool) -> None:
+    policy = {
+        "Statement": {
+            "Effect": "Allow",
+            "Principal": {"Service": "events.amazonaws.com"},
+            "Action": "sns:Publish",
+            "Resource": "*",
+            "Condition": condition,
+        }
     }
-    assert request_tags(data) == {"a": "1", "b": ""}
-    assert request_tags({"Tag.1.Key": ["c"], "Tag.1.Value": ["3"]}) == {"c": "3"}
+    about = {"aws:SourceArn": "arn:aws:events:ap-northeast-1:1:rule/spotcache-stg", "aws:SourceAccount": "1"}
+    assert permits(policy, "events.amazonaws.com", "sns:Publish", about) is allowed
+    assert not permits(policy, "sns.amazonaws.com", "sns:Publish", about)
+    assert not permits(policy, "events.amazonaws.com", "sns:Subscribe", about)
+
+
+def test_a_star_in_the_last_part_of_an_arn_reaches_over_colons() -> None:
+    policy = allow(
+        "lambda:CreateEventSourceMapping", ArnLike={"lambda:FunctionArn": "arn:aws:lambda:*:*:function:spotcache-*"}
+    )
+    for name, decision in (("spotcache-stg:live", "allowed"), ("other:spotcache-stg", "implicitDeny")):
+        about = {"lambda:FunctionArn": f"arn:aws:lambda:{REGION}:1:function:{name}"}
+        assert decide([policy], "lambda:CreateEventSourceMapping", Target("*", context=about), {}) == decision
+
+
+def test_a_denial_is_worded_as_aws_words_it() -> None:
+    assert sentence("arn:aws:iam::1:user/me", "ec2:DeleteVolume", VOLUME, "implicitDeny") == (
+        f"User: arn:aws:iam::1:user/me is not authorized to perform: ec2:DeleteVolume on resource: {VOLUME} "
+        "because no identity-based policy allows the ec2:DeleteVolume action"
+    )
+
+
+def test_who_may_do_everything_needs_no_decision() -> None:
+    everything = {"Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
+    assert unlimited(Principal("", [everything]))
+    assert not unlimited(Principal("", [everything], {"Statement": []}))
+    assert not unlimited(Principal("", [everything, DENY]))
+    assert not unlimited(Principal("", [TAGGED]))
 
 
 @pytest.mark.parametrize(
@@ -110,3 +204,33 @@ def test_which_tags_a_request_may_name(operator: str, keys: list[str], decision:
     allow = {"Effect": "Allow", "Action": "ec2:CreateTags", "Resource": "*"}
     policy = {"Statement": [{**allow, "Condition": {operator: {"aws:TagKeys": ["size"]}}}]}
     assert decide([policy], "ec2:CreateTags", Target(VOLUME), dict.fromkeys(keys, "x")) == decision
+
+
+@mock_aws
+def test_a_key_pair_is_found_by_its_name_and_by_its_id() -> None:
+    """A policy that lets delete what carries a tag is asked for either."""
+    ec2 = boto3.client("ec2", region_name=REGION, aws_access_key_id="x", aws_secret_access_key="x")
+    tags = [{"Key": "spotcache:environment", "Value": "stg"}]
+    made = ec2.create_key_pair(KeyName="k", TagSpecifications=[{"ResourceType": "key-pair", "Tags": tags}])
+    known = Account(DEFAULT_ACCOUNT_ID, REGION)
+    for name in ("k", made["KeyPairId"]):
+        arn = f"arn:aws:ec2:{REGION}:{DEFAULT_ACCOUNT_ID}:key-pair/{name}"
+        assert known.tags(arn) == {"spotcache:environment": "stg"}
+
+
+def test_a_signature_is_verified_over_the_headers_that_were_signed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As botocore of Debian 12 signs the upload of a file whose checksum follows it."""
+    keys = Credentials("AKIAEXAMPLE", "secret")
+    sent = {"Transfer-Encoding": "chunked", "X-Amz-Content-SHA256": "STREAMING-UNSIGNED-PAYLOAD-TRAILER"}
+    request = AWSRequest("PUT", "https://saves.s3.amazonaws.com/dump.rdb", headers=sent, data=b"")
+    with monkeypatch.context() as older:
+        older.setattr("botocore.auth.SIGNED_HEADERS_BLACKLIST", ["expect", "user-agent"])
+        S3SigV4Auth(keys, "s3", "ap-northeast-1").add_auth(request)
+    assert "transfer-encoding" in request.headers["Authorization"]
+    verifier = iam._AsSignedForS3(keys, "s3", "ap-northeast-1")
+    only = {name: value for name, value in request.headers.items() if name != "Authorization"}
+    again = AWSRequest("PUT", request.url, headers=only, data=b"")
+    again.context["timestamp"] = request.context["timestamp"]
+    again.context["payload_signing_enabled"] = request.context.get("payload_signing_enabled")
+    signature = verifier.signature(verifier.string_to_sign(again, verifier.canonical_request(again)), again)
+    assert request.headers["Authorization"].endswith(f"Signature={signature}")

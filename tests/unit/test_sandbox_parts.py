@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from sandbox import __main__ as command
 from sandbox import paths, server
 from sandbox.moto_gaps import merged_mappings, template_tags, wanted_markets
 from sandbox.paths import Home
@@ -117,3 +119,23 @@ def test_a_machine_has_room_for_many_hosts_and_a_higher_limit_stays(tmp_path: Pa
         allow_many_hosts(limit)
         assert limit.read_text().strip() == after
     allow_many_hosts(tmp_path / "missing")
+
+
+def test_nobody_may_do_everything_without_its_being_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[Any] = []
+
+    def up(home: Home, asked: Any) -> int:
+        begun.append(asked.operator_policy)
+        return 0
+
+    monkeypatch.setattr(command, "up", up)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    for verb in ("up", "serve"):
+        with pytest.raises(SystemExit, match="--operator-policy everything"):
+            command.main([verb, "mine"])
+    assert begun == []
+    assert command.main(["up", "mine", "--operator-policy", "everything"]) == 0
+    assert begun == [["everything"]]
+    (tmp_path / "few.json").write_text('{"Statement": []}')
+    assert server.read_policies(["everything"]) == {"everything": server.FULL_ACCESS}
+    assert server.read_policies([str(tmp_path / "few.json")]) == {"few": {"Statement": []}}

@@ -3,6 +3,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 from collections.abc import Iterator
@@ -13,10 +14,12 @@ import dns.query
 import dns.rcode
 import pytest
 
+from rehearsal.ports import Port
 from sandbox.resolver import (
     Answer,
     Record,
     Server,
+    Silent,
     Zone,
     answer_from_zones,
     internal_answer,
@@ -74,6 +77,22 @@ def ask(server: Server, name: str, rdtype: str = "A", *, tcp: bool = False) -> d
     query = dns.message.make_query(name, rdtype)
     send = dns.query.tcp if tcp else dns.query.udp
     return send(query, "127.0.0.1", port=server.port, timeout=5)
+
+
+@contextlib.contextmanager
+def nobody() -> Iterator[int]:
+    """A port where nobody answers, over TCP or UDP, and which nobody else is given meanwhile."""
+    while True:
+        held = Port()  # nobody listens
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as mute:
+            try:
+                mute.bind(("127.0.0.1", held))
+            except OSError:
+                continue  # somebody else's over UDP
+            # Connected to itself it takes packets from itself alone: whoever else sends one is refused at once.
+            mute.connect(("127.0.0.1", held))
+            yield held
+            return
 
 
 def values(message: dns.message.Message) -> list[str]:
@@ -182,16 +201,27 @@ def test_garbage_gets_a_format_error_and_does_no_harm(server: Server) -> None:
 
 
 def test_no_upstream_is_a_server_failure() -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
-        silent.bind(("127.0.0.1", 0))
-        closed = silent.getsockname()[1]
-    server = Server("127.0.0.1", 0, lambda _name, _type: None, upstreams=["127.0.0.1"], upstream_port=closed)
-    server.start()
+    with nobody() as closed:
+        server = Server("127.0.0.1", 0, lambda _name, _type: None, upstreams=["127.0.0.1"], upstream_port=closed)
+        server.start()
+        try:
+            assert ask(server, "www.example.org").rcode() == dns.rcode.SERVFAIL
+            assert ask(server, "www.example.org", tcp=True).rcode() == dns.rcode.SERVFAIL
+        finally:
+            server.stop()
+
+
+def test_where_nobody_answers_there_is_silence() -> None:
+    def lookup(name: str, rdtype: str) -> Answer | None:
+        raise Silent
+
+    server = Server("127.0.0.1", 0, lookup, upstreams=[])
+    wire = dns.message.make_query("redis.stg.internal", "A").to_wire()
     try:
-        assert ask(server, "www.example.org").rcode() == dns.rcode.SERVFAIL
-        assert ask(server, "www.example.org", tcp=True).rcode() == dns.rcode.SERVFAIL
+        assert server.answer(wire, tcp=False) is None
     finally:
-        server.stop()
+        for one in server._servers:
+            one.server_close()
 
 
 def test_a_failing_lookup_is_a_server_failure_and_no_more() -> None:
