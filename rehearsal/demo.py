@@ -129,8 +129,19 @@ def compare(
     report.values_equal = bool(before) and all(row["equal"] for row in report.databases)
 
 
-def rehearse(sandbox: Sandbox, journal: Journal, report: Report, count: int, slack: Slack, slow: bool = False) -> None:
-    """The steps, one after the other; what is wrong goes into the report, what does not work at all is raised."""
+def rehearse(
+    sandbox: Sandbox,
+    journal: Journal,
+    report: Report,
+    count: int,
+    slack: Slack,
+    slow: bool = False,
+    swift: bool = False,
+) -> None:
+    """The steps, one after the other; what is wrong goes into the report, what does not work at all is raised.
+
+    With `swift` only the first provision starts every module as a program of its own.
+    """
     with journal.step("Sandbox up"):
         sandbox.up(*(["--slow"] if slow else []))
     empty = sandbox.resources()
@@ -142,6 +153,7 @@ def rehearse(sandbox: Sandbox, journal: Journal, report: Report, count: int, sla
         opened = beside.submit(web.open)
         sandbox.play("provision", *also, log="1-provision")
         report.problems += opened.result()
+    sandbox.swift = swift
     host, password = sandbox.host(), sandbox.password
     with ThreadPoolExecutor(1) as beside, journal.step(f"Load {count:,} keys, and customers of the application"):
         customers = shop.Customers(web)
@@ -270,13 +282,13 @@ PATIENCE_S = 600.0
 DESTROY_ALL = ("-e", "destroy_confirm=sandbox", "-e", "destroy_saves=true")
 
 
-def run(name: str, count: int, folder: Path, keep: bool = False, slow: bool = False) -> Report:
+def run(name: str, count: int, folder: Path, keep: bool = False, slow: bool = False, swift: bool = False) -> Report:
     """Rehearse in a sandbox of that name, write the report, and leave nothing behind."""
     report, journal, slack = Report(), Journal(), Slack()
     sandbox = Sandbox(name, folder)
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        rehearse(sandbox, journal, report, count, slack, slow)
+        rehearse(sandbox, journal, report, count, slack, slow, swift)
     except (Failed, keys.LoadError) as error:
         report.problems.append(str(error))
     finally:

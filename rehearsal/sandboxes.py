@@ -187,9 +187,9 @@ class Sandbox:
         progress.end()
         return code, Play(text, time.monotonic() - started, progress.plays)
 
-    def play(self, playbook: str, *arguments: str, log: str | None = None) -> Play:
+    def play(self, playbook: str, *arguments: str, log: str | None = None, command: str = "") -> Play:
         """Run a playbook that must work."""
-        code, done = self.attempt(playbook, *arguments, log=log)
+        code, done = self.attempt(playbook, *arguments, log=log, command=command)
         if code:
             path = self.logs / f"{log or Path(playbook).stem}.log"
             raise Failed(f"{playbook} failed (exit {code}); the whole log is {path}, its end:\n{tail(path, 60)}")

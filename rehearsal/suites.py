@@ -181,9 +181,9 @@ ALONE = ("test_sandbox.py", "test_sandbox_events.py")
 # comes first, the longest at the top, so that two processes end at about the same time; any other file runs by itself.
 TOGETHER = (
     ("test_drill.py", "test_keeper_watch.py"),
-    ("test_main_job.py", "test_secrets.py"),
+    ("test_egress.py", "test_front_door.py", "test_installed_collection.py", "test_secrets.py"),
     ("test_people.py",),
-    ("test_egress.py", "test_front_door.py", "test_installed_collection.py"),
+    ("test_main_job.py",),
     ("test_ways.py",),
     ("test_laravel_env.py",),
 )

@@ -19,6 +19,7 @@ import gc
 import importlib
 import json
 import os
+import re
 import sys
 import tempfile
 import traceback
@@ -26,6 +27,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+ROOT = Path(__file__).resolve().parent.parent
 PACKED = ("amazon.aws.", "community.aws.", "spotcache.redis.")
 SERVICES = (
     *("autoscaling", "cloudwatch", "dlm", "dynamodb", "ec2", "events", "iam", "lambda", "logs", "route53", "s3"),
@@ -119,6 +121,17 @@ def patch() -> None:
     ActionBase._execute_module = execute
 
 
+def named_modules() -> set[str]:
+    """Of AWS's and our own modules those that playbooks and roles call, by the names that Python imports them by."""
+    called = re.compile(rf"^\s*(?:- )?({'|'.join(map(re.escape, PACKED))})(\w+):", re.MULTILINE)
+    files = [path for folder in ("playbooks", "roles") for path in (ROOT / folder).rglob("*.yml")]
+    return {
+        f"ansible_collections.{match[1]}plugins.modules.{match[2]}"
+        for path in files
+        for match in called.finditer(path.read_text())
+    }
+
+
 def warm() -> None:
     """Have in memory what every run needs."""
     import boto3
@@ -126,9 +139,13 @@ def warm() -> None:
     from ansible.plugins.loader import init_plugin_loader
 
     init_plugin_loader()
+    for name in sorted(named_modules()):
+        # Collections' modules are compiled anew by every process that imports them.
+        importlib.import_module(name)
     session = boto3.session.Session(region_name="us-east-1")
     for service in SERVICES:
-        session.client(service, aws_access_key_id="x", aws_secret_access_key="x")
+        client = session.client(service, aws_access_key_id="x", aws_secret_access_key="x")
+        client.can_paginate(next(iter(client.meta.method_to_api_mapping)))  # reads how answers are paged
 
 
 def call_oneself(name: str) -> None:
@@ -174,8 +191,9 @@ def main() -> int:
     """Run what is asked for, one after the other."""
     # Every run configures the collections' loader anew.
     warnings.filterwarnings("ignore", "AnsibleCollectionFinder has already been configured")
-    warm()
+    # In this order: what loads the models for the first time must keep them.
     patch()
+    warm()
     # What is in memory by now stays: no fork needs to look through it, and thereby copy it.
     gc.collect()
     gc.freeze()

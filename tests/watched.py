@@ -26,8 +26,8 @@ class Watched:
     said: str = ""
     process_lists: list[str] = field(default_factory=list)
 
-    def play(self, sandbox: Sandbox, playbook: str, *arguments: str) -> None:
-        """Run a playbook and see what it shows."""
+    def play(self, sandbox: Sandbox, playbook: str, *arguments: str, command: str = "") -> None:
+        """Run a playbook, by the command if one is given, and see what it shows."""
         done = threading.Event()
         since: dict[str, float] = {}
 
@@ -48,7 +48,7 @@ class Watched:
         watcher.start()
         try:
             log = f"watched-{len(self.said)}-{playbook}"
-            self.said += sandbox.play(playbook, *arguments, "-vvv", log=log).text
+            self.said += sandbox.play(playbook, *arguments, "-vvv", log=log, command=command).text
         finally:
             done.set()
             watcher.join()

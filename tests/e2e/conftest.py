@@ -37,15 +37,10 @@ def network_of(sandbox: Sandbox, third: int) -> dict[str, object]:
     return {"network_cidr": cidr, "network_redis_client_cidrs": [cidr]}
 
 
-# What a person runs, and what other users of this machine see of it, is tested with the very program.
-AS_A_PERSON = ("test_main_job.py", "test_secrets.py")
-
-
 @pytest.fixture(scope="session")
-def sandbox(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
+def sandbox() -> Iterator[Sandbox]:
     """A running, empty sandbox, whose hosts get public addresses. What a test makes in it, it takes away again."""
-    swift = not any(item.path.name in AS_A_PERSON for item in request.session.items)
-    with Sandbox(f"t-shared{JOB}", LOGS / f"shared{JOB}", swift=swift).running() as running:
+    with Sandbox(f"t-shared{JOB}", LOGS / f"shared{JOB}", swift=True).running() as running:
         running.given = {"network_egress": "public_ipv4", **network_of(running, 0)}
         yield running
 
@@ -66,7 +61,8 @@ def watched() -> Watched:
 def provisioned(sandbox: Sandbox, password: str, watched: Watched) -> Sandbox:
     """The shared sandbox, provisioned. Tests may save and restore, but leave Redis as they found it."""
     Path(sandbox.state["redis_password_file"]).write_text(password)
-    watched.play(sandbox, "provision", "--diff")
+    # What other users of this machine see of it is looked at with the very program that a person runs.
+    watched.play(sandbox, "provision", "--diff", command="ansible-playbook")
     return sandbox
 
 

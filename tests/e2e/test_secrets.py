@@ -131,3 +131,10 @@ def test_the_inventory_shows_it_only_where_it_must(run: tuple[Sandbox, Host, str
         check=True,
     )
     assert pieces(password)[2] not in done.stdout
+
+
+def test_the_next_host_has_the_setting_that_was_taken_back(run: tuple[Sandbox, Host, str], password: str) -> None:
+    sandbox, host, _ = run
+    sandbox.lose_host()
+    with redis.Redis(host=sandbox.successor(host).ip, password=password) as client:
+        assert client.config_get("maxclients") != {"maxclients": "200"}
