@@ -51,6 +51,8 @@ WORDS = re.compile(
     r"|cannot be assumed"  # Lambda
     r"|execution role does not have permissions to call"  # Lambda, of a role whose policy it does not know yet
     r"|role\b.{0,200}(does not exist|not found|is missing|unable to assume)"  # Data Lifecycle Manager, FIS
+    r"|Could not find IAM instance profile"  # ec2_launch_template
+    r"|VPC with Id \S+ not found"  # ec2_vpc_igw
     r"|Failed to describe newly created",  # ec2_vpc_subnet
     re.IGNORECASE,
 )

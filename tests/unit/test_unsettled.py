@@ -14,6 +14,8 @@ NEW = (
     "(InvalidParameterValueException): The role defined for the function cannot be assumed by Lambda.",
     "The provided execution role does not have permissions to call ReceiveMessage on SQS",
     "Value (x) for parameter iamInstanceProfile.name is invalid. Invalid IAM Instance Profile name",
+    "Could not find IAM instance profile spotcache-stg",
+    "VPC with Id vpc-0f1e2d3c4b5a69788 not found, aborting",
     "(InvalidLaunchTemplateName.NotFoundException) when calling the DescribeLaunchTemplateVersions operation",
 )
 FINAL = (
