@@ -139,8 +139,8 @@ def test_over_session_manager(existing: Existing) -> None:
     assert ways
     # ssh's arguments are visible to everybody on this machine.
     assert not [line for line in ways if existing.state["operator"]["secret_access_key"] in line]
-    # The agent knocks from inside the host; the security group need not let anybody in. The first time is a look whether
-    # the host answers, the second one is Ansible's, which does not go on with a connection of the way before.
+    # The agent knocks from inside the host; the security group need not let anybody in. The first time is a look
+    # whether the host answers, the second one is Ansible's, which does not go on with a connection of the way before.
     assert seen_from(existing, host)[-2:] == ["127.0.0.1"] * 2
 
 
