@@ -14,7 +14,7 @@ import yaml
 
 from rehearsal.work import ROOT, tool
 
-NAME = "The data volume and no other must be mounted"
+NAME = "Check that the data volume and no other is mounted"
 
 
 @pytest.mark.parametrize(("mounts", "code"), [(["259:5"], 0), (["259:5", "259:6"], 2), (["259:6"], 2), ([], 2)])

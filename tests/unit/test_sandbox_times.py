@@ -448,7 +448,7 @@ def test_what_is_handed_a_new_role_is_asked_again_until_the_service_knows_it(tmp
         have = {"ansible.builtin.include_role": {"name": "spotcache.redis.keeper", "tasks_from": "lifecycle"}}
         said = play(tmp_path, account, [have], {"keeper_environment": "stg", "keeper_region": REGION})
         # By the seed, the first look of Data Lifecycle Manager misses the role.
-        assert "FAILED - RETRYING: [localhost]: Have the lifecycle policy" in said
+        assert "FAILED - RETRYING: [localhost]: Ensure the lifecycle policy" in said
         assert len(account.client("dlm", "owner").get_lifecycle_policies()["Policies"]) == 1
     finally:
         account.close()
