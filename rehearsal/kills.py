@@ -33,6 +33,7 @@ import botocore.config
 import yaml
 
 from rehearsal import permissions
+from rehearsal.program import Program
 from rehearsal.work import ROOT, Failed
 from sandbox.paid import Thing, inventory, month
 
@@ -94,8 +95,8 @@ class Ansible:
     """Programs that run playbooks; each runs one at a time."""
 
     folder: Path
-    programs: list[subprocess.Popen[str]] = field(default_factory=list)
-    free: list[subprocess.Popen[str]] = field(default_factory=list)
+    programs: list[Program] = field(default_factory=list)
+    free: list[Program] = field(default_factory=list)
     lock: threading.Condition = field(default_factory=threading.Condition)
 
     def start(self, count: int) -> None:
@@ -103,34 +104,23 @@ class Ansible:
         for number in range(count):
             home = self.folder / f"home-{number}"
             home.mkdir()
-            program = subprocess.Popen(
-                [sys.executable, "-m", "rehearsal.swift"],
-                cwd=ROOT,
-                env={
-                    **{name: value for name, value in os.environ.items() if not name.startswith("AWS_")},
-                    "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
-                    "ANSIBLE_NOCOLOR": "1",
-                    "ANSIBLE_LOCALHOST_WARNING": "false",
-                    "AWS_EC2_METADATA_DISABLED": "true",
-                    "HOME": str(home),
-                    # Nothing answers behind the addresses on paper, and the play asks whether somebody does.
-                    "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}",
-                },
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=(home / "stderr").open("w"),
-                text=True,
-                start_new_session=True,
-            )
+            environment = {
+                **os.environ,
+                "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+                "ANSIBLE_NOCOLOR": "1",
+                "ANSIBLE_LOCALHOST_WARNING": "false",
+                "HOME": str(home),
+                # Nothing answers behind the addresses on paper, and the play asks whether somebody does.
+                "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}",
+            }
+            program = Program.start(environment, home / "stderr")
             self.programs.append(program)
             self.free.append(program)
 
     def close(self) -> None:
         """End them."""
         for program in self.programs:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(program.pid, signal.SIGKILL)
-            program.wait()
+            program.close()
 
     def run(self, arguments: Sequence[str], log: Path) -> int:
         """Run a playbook; its exit code."""
@@ -138,16 +128,7 @@ class Ansible:
             self.lock.wait_for(lambda: bool(self.free))
             program = self.free.pop()
         try:
-            assert program.stdin is not None
-            assert program.stdout is not None
-            asked = {
-                "arguments": list(arguments),
-                "environment": {"AWS_EC2_METADATA_DISABLED": "true"},
-                "log": str(log),
-            }
-            program.stdin.write(json.dumps(asked) + "\n")
-            program.stdin.flush()
-            return int(json.loads(program.stdout.readline())["code"])
+            return program.run(arguments, {"AWS_EC2_METADATA_DISABLED": "true"}, log)
         finally:
             with self.lock:
                 self.free.append(program)

@@ -19,6 +19,7 @@ import botocore.config
 import redis
 
 from rehearsal import permissions
+from rehearsal.program import POOL
 from rehearsal.work import ROOT, Failed, stream, tail, tool
 from sandbox import qemu
 from sandbox.paid import Thing, paid
@@ -175,15 +176,14 @@ class Sandbox:
         target = f"playbooks/{playbook}.yml" if re.fullmatch(r"[a-z_]+", playbook) else playbook
         started, progress = time.monotonic(), Progress(self.show)
         given = ["-e", json.dumps(self.given)] if self.given else []
-        swift = [sys.executable, "-m", "rehearsal.swift"]
-        program = swift if self.swift and not command else [tool(command or "ansible-playbook")]
-        code, text = stream(
-            [*program, target, "-i", str(INVENTORY), *given, *arguments],
-            self.logs / f"{log or Path(playbook).stem}.log",
-            show=progress.line,
-            environment={**self.environment, **(environment or {})},
-            cwd=cwd,
-        )
+        words = [target, "-i", str(INVENTORY), *given, *arguments]
+        into = self.logs / f"{log or Path(playbook).stem}.log"
+        told = {**self.environment, **(environment or {})}
+        if self.swift and not command:
+            code, text = POOL.run(words, told, into, show=progress.line, cwd=cwd)
+        else:
+            program = tool(command or "ansible-playbook")
+            code, text = stream([program, *words], into, show=progress.line, environment=told, cwd=cwd)
         progress.end()
         return code, Play(text, time.monotonic() - started, progress.plays)
 

@@ -7,8 +7,8 @@ is the same; the second in which each module starts is not spent.
 
     python -m rehearsal.swift PLAYBOOK ...      one run, with ansible-playbook's arguments
 
-Without arguments it reads one JSON object a line, ``{"arguments": [...], "environment": {...}, "log": path}``, and
-answers each with one, ``{"code": n}``. Several runs at once take several such programs.
+Without arguments it reads one JSON object a line, ``{"arguments": [...], "environment": {...}, "log": path, "cwd":
+path}``, and answers each with one, ``{"code": n}``. Several runs at once take several such programs: rehearsal.program.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import importlib
 import json
 import os
 import re
+import signal
 import sys
 import tempfile
 import traceback
@@ -29,6 +30,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKED = ("amazon.aws.", "community.aws.", "spotcache.redis.")
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 SERVICES = (
     *("autoscaling", "cloudwatch", "dlm", "dynamodb", "ec2", "events", "iam", "lambda", "logs", "route53", "s3"),
     *("sns", "sqs", "ssm", "sts"),
@@ -155,8 +157,8 @@ def call_oneself(name: str) -> None:
     ctypes.memmove(start, text + bytes(end - start - len(text)), end - start)
 
 
-def run(arguments: list[str], environment: dict[str, str], log: Path) -> int:
-    """One run of ansible-playbook, in a session of its own."""
+def run(arguments: list[str], environment: dict[str, str], log: Path, cwd: Path) -> int:
+    """One run of ansible-playbook, in a session of its own; it ends with this program."""
     pid = os.fork()
     if pid:
         _, status = os.waitpid(pid, 0)
@@ -164,6 +166,8 @@ def run(arguments: list[str], environment: dict[str, str], log: Path) -> int:
     code = 1
     try:
         os.setsid()
+        os.chdir(cwd)
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
         call_oneself("ansible-playbook")
         for name in [name for name in os.environ if name.startswith("AWS_")]:
             del os.environ[name]
@@ -206,7 +210,7 @@ def main() -> int:
     answers = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:
         asked = json.loads(line)
-        code = run(asked["arguments"], asked["environment"], Path(asked["log"]))
+        code = run(asked["arguments"], asked["environment"], Path(asked["log"]), Path(asked["cwd"]))
         answers.write(json.dumps({"code": code}) + "\n")
         answers.flush()
     return 0

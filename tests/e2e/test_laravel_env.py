@@ -17,9 +17,10 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
+from rehearsal.program import POOL
 from rehearsal.sandboxes import Play
 from rehearsal.shop import Person, Shop
-from rehearsal.work import ROOT, tool
+from rehearsal.work import ROOT
 from tests.laravel import image
 
 PREFIX = "t-laravel"
@@ -179,20 +180,17 @@ def run_role(folder: Path, variables: dict[str, Any], *arguments: str, tasks_fro
     task = {"name": "Use the role", "ansible.builtin.import_role": role}
     play = {"hosts": "all", "gather_facts": False, "environment": variables.pop("environment", {}), "tasks": [task]}
     (folder / "play.json").write_text(json.dumps([play]))
-    command = [tool("ansible-playbook"), "play.json", "-i", "inventory.json", "-e", "@vars.json", *arguments]
+    words = ["play.json", "-i", "inventory.json", "-e", "@vars.json", *arguments]
     environment = {
         "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
         "ANSIBLE_NOCOLOR": "1",
         "PATH": "/usr/bin:/bin:/usr/sbin",
     }
     environment |= {"HOME": str(folder), "LANG": "C.UTF-8", "ANSIBLE_INVENTORY": "inventory.json"}
-    done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
-    text = done.stdout + done.stderr
+    code, text = POOL.run(words, environment, folder / "run.log", cwd=folder)
     for secret in (PASSWORD, json.dumps(PASSWORD)[1:-1], "a$b${HOME}", OTHER_PASSWORD, "another # one", KEY):
         assert secret not in text
-    return done.returncode, Play(text, 0)
+    return code, Play(text, 0)
 
 
 def said(play: Play) -> str:
