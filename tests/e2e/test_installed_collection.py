@@ -88,6 +88,8 @@ def test_the_archive_holds_what_a_user_needs_and_nothing_else(archive: Path) -> 
         "meta/runtime.yml",
         "playbooks/provision.yml",
         "plugins/modules/lease.py",
+        "docs/iam/operator-policy.json",
+        "inventories/stg/group_vars/all/main.yml",
     }
     assert wanted <= names
     unwanted = (
@@ -99,6 +101,11 @@ def test_the_archive_holds_what_a_user_needs_and_nothing_else(archive: Path) -> 
         "collections/ansible_collections",
         ".mypy_cache",
         ".ruff_cache",
+        "inventories/sandbox",
+        "molecule",
+        "rehearsal",
+        "sandbox",
+        "tests",
     )
     assert [name for name in names if name.startswith(unwanted) or "__pycache__" in name] == []
     assert archive.stat().st_size < 2_000_000
