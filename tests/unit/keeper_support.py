@@ -255,14 +255,19 @@ class Ec2WithContent:
 class NoS3:
     """S3 for tests that have none: it takes everything and holds nothing."""
 
+    name = "s3"
+    nearness = 1
+    lacks = "not copied to S3"
+    at_once = True
+
+    def label(self, copy: str | None) -> str:  # noqa: ARG002
+        return "S3"
+
     def within(self, seconds: float) -> NoS3:  # noqa: ARG002
         return self
 
-    def url(self, save_id: str) -> str:
-        return f"s3://none/{save_id}/"
-
-    def stored(self) -> dict[str, Any]:
-        return {}
+    def ids(self) -> list[str]:
+        return []
 
     def sources(self) -> list[Any]:
         return []
@@ -270,8 +275,11 @@ class NoS3:
     def find(self, save_id: str) -> None:  # noqa: ARG002
         return None
 
-    def upload(self, directory: Path, manifest: Any) -> str:  # noqa: ARG002
-        return self.url(manifest.id)
+    def put(self, directory: Path, manifest: Any) -> str:  # noqa: ARG002
+        return f"s3://none/{manifest.id}/"
+
+    def prune(self, retention: Any) -> Iterator[str]:  # noqa: ARG002
+        yield from ()
 
 
 @dataclass
@@ -335,7 +343,15 @@ class TestHost:
         self.s3 = S3Store(lambda: s3, "saves", self.config.s3_prefix, self.environment, multipart_bytes)
         self.machine.client = ec2
         wrapped = Ec2WithContent(ec2, self)
-        self.ebs = EbsStore(lambda: wrapped, self.environment, self.machine, 5, sleep=lambda _seconds: None)
+        self.ebs = EbsStore(
+            lambda: wrapped,
+            self.environment,
+            self.volume_path,
+            self.saves,
+            self.machine,
+            5,
+            sleep=lambda _seconds: None,
+        )
         self.config = replace(self.config, ebs_snapshots=True)
 
     def snapshot_content(self, snapshot_id: str) -> None:

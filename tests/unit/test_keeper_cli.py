@@ -123,7 +123,7 @@ def test_a_copy_that_failed_is_no_success(
     def fails(*_arguments: Any) -> str:
         raise KeeperError("writing s3://saves/x: AWS denies s3:PutObject")
 
-    monkeypatch.setattr(host.s3, "upload", fails, raising=False)
+    monkeypatch.setattr(host.s3, "put", fails, raising=False)
     code, result, said = keeper("save", "--json")
     assert (code, result["ok"], result["stored"]["s3"], result["verified"]) == (1, False, None, True)
     assert "s3:PutObject" in result["error"]

@@ -37,7 +37,7 @@ from spotcache_keeper.rdb import databases_of, read_counts, read_length
 from spotcache_keeper.redisio import DatabaseCount, parse_info
 from spotcache_keeper.retention import Kept, Policy, given_up
 from spotcache_keeper.settle import SETTLES_AFTER, found, known
-from spotcache_keeper.source import BEFORE_RESTORE, Source, State, Wanted, Where, choose, parse_wanted, same_save
+from spotcache_keeper.source import BEFORE_RESTORE, Source, State, Wanted, choose, parse_wanted, same_save
 from spotcache_keeper.swap import compare
 from spotcache_keeper.times import (
     UTC,
@@ -314,13 +314,16 @@ def test_every_flipped_bit_of_a_manifest_is_an_error_or_changes_it() -> None:
 # --- choosing a source
 
 
-def source(hours: int, where: Where = "s3", *, state: State = "complete", **more: Any) -> Source:
+NEARNESS = {"volume": 0, "s3": 1, "ebs": 2}
+
+
+def source(hours: int, where: str = "s3", *, state: State = "complete", **more: Any) -> Source:
     """A save made some hours after noon."""
     created = NOON + timedelta(hours=hours)
     usable = state == "complete"
     snapshot = {"snapshot_id": f"snap-{hours:08x}"} if where == "ebs" else {}
     values = {"verified": usable, "environment": "stg", **snapshot, **more}
-    return Source(f"{created:%Y%m%dT%H%M%SZ}-{hours:06x}", created, where, state=state, **values)
+    return Source(f"{created:%Y%m%dT%H%M%SZ}-{hours:06x}", created, where, NEARNESS[where], state=state, **values)
 
 
 def test_the_newest_verified_save_and_its_nearest_copy_come_first() -> None:
@@ -872,7 +875,15 @@ class Ec2:
 
 
 def ebs(client: Ec2, timeout: float = 0.2) -> EbsStore:
-    return EbsStore(lambda: client, "stg", LinuxMachine(run_command), timeout, sleep=lambda _seconds: None)
+    return EbsStore(
+        lambda: client,
+        "stg",
+        Path("/srv/redis"),
+        Path("/srv/redis/saves"),
+        LinuxMachine(run_command),
+        timeout,
+        sleep=lambda _seconds: None,
+    )
 
 
 def test_waiting_for_a_volume() -> None:
@@ -948,7 +959,9 @@ def test_a_volume_that_ec2_does_not_know_yet_is_used_and_not_left_behind(seed: i
 
     machine.wait_for_volume = lambda *_: Path("/dev/x")  # type: ignore[method-assign]
     machine.mounted = mounted  # type: ignore[method-assign, assignment]
-    store = EbsStore(lambda: client, "stg", machine, 5, sleep=lambda _seconds: None)
+    store = EbsStore(
+        lambda: client, "stg", Path("/srv/redis"), Path("/srv/redis/saves"), machine, 5, sleep=lambda _seconds: None
+    )
     if usable:
         with store.opened("snap-1") as path:
             assert path == Path("/mounted")

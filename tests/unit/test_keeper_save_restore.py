@@ -13,10 +13,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 from botocore.exceptions import ClientError
-from moto import mock_aws
 from moto.core import DEFAULT_ACCOUNT_ID
 from moto.ec2.models import ec2_backends
 from spotcache_keeper import swap
@@ -30,20 +28,12 @@ from spotcache_keeper.s3 import S3Store
 from spotcache_keeper.save import save
 from spotcache_keeper.source import Source
 from spotcache_keeper.swap import work_directory
+from spotcache_keeper.times import created_of
 
 from tests.unit.keeper_support import REGION, ZONE, TestHost, flip_bit, replace_bytes
 
 # How long short-lived keys live: a busy machine saves them before they end.
 LIFE_MS = 5000
-
-
-@pytest.fixture
-def host(tmp_path: Path) -> Iterator[TestHost]:
-    """A host with a running, empty Redis and no AWS."""
-    made = TestHost(tmp_path / "host")
-    made.start()
-    yield made
-    made.engine.kill()
 
 
 @pytest.fixture
@@ -53,43 +43,6 @@ def appending(tmp_path: Path) -> Iterator[TestHost]:
     made.start()
     yield made
     made.engine.kill()
-
-
-@pytest.fixture(scope="module")
-def clients() -> Iterator[dict[str, Any]]:
-    """The SDK's clients, made once since that takes longer than most tests; moto answers them."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-            patch.setenv(name, "testing")
-        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-        # moto's own images take longer to load than all the rest of a test.
-        patch.setenv("MOTO_EC2_LOAD_DEFAULT_AMIS", "false")
-        for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_SESSION_TOKEN"):
-            patch.delenv(name, raising=False)
-        yield {service: boto3.client(service, region_name=REGION) for service in ("s3", "ec2")}
-
-
-@pytest.fixture
-def aws(clients: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The clients with a fresh account that has a bucket."""
-    with mock_aws():
-        clients["s3"].create_bucket(Bucket="saves", CreateBucketConfiguration={"LocationConstraint": REGION})
-        yield clients
-
-
-@pytest.fixture
-def in_aws(host: TestHost, aws: dict[str, Any]) -> TestHost:
-    """A host with S3 and EC2."""
-    ec2 = aws["ec2"]
-    image = ec2.register_image(Name="host", RootDeviceName="/dev/xvda")["ImageId"]
-    instance = ec2.run_instances(
-        ImageId=image, MinCount=1, MaxCount=1, InstanceType="t3.small", Placement={"AvailabilityZone": ZONE}
-    )["Instances"][0]["InstanceId"]
-    host.machine.instance_id = instance
-    host.moto_volume = ec2.create_volume(AvailabilityZone=ZONE, Size=8, VolumeType="gp3")["VolumeId"]
-    ec2.attach_volume(VolumeId=host.moto_volume, InstanceId=instance, Device="/dev/sdf")
-    host.use_aws(aws["s3"], ec2)
-    return host
 
 
 def lose_volume(host: TestHost) -> None:
@@ -317,7 +270,7 @@ def test_a_save_that_is_pruned_between_the_list_and_the_look_hides_no_other(
     assert not found[first].usable
     (in_aws.directory / "copy").mkdir()
     with pytest.raises(DamagedError, match="is gone"):
-        store.download(first, in_aws.directory / "copy")
+        store.fetch(Source(first, created_of(first), "s3", 1), in_aws.directory / "copy")
     # What is there and may not be read is a denial, which nobody takes for an empty bucket.
     client.denied.add(f"stg/saves/{second}/manifest.json")
     with pytest.raises(KeeperError, match="AWS denies s3:GetObject"):
@@ -480,7 +433,7 @@ def test_a_restore_brings_every_key_and_value_back(in_aws: TestHost, aws: dict[s
 def test_other_bytes_of_the_same_size_are_no_known_save(in_aws: TestHost) -> None:
     in_aws.fill("one")
     manifest = in_aws.save().manifest
-    source = Source(manifest.id, manifest.created, "s3", manifest=manifest)
+    source = Source(manifest.id, manifest.created, "s3", 1, manifest=manifest)
     ctx = in_aws.context()
     assert identify(ctx, [source]) is source
     changed = bytearray(ctx.rdb_path.read_bytes())

@@ -411,7 +411,7 @@ def test_a_slow_s3_costs_no_last_words(world: World) -> None:
 
 def test_half_an_upload_is_no_save(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.host.fill("one")
-    real = S3Store.upload
+    real = S3Store.put
     calls: list[int] = []
 
     def breaks_off(store: S3Store, directory: Path, manifest: Any) -> str:
@@ -421,7 +421,7 @@ def test_half_an_upload_is_no_save(world: World, monkeypatch: pytest.MonkeyPatch
             raise KeeperError("the connection broke off")
         return real(store, directory, manifest)
 
-    monkeypatch.setattr(S3Store, "upload", breaks_off)
+    monkeypatch.setattr(S3Store, "put", breaks_off)
     world.imds.notice()
     watch = world.watch()
     watch.step()
@@ -613,7 +613,7 @@ def step_until_killed(world: World, count: int) -> bool:
                 (Ender, "note"),
                 (ending_module, "save"),
                 (ending_module, "write_atomically"),
-                (S3Store, "upload"),
+                (S3Store, "put"),
                 (Book, "write_final"),
                 (Book, "write_lease"),
                 (Outside, "tell"),

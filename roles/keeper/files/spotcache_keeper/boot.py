@@ -404,11 +404,11 @@ class Boot:
         whole = final is not None and final.complete and final.save == manifest.id
         lost = "" if whole else _since(manifest.created)
         keys = result.loaded.keys if result.loaded is not None else manifest.keys
-        where = {"volume": "the kept volume", "s3": "S3", "ebs": f"EBS snapshot {result.source.snapshot_id}"}
+        where = self.ctx.store(result.source).label(result.source.snapshot_id)
         kind = "final save" if manifest.reason == "final" else "save"
         return BootResult(
             "restored",
-            source=f"{kind} {manifest.id} ({where[result.source.where]})",
+            source=f"{kind} {manifest.id} ({where})",
             save=manifest.id,
             created=to_text(manifest.created),
             keys=keys,

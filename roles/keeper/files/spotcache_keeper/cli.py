@@ -220,13 +220,9 @@ def _restore(options: argparse.Namespace, context: Context) -> int:
 def save_line(result: SaveResult) -> str:
     """A save for a person."""
     manifest = result.manifest
-    places = ", ".join(
-        name
-        for name, where in (("S3", result.stored["s3"]), (result.stored["ebs"] or "", result.stored["ebs"]))
-        if where
-    )
-    line = f"saved {manifest.id}: {manifest.keys:,} keys, {mib(manifest.rdb_bytes)}, verified; on the volume"
-    return line + (f", {places}" if places else "") + "".join(f"; BUT {problem}" for problem in result.problems)
+    places = ", ".join(["on the volume", *result.places])
+    line = f"saved {manifest.id}: {manifest.keys:,} keys, {mib(manifest.rdb_bytes)}, verified; {places}"
+    return line + "".join(f"; BUT {problem}" for problem in result.problems)
 
 
 def restore_line(result: RestoreResult) -> str:

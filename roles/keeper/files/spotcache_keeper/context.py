@@ -17,6 +17,8 @@ from spotcache_keeper.errors import KeeperError
 from spotcache_keeper.machine import LinuxMachine, Machine, metadata
 from spotcache_keeper.redisio import NotAnsweringError, Redis, ServerState
 from spotcache_keeper.s3 import S3Store
+from spotcache_keeper.source import Source
+from spotcache_keeper.store import Store
 from spotcache_keeper.times import utc_now
 from spotcache_keeper.volume import VolumeStore
 
@@ -50,6 +52,20 @@ class Context:
     now: Callable[[], datetime] = utc_now
     report: Callable[[str], None] = no_report
     warnings: list[str] = field(default_factory=list)
+
+    @property
+    def stores(self) -> tuple[Store, ...]:
+        """Every place that holds saves, the nearest first."""
+        return (self.volume, *self.off_host)
+
+    @property
+    def off_host(self) -> tuple[Store, ...]:
+        """Those that outlive the host and its volume."""
+        return (self.s3, self.ebs) if self.ebs is not None else (self.s3,)
+
+    def store(self, source: Source) -> Store:
+        """The place that holds a copy."""
+        return next(store for store in self.stores if store.name == source.where)
 
     @property
     def lock_path(self) -> Path:
@@ -124,6 +140,8 @@ def build_context(config: Config, report: Callable[[str], None] = no_report, *, 
         ebs=EbsStore(
             lambda: make_client("ec2", config.region, config.endpoint_url, config.dualstack, read_timeout),
             config.environment,
+            config.volume_path,
+            config.saves_directory,
             machine,
             config.timeouts.volume,
         )

@@ -6,6 +6,7 @@ A snapshot is ours by its tags: `spotcache:environment`, `spotcache:save` (the s
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,11 +16,15 @@ from typing import Any
 
 from spotcache_keeper.aws import AwsError, aws_errors
 from spotcache_keeper.errors import DamagedError, KeeperError
+from spotcache_keeper.files import readable_errors, sync
 from spotcache_keeper.machine import Machine
-from spotcache_keeper.manifest import Manifest
+from spotcache_keeper.manifest import MANIFEST_NAME, RDB_NAME, Manifest
+from spotcache_keeper.retention import Kept, given_up
 from spotcache_keeper.settle import known
 from spotcache_keeper.source import Source, State
+from spotcache_keeper.store import Retention, StoreBusyError
 from spotcache_keeper.times import created_of, is_id
+from spotcache_keeper.volume import check_free_space
 
 TAG_ENVIRONMENT = "spotcache:environment"
 TAG_SAVE = "spotcache:save"
@@ -36,11 +41,9 @@ _TOO_MANY = {
     "ConcurrentSnapshotLimitExceeded": "five are still pending",
 }
 _GONE = frozenset({"InvalidSnapshot.NotFound", "InvalidSnapshotID.Malformed", "InvalidVolume.NotFound"})
+# What a copy may take beside the RDB itself.
+_MARGIN_BYTES = 16 * 1024 * 1024
 _DEVICES = tuple(f"/dev/sd{letter}" for letter in "fghijklmnop")
-
-
-class SnapshotLimitError(KeeperError):
-    """EBS takes no further snapshot at the moment."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,9 @@ class Tags:
         return int(value) if value.isdigit() else None
 
 
+_NAME, _NEARNESS = "ebs", 2
+
+
 def source_of(described: Mapping[str, Any], environment: str) -> Source | None:
     """A snapshot as DescribeSnapshots tells it, or None when it holds no save of the keeper's."""
     tags = Tags.of(described)
@@ -81,7 +87,8 @@ def source_of(described: Mapping[str, Any], environment: str) -> Source | None:
     return Source(
         save_id,
         created_of(save_id),
-        "ebs",
+        _NAME,
+        _NEARNESS,
         state=state,
         verified=tags.text(TAG_VERIFIED) == "true" and state != "foreign",
         environment=owner,
@@ -99,15 +106,24 @@ class EbsStore:
     Args:
         client: makes the SDK's EC2 client when it is first needed.
         environment: whose snapshots.
+        volume: where the data volume is mounted.
+        saves: the directory of the saves on it.
         machine: the host, to attach and mount at.
         timeout: seconds for EC2 to make, attach or detach a volume.
         sleep: waits that many seconds.
     """
 
+    name = _NAME
+    nearness = _NEARNESS
+    lacks = "no EBS snapshot"
+    at_once = False
+
     def __init__(
         self,
         client: Callable[[], Any],
         environment: str,
+        volume: Path,
+        saves: Path,
         machine: Machine,
         timeout: float,
         sleep: Callable[[float], None] = time.sleep,
@@ -115,9 +131,19 @@ class EbsStore:
         self._make_client = client
         self._made: Any = None
         self._environment = environment
+        self._volume = volume
+        self._saves = saves
         self._machine = machine
         self._timeout = timeout
         self._sleep = sleep
+
+    def label(self, copy: str | None) -> str:
+        """The place for a person, with the snapshot's id."""
+        return f"EBS snapshot {copy}" if copy else "an EBS snapshot"
+
+    def ids(self) -> list[str]:
+        """Ids of the saves in snapshots that were verified when they were made."""
+        return [source.id for source in self.sources() if source.verified]
 
     def sources(self) -> list[Source]:
         """Every snapshot of the environment that holds a save."""
@@ -158,16 +184,16 @@ class EbsStore:
             raise KeeperError(f"{snapshot_id} holds no save: it has no tag {TAG_SAVE}, so the keeper did not make it")
         return source
 
-    def create(self, path: Path, manifest: Manifest) -> str:
-        """Ask for a snapshot of the volume mounted at `path`, which holds the save; it is not waited for.
+    def put(self, directory: Path, manifest: Manifest) -> str:  # noqa: ARG002
+        """Ask for a snapshot of the data volume, which holds the save; it is not waited for.
 
         Returns:
             The snapshot's id.
 
         Raises:
-            SnapshotLimitError: EBS takes none at the moment.
+            StoreBusyError: EBS takes none at the moment.
         """
-        volume_id = self._machine.volume_id(path)
+        volume_id = self._machine.volume_id(self._volume)
         try:
             with aws_errors(f"snapshotting {volume_id}"):
                 answer = self._client().create_snapshot(
@@ -190,11 +216,40 @@ class EbsStore:
                 )
         except AwsError as error:
             if error.code in _TOO_MANY:
-                raise SnapshotLimitError(
-                    f"no EBS snapshot this time: {_TOO_MANY[error.code]} ({error.code})"
-                ) from error
+                raise StoreBusyError(f"no EBS snapshot this time: {_TOO_MANY[error.code]} ({error.code})") from error
             raise
         return str(answer["SnapshotId"])
+
+    def fetch(self, source: Source, directory: Path) -> None:
+        """Copy a save's two files out of a snapshot, by way of a temporary volume."""
+        if source.snapshot_id is None:
+            raise DamagedError(f"save {source.id} names no EBS snapshot")
+        with self.opened(source.snapshot_id) as mounted:
+            held = mounted / self._saves.relative_to(self._volume) / source.id
+            if not held.is_dir():
+                raise DamagedError(f"{source.snapshot_id} does not contain it")
+            for name in (MANIFEST_NAME, RDB_NAME):
+                target = directory / name
+                try:
+                    needed = (held / name).stat().st_size + _MARGIN_BYTES
+                    check_free_space(directory, needed, f"save {source.id}")
+                    shutil.copyfile(held / name, target)
+                except FileNotFoundError as error:
+                    raise DamagedError(f"{source.snapshot_id} lacks its {name}") from error
+                with readable_errors(f"writing {target}"):
+                    target.chmod(0o600)
+                    sync(target)
+
+    def prune(self, retention: Retention) -> Iterator[str]:
+        """Delete the snapshots that retention gives up."""
+        items = [
+            Kept(source.snapshot_id, source.created, source.usable)
+            for source in self.sources()
+            if source.snapshot_id is not None and source.state != "foreign"
+        ]
+        for item in given_up(items, now=retention.now, policy=retention.policy):
+            self.remove(item.key)
+            yield item.key
 
     def remove(self, snapshot_id: str) -> None:
         """Delete a snapshot; one that is gone already is fine."""

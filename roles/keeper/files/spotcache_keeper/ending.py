@@ -320,7 +320,7 @@ class Ender:
             ending.steps.pop(step, None)
         self.note(ending, "saved", *(["off-host"] if result.stored["s3"] else []))
         manifest = result.manifest
-        places = "on the volume" + ("".join(f", {name}" for name in ("s3", "ebs") if result.stored[name]))
+        places = ", ".join(["on the volume", *result.places])
         self.say(
             f"final save {manifest.id}: {manifest.keys:,} keys, {mib(manifest.rdb_bytes)}, verified; {places}; "
             f"{self.remaining(ending):.0f} s were left"
@@ -345,7 +345,7 @@ class Ender:
             ending.save = None
             return
         try:
-            ending.save["stored"]["s3"] = self._s3(ending).upload(self.ctx.volume.path(save_id), manifest)
+            ending.save["stored"]["s3"] = self._s3(ending).put(self.ctx.volume.path(save_id), manifest)
         except (KeeperError, OSError) as error:
             self._problem(ending, f"final save {save_id}: not copied to S3: {error}")
             return
@@ -360,9 +360,8 @@ class Ender:
         if newest is None or newest.manifest is None:
             return
         try:
-            stored = self.ctx.s3.stored()
-            if newest.id not in stored or not stored[newest.id].has_manifest:
-                self._s3(ending).upload(self.ctx.volume.path(newest.id), newest.manifest)
+            if newest.id not in self.ctx.s3.ids():
+                self._s3(ending).put(self.ctx.volume.path(newest.id), newest.manifest)
                 self.say(f"the newest verified save, {newest.id}, is in S3 now")
         except (KeeperError, OSError) as error:
             self._problem(ending, f"the newest verified save, {newest.id}, could not be copied to S3: {error}")

@@ -92,7 +92,7 @@ def make_status(ctx: Context) -> dict[str, Any]:
         "redis": _redis_status(ctx),
         "newest": newest.to_json() if newest else None,
         "newest_age_seconds": int((ctx.now() - newest.created).total_seconds()) if newest else None,
-        "sources": _summary(listing),
+        "sources": _summary(ctx, listing),
         "last_save": remembered.get("last_save"),
         "last_restore": remembered.get("last_restore"),
         "last_error": remembered.get("last_error"),
@@ -228,10 +228,10 @@ def _redis_line(redis: dict[str, Any]) -> str:
     return f"{text}; {redis['note']}" if redis["note"] else text
 
 
-def _summary(listing: Listing) -> dict[str, dict[str, Any]]:
+def _summary(ctx: Context, listing: Listing) -> dict[str, dict[str, Any]]:
     """Each place in numbers."""
     summary: dict[str, dict[str, Any]] = {}
-    for place in ("volume", "s3", "ebs"):
+    for place in [store.name for store in ctx.stores]:
         here = [source for source in listing.sources if source.where == place]
         usable = [source for source in here if source.usable]
         summary[place] = {

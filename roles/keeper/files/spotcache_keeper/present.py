@@ -124,7 +124,7 @@ def identify(ctx: Context, known: Iterable[Source]) -> Source | None:
         if source.manifest is None or source.manifest.rdb_bytes != size:
             continue
         copy = ctx.volume.path(source.id) / RDB_NAME
-        if copy.exists() and copy.samefile(rdb) and source.where == "volume":
+        if copy.exists() and copy.samefile(rdb) and source.where == ctx.volume.name:
             return source
         digest = digest or sha256_of(rdb)
         if digest == source.manifest.rdb_sha256:

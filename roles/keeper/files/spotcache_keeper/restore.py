@@ -12,8 +12,7 @@ from typing import Any
 
 from spotcache_keeper.context import Context
 from spotcache_keeper.errors import ConfigError, DamagedError, KeeperError, NoUsableCopyError, RefusedError
-from spotcache_keeper.files import readable_errors, sync
-from spotcache_keeper.manifest import MANIFEST_NAME, RDB_NAME, Manifest, databases_json
+from spotcache_keeper.manifest import RDB_NAME, Manifest, databases_json
 from spotcache_keeper.present import Present, judge, known_sources, look
 from spotcache_keeper.save import save
 from spotcache_keeper.source import BEFORE_RESTORE, Source, Wanted, choose, parse_wanted, same_save
@@ -142,15 +141,13 @@ def restore(ctx: Context, request: Request) -> RestoreResult:
 
 def gather(ctx: Context) -> tuple[list[Source], dict[str, str]]:
     """Every source, and why a place could not be read."""
-    sources = ctx.volume.sources()
+    sources: list[Source] = []
     unreadable: dict[str, str] = {}
-    for place, store in (("s3", ctx.s3), ("ebs", ctx.ebs)):
-        if store is None:
-            continue
+    for store in ctx.stores:
         try:
             sources += store.sources()
         except KeeperError as error:
-            unreadable[place] = str(error)
+            unreadable[store.name] = str(error)
     return sources, unreadable
 
 
@@ -218,43 +215,18 @@ def _obtain(ctx: Context, source: Source) -> Manifest:
     """
     environment, timeout = ctx.config.environment, ctx.config.timeouts.check
     ctx.report(f"fetching and verifying {source.id} ({source.where})")
-    if source.where == "volume":
+    if source.where == ctx.volume.name:
         return verify(ctx.volume.path(source.id), source.id, environment, ctx.engine, timeout)
     if source.bytes is not None:
         check_free_space(ctx.config.volume_path, source.bytes + _MARGIN_BYTES, f"save {source.id}")
     partial = ctx.volume.new_partial(source.id)
     try:
-        if source.where == "s3":
-            ctx.s3.download(source.id, partial)
-        else:
-            _copy_from_snapshot(ctx, source, partial)
+        ctx.store(source).fetch(source, partial)
         manifest = verify(partial, source.id, environment, ctx.engine, timeout)
         ctx.volume.complete(partial, manifest)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return manifest
-
-
-def _copy_from_snapshot(ctx: Context, source: Source, partial: Path) -> None:
-    """Copy a save out of an EBS snapshot."""
-    if ctx.ebs is None or source.snapshot_id is None:
-        raise DamagedError("EBS snapshots are switched off on this host (ebs_snapshots)")
-    with ctx.ebs.opened(source.snapshot_id) as mounted:
-        directory = mounted / ctx.config.saves_directory.relative_to(ctx.config.volume_path) / source.id
-        if not directory.is_dir():
-            raise DamagedError(f"{source.snapshot_id} does not contain it")
-        for name in (MANIFEST_NAME, RDB_NAME):
-            target = partial / name
-            try:
-                check_free_space(
-                    ctx.config.volume_path, (directory / name).stat().st_size + _MARGIN_BYTES, f"save {source.id}"
-                )
-                shutil.copyfile(directory / name, target)
-            except FileNotFoundError as error:
-                raise DamagedError(f"{source.snapshot_id} lacks its {name}") from error
-            with readable_errors(f"writing {target}"):
-                target.chmod(0o600)
-                sync(target)
 
 
 def _keep_present(ctx: Context, present: Present, result: RestoreResult, *, newer: bool) -> Path | None:

@@ -20,13 +20,17 @@ from spotcache_keeper.aws import AwsError, aws_errors
 from spotcache_keeper.errors import DamagedError, KeeperError
 from spotcache_keeper.files import readable_errors, sync
 from spotcache_keeper.manifest import MANIFEST_NAME, RDB_NAME, Manifest, parse_manifest
+from spotcache_keeper.retention import Kept, given_up
 from spotcache_keeper.source import Source
+from spotcache_keeper.store import Retention
 from spotcache_keeper.times import created_of, is_id
 from spotcache_keeper.volume import describe
 
 _MIB = 1024 * 1024
 # Parts of this size from this size on: S3 takes at most 10,000 parts, so an RDB may have 312 GiB.
 _MULTIPART_BYTES = 32 * _MIB
+# What is younger may be an upload that goes on.
+_ORPHAN_SECONDS = 24 * 3600
 _GONE = frozenset({"NoSuchKey", "404", "NotFound"})
 # S3's word for an object that is not there, too, to whoever may not list the whole bucket (API reference, GetObject).
 _DENIED = frozenset({"AccessDenied", "403", "Forbidden"})
@@ -60,6 +64,11 @@ class S3Store:
         running: the uploads that are under way, by save.
     """
 
+    name = "s3"
+    nearness = 1
+    lacks = "not copied to S3"
+    at_once = True
+
     def __init__(
         self,
         client: Callable[[], Any],
@@ -92,6 +101,10 @@ class S3Store:
             self._running,
         )
 
+    def label(self, copy: str | None) -> str:  # noqa: ARG002
+        """The place for a person."""
+        return "S3"
+
     def url(self, save_id: str) -> str:
         """Where a save lies."""
         return f"s3://{self._bucket}/{self._prefix}{save_id}/"
@@ -112,6 +125,10 @@ class S3Store:
             found[save_id] = known
         return found
 
+    def ids(self) -> list[str]:
+        """Ids of the whole saves, from a listing alone."""
+        return [save_id for save_id, save in self.stored().items() if save.has_manifest]
+
     def sources(self) -> list[Source]:
         """Every save, with its manifest."""
         stored = self.stored()
@@ -123,7 +140,8 @@ class S3Store:
             Source(
                 save_id,
                 created_of(save_id),
-                "s3",
+                self.name,
+                self.nearness,
                 state="incomplete",
                 verified=False,
                 bytes=save.rdb_bytes,
@@ -138,7 +156,7 @@ class S3Store:
         save = self.stored().get(save_id)
         return self._source(save_id, save.rdb_bytes) if save is not None and save.has_manifest else None
 
-    def upload(self, directory: Path, manifest: Manifest) -> str:
+    def put(self, directory: Path, manifest: Manifest) -> str:
         """Copy a whole save; S3 compares a checksum of every part, and the size is read back.
 
         Returns:
@@ -208,14 +226,14 @@ class S3Store:
             )
         return self.url(manifest.id)
 
-    def download(self, save_id: str, directory: Path) -> None:
+    def fetch(self, source: Source, directory: Path) -> None:
         """Copy a save's two files into an existing directory; nothing is verified.
 
         Raises:
             DamagedError: it is gone, or S3 finds its bytes changed.
         """
         for name in (MANIFEST_NAME, RDB_NAME):
-            key = f"{self._prefix}{save_id}/{name}"
+            key = f"{self._prefix}{source.id}/{name}"
             path = directory / name
             try:
                 with (
@@ -230,6 +248,24 @@ class S3Store:
                 raise
             path.chmod(0o600)
             sync(path)
+
+    def prune(self, retention: Retention) -> Iterator[str]:
+        """Delete what retention gives up, from a listing alone, and what uploads that never ended have left."""
+        stored = self.stored()
+        saves = [
+            Kept(save_id, created_of(save_id), save.rdb_bytes is not None)
+            for save_id, save in stored.items()
+            if save.has_manifest
+        ]
+        orphans = [
+            save_id
+            for save_id, save in stored.items()
+            if not save.has_manifest and (retention.now - save.modified).total_seconds() > _ORPHAN_SECONDS
+        ]
+        old = given_up(saves, now=retention.now, policy=retention.policy, referred=retention.referred)
+        for save_id in [item.key for item in old] + orphans:
+            self.remove(save_id)
+            yield save_id
 
     def remove(self, save_id: str) -> None:
         """Delete a save, the manifest first."""
@@ -266,10 +302,17 @@ class S3Store:
         try:
             with aws_errors(f"reading s3://{self._bucket}/{key}"):
                 text = self._client().get_object(Bucket=self._bucket, Key=key)["Body"].read()
-            return describe(parse_manifest(text), save_id, "s3", self._environment, size)
+            return describe(parse_manifest(text), save_id, self, self._environment, size)
         except (DamagedError, AwsError) as error:
             if isinstance(error, AwsError) and not self._is_gone(error, key):
                 raise
             return Source(
-                save_id, created_of(save_id), "s3", state="damaged", verified=False, bytes=size, note=str(error)
+                save_id,
+                created_of(save_id),
+                self.name,
+                self.nearness,
+                state="damaged",
+                verified=False,
+                bytes=size,
+                note=str(error),
             )

@@ -15,18 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from spotcache_keeper.context import Context
-from spotcache_keeper.ebs import EbsStore, SnapshotLimitError
 from spotcache_keeper.errors import KeeperError, RefusedError
 from spotcache_keeper.files import read_json, readable_errors
 from spotcache_keeper.manifest import RDB_NAME, Manifest, databases_json
 from spotcache_keeper.redisio import ServerState, save_in_background, save_in_foreground
-from spotcache_keeper.retention import Kept, Policy, given_up
+from spotcache_keeper.retention import Policy
+from spotcache_keeper.store import Retention, Store, StoreBusyError
 from spotcache_keeper.times import created_of, new_id, next_moment, to_text
 from spotcache_keeper.volume import check_free_space, examine
 
 # What a save may take beside the RDB itself: manifest, directories, the filesystem's own blocks.
 _MARGIN_BYTES = 16 * 1024 * 1024
-_ORPHAN_SECONDS = 24 * 3600
 
 
 @dataclass
@@ -36,6 +35,7 @@ class SaveResult:
     Attributes:
         manifest: of the save.
         stored: where it lies, by place; None for a place it did not reach.
+        places: where else than on the volume it lies, for a person.
         problems: what failed after the save itself was verified.
         pruned: what retention deleted, by place.
         seconds: how long each part took.
@@ -43,8 +43,9 @@ class SaveResult:
 
     manifest: Manifest
     stored: dict[str, str | None]
+    places: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
-    pruned: dict[str, list[str]] = field(default_factory=lambda: {"volume": [], "s3": [], "ebs": []})
+    pruned: dict[str, list[str]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -89,18 +90,16 @@ def save(
     ctx.volume.prepare()
     seconds: dict[str, float] = {}
     manifest, directory = _save_on_volume(ctx, reason, seconds, foreground=foreground)
-    result = SaveResult(manifest, {"volume": str(directory), "s3": None, "ebs": None}, seconds=seconds)
-    # Both at once: asking EBS takes a moment, and a slow S3 must not keep it from being asked.
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        asked = pool.submit(_ask_for_snapshot, ctx, result) if snapshot and ctx.ebs is not None else None
-        ctx.report(f"copying {manifest.id} to {ctx.s3.url(manifest.id)}")
-        with _timed(seconds, "s3"):
-            try:
-                result.stored["s3"] = ctx.s3.upload(directory, manifest)
-            except (KeeperError, OSError) as error:
-                result.problems.append(f"not copied to S3: {error}")
-        if asked is not None:
-            asked.result()
+    result = SaveResult(manifest, {store.name: None for store in ctx.stores}, seconds=seconds)
+    result.stored[ctx.volume.name] = str(directory)
+    first, *others = [store for store in ctx.off_host if snapshot or store.at_once]
+    # All at once: asking EBS takes a moment, and a slow S3 must not keep it from being asked.
+    with ThreadPoolExecutor(max_workers=len(others) or 1) as pool:
+        asked = [pool.submit(_copy, ctx, store, directory, result) for store in others]
+        _copy(ctx, first, directory, result)
+        for one in asked:
+            one.result()
+    result.places = [store.label(copy) for store in ctx.off_host if (copy := result.stored[store.name])]
     if prune:
         ctx.report("pruning older saves")
         with _timed(seconds, "prune"):
@@ -108,18 +107,16 @@ def save(
     return result
 
 
-def _ask_for_snapshot(ctx: Context, result: SaveResult) -> None:
-    """Ask for an EBS snapshot; that there is none is said in the result."""
-    if ctx.ebs is None:
-        return
-    ctx.report("asking for an EBS snapshot")
-    with _timed(result.seconds, "ebs"):
+def _copy(ctx: Context, store: Store, directory: Path, result: SaveResult) -> None:
+    """A copy off the host; that there is none is said in the result."""
+    ctx.report(f"copying {result.manifest.id} to {store.label(None)}")
+    with _timed(result.seconds, store.name):
         try:
-            result.stored["ebs"] = ctx.ebs.create(ctx.config.volume_path, result.manifest)
-        except SnapshotLimitError as error:
+            result.stored[store.name] = store.put(directory, result.manifest)
+        except StoreBusyError as error:
             ctx.warnings.append(str(error))
-        except KeeperError as error:
-            result.problems.append(f"no EBS snapshot: {error}")
+        except (KeeperError, OSError) as error:
+            result.problems.append(f"{store.lacks}: {error}")
 
 
 def _save_on_volume(ctx: Context, reason: str, seconds: dict[str, float], *, foreground: bool) -> tuple[Manifest, Path]:
@@ -189,9 +186,7 @@ def _refuse_to_overtake(ctx: Context, reason: str, state: ServerState) -> None:
         return
     if ctx.volume.ids() or ctx.restored_path.exists():
         return
-    elsewhere = [save_id for save_id, save in ctx.s3.stored().items() if save.has_manifest]
-    if not elsewhere and ctx.ebs is not None:
-        elsewhere = [source.id for source in ctx.ebs.sources() if source.verified]
+    elsewhere = next(filter(None, (store.ids() for store in ctx.off_host)), [])
     if elsewhere:
         raise RefusedError(
             f"this volume is new and nothing was restored onto it, but {ctx.config.environment} has saves (newest "
@@ -213,69 +208,35 @@ def _check_room(ctx: Context, state: ServerState) -> None:
         older = ctx.volume.ids()[:-1]
         if not older:
             raise
-        stored = ctx.s3.stored()
-        for save_id in older:
-            if save_id in stored and stored[save_id].has_manifest:
+        for store in [one for one in ctx.off_host if one.at_once]:
+            held = set(store.ids())
+            for save_id in [one for one in older if one in held]:
+                older.remove(save_id)
                 ctx.volume.remove(save_id)
-                ctx.warnings.append(f"save {save_id} was removed from the volume to make room; S3 has it")
+                ctx.warnings.append(
+                    f"save {save_id} was removed from the volume to make room; {store.label(None)} has it"
+                )
         check_free_space(ctx.config.volume_path, needed, "a save")
 
 
 def _prune(ctx: Context) -> dict[str, list[str]]:
     """Apply retention everywhere; what fails is a warning, and tried again after the next save."""
-    config, now = ctx.config, ctx.now()
-    policy = Policy(config.keep_count, config.keep_days, config.keep_weeks)
+    config = ctx.config
     # What this volume's data was restored from stays: Redis' own files are recognised by it.
     restored = str((read_json(ctx.restored_path) or {}).get("id") or "")
-    referred = frozenset({restored} if restored else ())
-    pruned: dict[str, list[str]] = {"volume": [], "s3": [], "ebs": []}
-
-    def attempt(place: str) -> None:
-        if place == "volume":
-            items = [
-                Kept(source.id, source.created, source.usable)
-                for source in ctx.volume.sources()
-                if source.state != "foreign"
-            ]
-            for item in given_up(items, now=now, policy=Policy(config.keep_local_count, 0), referred=referred):
-                ctx.volume.remove(item.key)
-                pruned[place].append(item.key)
-        elif place == "s3":
-            stored = ctx.s3.stored()
-            saves = [
-                Kept(save_id, created_of(save_id), save.rdb_bytes is not None)
-                for save_id, save in stored.items()
-                if save.has_manifest
-            ]
-            orphans = [
-                save_id
-                for save_id, save in stored.items()
-                if not save.has_manifest and (now - save.modified).total_seconds() > _ORPHAN_SECONDS
-            ]
-            for save_id in [item.key for item in given_up(saves, now=now, policy=policy, referred=referred)] + orphans:
-                ctx.s3.remove(save_id)
-                pruned[place].append(save_id)
-        elif ctx.ebs is not None:
-            _prune_ebs(ctx.ebs, ctx, policy, pruned[place])
-
-    for place in pruned:
+    retention = Retention(
+        now=ctx.now(),
+        local=Policy(config.keep_local_count, 0),
+        policy=Policy(config.keep_count, config.keep_days, config.keep_weeks),
+        referred=frozenset({restored} if restored else ()),
+    )
+    pruned: dict[str, list[str]] = {store.name: [] for store in ctx.stores}
+    for store in ctx.stores:
         try:
-            attempt(place)
+            pruned[store.name].extend(store.prune(retention))
         except KeeperError as error:
-            ctx.warnings.append(f"older saves were not pruned ({place}): {error}")
+            ctx.warnings.append(f"older saves were not pruned ({store.name}): {error}")
     return pruned
-
-
-def _prune_ebs(ebs: EbsStore, ctx: Context, policy: Policy, pruned: list[str]) -> None:
-    """Apply retention to EBS snapshots."""
-    items = [
-        Kept(source.snapshot_id, source.created, source.usable)
-        for source in ebs.sources()
-        if source.snapshot_id is not None and source.state != "foreign"
-    ]
-    for item in given_up(items, now=ctx.now(), policy=policy):
-        ebs.remove(item.key)
-        pruned.append(item.key)
 
 
 def _mark(path: Path) -> tuple[int, int] | None:

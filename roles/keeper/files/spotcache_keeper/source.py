@@ -12,12 +12,9 @@ from spotcache_keeper.errors import ConfigError, KeeperError, NoSourceError, NoU
 from spotcache_keeper.manifest import Manifest
 from spotcache_keeper.times import is_id, is_moment, parse_moment, to_text
 
-Where = Literal["volume", "s3", "ebs"]
 State = Literal["complete", "pending", "incomplete", "damaged", "foreign", "error"]
 
 BEFORE_RESTORE = "before-restore"
-# The nearer a copy of the same save is, the sooner it is taken.
-_NEARNESS: dict[Where, int] = {"volume": 0, "s3": 1, "ebs": 2}
 
 
 @dataclass(frozen=True)
@@ -27,7 +24,8 @@ class Source:
     Attributes:
         id: of the save.
         created: when it was made.
-        where: the kept volume, S3, or inside an EBS snapshot.
+        where: the name of the store that holds it.
+        nearness: of that store: the smaller, the sooner a copy of the same save is taken from there.
         state: `complete`; `pending` (an EBS snapshot that is still being made); `incomplete` (no manifest);
             `damaged`; `foreign` (of another environment); `error` (an EBS snapshot that failed).
         verified: it was found good when it was made.
@@ -42,7 +40,8 @@ class Source:
 
     id: str
     created: datetime
-    where: Where
+    where: str
+    nearness: int
     state: State = "complete"
     verified: bool = True
     environment: str = ""
@@ -106,7 +105,7 @@ def parse_wanted(text: str | None) -> Wanted:
 
 def newest_first(sources: Iterable[Source]) -> list[Source]:
     """By age, and the nearer copy of the same save first."""
-    return sorted(sorted(sources, key=lambda s: _NEARNESS[s.where]), key=lambda s: (s.created, s.id), reverse=True)
+    return sorted(sorted(sources, key=lambda s: s.nearness), key=lambda s: (s.created, s.id), reverse=True)
 
 
 def choose(sources: Sequence[Source], wanted: Wanted) -> list[Source]:

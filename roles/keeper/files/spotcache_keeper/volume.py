@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Protocol
 
 from spotcache_keeper.engine import Engine
 from spotcache_keeper.errors import DamagedError, KeeperError
@@ -18,7 +20,9 @@ from spotcache_keeper.files import readable_errors, sha256_of, sync, write_atomi
 from spotcache_keeper.manifest import MANIFEST_NAME, RDB_NAME, Manifest, parse_manifest
 from spotcache_keeper.rdb import databases_of
 from spotcache_keeper.redisio import Databases
-from spotcache_keeper.source import Source, State, Where
+from spotcache_keeper.retention import Kept, given_up
+from spotcache_keeper.source import Source, State
+from spotcache_keeper.store import Retention
 from spotcache_keeper.times import created_of, is_id
 
 _PARTIAL = ".partial"
@@ -32,9 +36,18 @@ class VolumeStore:
         environment: whose saves they should be.
     """
 
+    name = "volume"
+    nearness = 0
+    lacks = "not on the volume"
+    at_once = True
+
     def __init__(self, directory: Path, environment: str) -> None:
         self.directory = directory
         self._environment = environment
+
+    def label(self, copy: str | None) -> str:  # noqa: ARG002
+        """The place for a person."""
+        return "the kept volume"
 
     def prepare(self) -> None:
         """Make the directory, and remove what killed runs left unfinished."""
@@ -87,6 +100,37 @@ class VolumeStore:
             sync(self.directory)
         return target
 
+    def put(self, directory: Path, manifest: Manifest) -> str:
+        """Copy a save from elsewhere; one that is here already stays as it is."""
+        target = self.path(manifest.id)
+        if directory != target:
+            partial = self.new_partial(manifest.id)
+            with readable_errors(f"writing {partial}"):
+                shutil.copyfile(directory / RDB_NAME, partial / RDB_NAME)
+                (partial / RDB_NAME).chmod(0o600)
+            self.complete(partial, manifest)
+        return str(target)
+
+    def fetch(self, source: Source, directory: Path) -> None:
+        """Copy a save's two files into an existing directory; nothing is verified."""
+        for name in (MANIFEST_NAME, RDB_NAME):
+            held, target = self.path(source.id) / name, directory / name
+            if not held.is_file():
+                raise DamagedError(f"{held} is gone")
+            with readable_errors(f"writing {target}"):
+                shutil.copyfile(held, target)
+                target.chmod(0o600)
+                sync(target)
+
+    def prune(self, retention: Retention) -> Iterator[str]:
+        """Delete what retention gives up."""
+        items = [
+            Kept(source.id, source.created, source.usable) for source in self.sources() if source.state != "foreign"
+        ]
+        for item in given_up(items, now=retention.now, policy=retention.local, referred=retention.referred):
+            self.remove(item.key)
+            yield item.key
+
     def remove(self, save_id: str) -> None:
         """Delete a save; half a deletion leaves nothing that looks like one."""
         path = self.path(save_id)
@@ -103,17 +147,29 @@ class VolumeStore:
         try:
             manifest = read_manifest(path)
         except DamagedError as error:
-            return Source(save_id, created, "volume", state="damaged", verified=False, note=str(error))
-        return describe(manifest, save_id, "volume", self._environment, _size(path / RDB_NAME))
+            return Source(save_id, created, self.name, self.nearness, state="damaged", verified=False, note=str(error))
+        return describe(manifest, save_id, self, self._environment, _size(path / RDB_NAME))
 
 
-def describe(manifest: Manifest, save_id: str, where: Where, environment: str, size: int | None) -> Source:
+class Place(Protocol):
+    """Of a store, what a source says of it."""
+
+    @property
+    def name(self) -> str:
+        """As sources call it."""
+
+    @property
+    def nearness(self) -> int:
+        """The smaller, the sooner it is read."""
+
+
+def describe(manifest: Manifest, save_id: str, place: Place, environment: str, size: int | None) -> Source:
     """A source by its manifest.
 
     Args:
         manifest: of the save.
         save_id: the id its place gives it.
-        where: `volume` or `s3`.
+        place: the store that holds it.
         environment: the host's.
         size: of the RDB in bytes, None where it is missing.
     """
@@ -130,7 +186,8 @@ def describe(manifest: Manifest, save_id: str, where: Where, environment: str, s
     return Source(
         save_id,
         manifest.created,
-        where,
+        place.name,
+        place.nearness,
         state=state,
         verified=manifest.verified and state == "complete",
         environment=manifest.environment,
@@ -180,7 +237,7 @@ def verify(directory: Path, save_id: str, environment: str, engine: Engine, time
     """
     manifest = read_manifest(directory)
     rdb = directory / RDB_NAME
-    source = describe(manifest, save_id, "volume", environment, _size(rdb))
+    source = describe(manifest, save_id, VolumeStore, environment, _size(rdb))
     if not source.usable:
         raise DamagedError(source.note or "it was never verified")
     digest, databases = examine_against(rdb, manifest, engine, timeout)

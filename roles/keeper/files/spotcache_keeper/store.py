@@ -1,0 +1,90 @@
+"""What a place for saves can do. The data volume, S3 and EBS snapshots are three; another one is a class like them.
+
+A store is added to `Context.stores`; what every store keeps to is in tests/unit/test_keeper_stores.py.
+"""
+
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+
+from spotcache_keeper.errors import KeeperError
+from spotcache_keeper.manifest import Manifest
+from spotcache_keeper.retention import Policy
+from spotcache_keeper.source import Source
+
+
+class StoreBusyError(KeeperError):
+    """The place takes no further copy at the moment; nothing is wrong with it."""
+
+
+@dataclass(frozen=True)
+class Retention:
+    """What is kept, and what must be.
+
+    Attributes:
+        now: the present moment.
+        local: how much of it on the data volume.
+        policy: how much of it anywhere else.
+        referred: ids of saves that something on this host refers to.
+    """
+
+    now: datetime
+    local: Policy
+    policy: Policy
+    referred: frozenset[str] = frozenset()
+
+
+class Store(Protocol):
+    """A place that holds copies of saves."""
+
+    @property
+    def name(self) -> str:
+        """As results and sources call it: `volume`, `s3`, `ebs`."""
+
+    @property
+    def nearness(self) -> int:
+        """The smaller, the sooner a copy of the same save is taken from here; no two stores have the same."""
+
+    @property
+    def lacks(self) -> str:
+        """The beginning of a sentence about a copy that did not get here."""
+
+    @property
+    def at_once(self) -> bool:
+        """Whether a copy is whole when `put` returns; otherwise it becomes so later, and `sources` says when."""
+
+    def label(self, copy: str | None) -> str:
+        """The place for a person, with the name that it gives a copy where that says more."""
+
+    def ids(self) -> list[str]:
+        """Ids of the saves that are here and whole, or will be, as far as a listing tells."""
+
+    def sources(self) -> list[Source]:
+        """Every copy, also those that cannot be used, and why not."""
+
+    def put(self, directory: Path, manifest: Manifest) -> str:
+        """Copy a verified save, which lies in the directory.
+
+        Returns:
+            What the place calls the copy.
+
+        Raises:
+            StoreBusyError: not at the moment.
+            KeeperError: it did not get here.
+        """
+
+    def fetch(self, source: Source, directory: Path) -> None:
+        """Copy the two files of a save into an existing directory; nothing is verified.
+
+        Raises:
+            DamagedError: this copy is not what it should be.
+            KeeperError: it cannot be read now.
+        """
+
+    def prune(self, retention: Retention) -> Iterator[str]:
+        """Delete what retention gives up, and tell of each copy when it is gone."""
