@@ -101,7 +101,9 @@ def test_retention_deletes_the_older_and_never_the_newest_good_one(store: Store,
     now = saves[-1][0].created
     one, all_of_them = Policy(1, 0), Policy(9, 0)
     assert list(store.prune(Retention(now, all_of_them, all_of_them))) == []
-    assert len(list(store.prune(Retention(now, one, one)))) == 2
+    # On the volume there is room for fewer.
+    deleted = [len(list(store.prune(Retention(now, local=one, policy=rest)))) for rest in (all_of_them, one)]
+    assert deleted == ([2, 0] if store.name == "volume" else [0, 2])
     assert store.ids() == [saves[-1][0].id]
     assert list(store.prune(Retention(now, one, one))) == []
 
