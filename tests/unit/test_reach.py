@@ -108,7 +108,8 @@ WAY = """
 - name: Keep
   ansible.builtin.copy:
     content: "{{ {'options': spot_host__ssh_options, 'address': spot_host__address, 'identity': spot_host__identity,
-                  'credentials': spot_host__credentials, 'credentials_file': spot_host__credentials_file} | to_json }}"
+                  'control_path': spot_host__control_path, 'credentials': spot_host__credentials,
+                  'credentials_file': spot_host__credentials_file} | to_json }}"
     dest: "{{ folder }}/{{ number }}"
     mode: "0644"
 """
@@ -213,6 +214,14 @@ def test_an_agents_key_is_offered_alone(said: dict[str, str]) -> None:
     assert found["identity"].startswith("/tmp/a b/spotcache-t-")
     assert found["identity"].endswith(".pub")
     assert "IdentitiesOnly=yes" in found["options"]
+
+
+def test_a_connection_is_kept_for_its_own_way_alone(said: dict[str, str]) -> None:
+    # The next run may come by another way, and take the one before down.
+    paths = {name: str(way(said, name)["control_path"]) for name in ("eice with keys", "ssm with keys", "ssh", "jump")}
+    assert len(set(paths.values())) == len(paths)
+    # A Unix socket's path has room for 107 characters, and ssh writes 17 more while it makes it.
+    assert all(len(path.replace("%(directory)s", "")) <= 40 for path in paths.values())
 
 
 def test_the_other_ways(said: dict[str, str]) -> None:
