@@ -37,8 +37,10 @@ lay_out() {
     rm -rf "$work"
     mkdir -m 0700 "$work"
     mkdir -p "$work/debs/partial" "$work/all" "$work/root" "$work/context"
-    # Package lists may be missing (a fresh host) or so old that the packages are gone.
-    fetch || { apt-get -qq update && fetch; } || { cat "$work/apt.log" >&2; exit 1; }
+    # Package lists may be missing (a fresh host) or so old that the packages are gone. While another apt is at work they are
+    # its own to fetch: lists that are replaced under it end it.
+    if [ "$ahead" ]; then wait_for 8 fetch; else fetch || { apt-get -qq update && fetch; }; fi ||
+        { cat "$work/apt.log" >&2; exit 1; }
 
     # One layout for all releases: /lib and the like are links, whether or not the packages think so.
     cd "$work/all"
@@ -99,8 +101,8 @@ wait_for() {
     done
 }
 
-# The package lists come with what the engine is installed by. Where they do not come, lay_out fetches them itself.
-[ -z "$ahead" ] || wait_for 60 have_lists || true
+# The package lists come with what the engine is installed by.
+[ -z "$ahead" ] || wait_for 1200 have_lists || { echo "no package lists came within five minutes" >&2; exit 1; }
 lay_out
 [ -z "$ahead" ] || wait_for 2400 docker version || { echo "no engine answered within ten minutes" >&2; exit 1; }
 cd /
