@@ -435,7 +435,7 @@ SHOP = {"name": "shop", "hosts": "localhost", "path": "/srv/shop"}
     ("change", "parts"),
     [
         ({"spotcache_region": ""}, ["spotcache_region is not set", "-i inventories/stg"]),
-        ({"spotcache_backend": "heroku"}, ["spotcache_backend is 'heroku', which is unknown", "ec2_spot, ec2"]),
+        ({"spotcache_backend": "heroku"}, ["spotcache_backend is 'heroku', which is unknown", "ec2, ec2_spot"]),
         ({"redis_password": "0"}, ["redis_password", "16"]),
         (
             {"network_egress": "none", "spot_host_image_id": "", "notify_to": "slack"},

@@ -89,7 +89,7 @@ PLAY = """
     - name: Try
       block:
         - name: Check
-          ansible.builtin.include_tasks: {root}/playbooks/tasks/preflight_reach.yml
+          ansible.builtin.include_tasks: {root}/playbooks/tasks/ec2/reach.yml
         - name: Keep
           ansible.builtin.copy: {{content: accepted, dest: "{folder}/{{{{ number }}}}", mode: "0644"}}
       rescue:

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The ways to host Redis: a further one is a file in tasks/backends, and nothing else has to know of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from rehearsal.work import ROOT, tool
+
+PLAYBOOKS = ROOT / "playbooks"
+STEPS = {"inputs", "preflight", "present", "find", "locate", "next", "absent"}
+ELSEWHERE = {
+    "name": "Return where Redis is",
+    "ansible.builtin.set_fact": {
+        "redis_endpoint": {
+            "backend": "{{ spotcache__backend }}",
+            "name": "",
+            "address": "stg.abc.cache.example",
+            "port": 6380,
+            "tls": True,
+            "username": "app",
+            "host": "",
+            "runs_on": "cache.t4g.micro",
+            "clients": "members of sg-1",
+            "login": "",
+            "outdated": "",
+            "saved": ["s3"],
+        }
+    },
+}
+
+
+def steps_in(path: Path) -> set[str]:
+    return set(re.findall(r"spotcache__step: (\w+)", path.read_text()))
+
+
+def test_every_part_that_is_asked_for_is_there() -> None:
+    asked = set().union(*(steps_in(path) for path in PLAYBOOKS.rglob("*.yml")))
+    assert asked == STEPS
+    assert {path.stem for path in (PLAYBOOKS / "tasks" / "ec2").glob("*.yml")} >= STEPS
+
+
+def test_nobody_else_knows_what_it_runs_on() -> None:
+    # What is on a host is for hosts; the plays about it have none to run on elsewhere.
+    free = {PLAYBOOKS / "vars" / "host.yml", *(PLAYBOOKS / "tasks" / "ec2").iterdir()}
+    knowing = [
+        str(path.relative_to(PLAYBOOKS))
+        for path in sorted(PLAYBOOKS.rglob("*.yml"))
+        if path not in free and re.search(r"spot_host_result|redis\.spot_host$|redis\.network$", path.read_text(), re.M)
+    ]
+    assert knowing == []
+
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What the playbooks' own tasks say of a backend that is one file."""
+    folder = tmp_path_factory.mktemp("backends")
+    for name in ("roles", "docs"):
+        (folder / name).symlink_to(ROOT / name)
+    shutil.copytree(PLAYBOOKS, folder / "playbooks")
+    (folder / "playbooks" / "tasks" / "backends" / "elsewhere.yml").write_text(yaml.safe_dump([ELSEWHERE]))
+    tasks: list[dict[str, Any]] = [
+        {"ansible.builtin.include_tasks": f"tasks/{name}.yml"}
+        for name in ("preflight_environment", "find", "summary", "laravel_env_find")
+    ]
+    tasks.append({"ansible.builtin.debug": {"msg": "applications go to {{ spotcache__redis_address }}"}})
+    given = {
+        "spotcache_environment": "stg",
+        "spotcache_region": "ap-northeast-1",
+        "spotcache_bucket": "b",
+        "spotcache_backend": "elsewhere",
+        "network_dns_zone": "",
+        "laravel_env_applications": [],
+    }
+    play = {
+        "hosts": "localhost",
+        "gather_facts": False,
+        "vars_files": ["vars/common.yml"],
+        "vars": given,
+        "tasks": [{"name": f"Step {number}", **task} for number, task in enumerate(tasks)],
+    }
+    playbook = folder / "playbooks" / "try.yml"
+    playbook.write_text(json.dumps([play]))
+    done = subprocess.run(
+        [tool("ansible-playbook"), "-i", "localhost,", "-c", "local", str(playbook)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_PYTHON_INTERPRETER": sys.executable},
+    )
+    assert done.returncode == 0, done.stdout
+    return " ".join(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "Host: cache.t4g.micro",
+        "REDIS_HOST=stg.abc.cache.example",
+        "REDIS_PORT=6380",
+        "Who may connect: members of sg-1",
+        "applications go to stg.abc.cache.example",
+    ],
+)
+def test_a_backend_is_one_file(said: str, words: str) -> None:
+    assert words in said
