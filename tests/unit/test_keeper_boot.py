@@ -24,6 +24,7 @@ from spotcache_keeper.context import Context
 from spotcache_keeper.disks import Disks
 from spotcache_keeper.ending import begin
 from spotcache_keeper.errors import KeeperError
+from spotcache_keeper.interruption import SPOT, Interruption
 from spotcache_keeper.lease import Book, Final, Lease
 from spotcache_keeper.overview import make_status, status_table
 from spotcache_keeper.s3 import S3Store
@@ -613,7 +614,7 @@ def test_a_record_that_was_taken_back_counts_for_nothing(world: World) -> None:
 
 def test_a_host_that_is_being_ended_waits_and_does_not_begin_to_serve(world: World) -> None:
     watch = world.watch()
-    ending = begin(world.host.context(), world.outside, "spot", "x", world.host.context().now())
+    ending = begin(world.host.context(), world.outside, Interruption(SPOT, "x"), world.host.context().now())
     watch.ender.note(ending)
     turn, said = turn_of(world, ending.host)
     thread, got = in_background(turn)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from spotcache_keeper.commands import Completed
 from spotcache_keeper.ending import Ender, read_ending
 from spotcache_keeper.errors import KeeperError, RefusedError
 from spotcache_keeper.files import sha256_of
-from spotcache_keeper.imds import Imds, ImdsError, look
+from spotcache_keeper.imds import SOURCES, TARGET_STATE, Imds, ImdsError, look
 from spotcache_keeper.lease import Book, Lease
 from spotcache_keeper.lock import only_run
 from spotcache_keeper.outside import Outside
@@ -35,6 +35,7 @@ from spotcache_keeper.overview import make_status, status_table
 from spotcache_keeper.redisio import Redis
 from spotcache_keeper.s3 import S3Store
 from spotcache_keeper.signed import Objects, Signed, role_credentials
+from spotcache_keeper.times import to_text
 from spotcache_keeper.watch import LeaseHolder, system_is_stopping
 
 from tests.unit.keeper_support import PASSWORD, REGION, ZONE, NoS3
@@ -280,6 +281,64 @@ def test_a_notice_whose_time_is_over_is_no_notice(world: World) -> None:
     assert world.writes()
     assert world.early.started == 1
     world.line("which has passed")
+
+
+def test_a_group_ends_a_host_that_a_passed_notice_still_names(world: World) -> None:
+    world.host.fill("one")
+    world.imds.notice(-90)
+    watch = world.watch()
+    watch.step()
+    assert watch.ending is None
+    world.imds.values["autoscaling/target-lifecycle-state"] = "Terminated"
+    watch.step()
+    world.line("Auto Scaling ends this host (target state Terminated)")
+    assert not world.writes()
+    assert world.final is not None
+    assert (world.final.cause, world.final.complete) == ("group", True)
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source[1].name)
+def test_every_kind_of_interruption_is_heeded(world: World, source: Any) -> None:
+    path, kind, _ = source
+    world.host.fill("one")
+    time_text = to_text(datetime.now(UTC) + timedelta(seconds=100))
+    said = {"action": "terminate", "time": time_text, "noticeTime": time_text}
+    world.imds.values[path] = "Terminated" if kind.has_hook else json.dumps(said)
+    [interruption] = look(Imds(world.imds.url)).interruptions
+    assert interruption.kind is kind
+    watch = world.watch()
+    watch.step()
+    world.line(interruption.told(100).split(";")[0])
+    assert world.writes() is not kind.ends_host
+    assert world.early.started == (0 if kind.ends_host else 1)
+    noted = read_ending(world.host.config.state_directory)
+    assert (noted is not None and noted.kind is kind) is kind.ends_host
+
+
+def test_what_an_unknown_program_noted_ends_nothing(world: World) -> None:
+    world.imds.notice(100)
+    watch = world.watch()
+    watch.step()
+    noted = world.host.config.state_directory / "ending.json"
+    noted.write_text(noted.read_text().replace('"spot"', '"strike"'))
+    assert read_ending(noted.parent) is None
+
+
+def test_no_answer_hides_nothing_that_was_answered(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.imds.notice(100)
+    imds = Imds(world.imds.url)
+    get = imds.get
+
+    def broken(path: str) -> Any:
+        if path == TARGET_STATE:
+            raise ImdsError("the metadata service does not answer")
+        return get(path)
+
+    monkeypatch.setattr(imds, "get", broken)
+    assert [found.kind.name for found in look(imds).interruptions] == ["spot"]
+    del world.imds.values["spot/instance-action"]
+    with pytest.raises(ImdsError):
+        look(imds)
 
 
 def test_a_host_that_is_spared_goes_on(world: World) -> None:

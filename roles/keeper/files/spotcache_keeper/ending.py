@@ -21,6 +21,7 @@ from spotcache_keeper.config import Timeouts
 from spotcache_keeper.context import Context
 from spotcache_keeper.errors import ConfigError, KeeperError, RefusedError
 from spotcache_keeper.files import read_json, write_atomically
+from spotcache_keeper.interruption import KINDS, Interruption, Kind
 from spotcache_keeper.lease import Final
 from spotcache_keeper.lock import is_held, only_run
 from spotcache_keeper.outside import Outside
@@ -53,8 +54,8 @@ class Ending:
     Attributes:
         host: instance id.
         boot: the run of the kernel it belongs to.
-        cause: `spot`, `group` or `shutdown`.
-        mark: what tells this notice from another one: the text of its time.
+        cause: the name of the interruption's kind.
+        mark: what tells it from another one of its kind.
         seen: when it was first seen, as text.
         due: when the host ends, as text, by AWS's clock; what is assumed where nobody says.
         steps: what is done, and when.
@@ -81,6 +82,11 @@ class Ending:
     withdrawn: bool = False
 
     @property
+    def kind(self) -> Kind:
+        """The kind of interruption that ends it."""
+        return KINDS[self.cause]
+
+    @property
     def off_host(self) -> bool:
         """Whether the final save lies in S3."""
         return bool(self.save and (self.save.get("stored") or {}).get("s3"))
@@ -91,7 +97,7 @@ class Ending:
         A shutdown is over when the host has been started anew, whatever could not be done since: nobody waits for that
         to be noted. A notice outlives a reboot.
         """
-        return self.host == host and not self.withdrawn and (self.boot == boot or self.cause != "shutdown")
+        return self.host == host and not self.withdrawn and (self.boot == boot or self.kind.outlives_reboot)
 
     @property
     def over(self) -> bool:
@@ -103,9 +109,10 @@ def read_ending(directory: Path) -> Ending | None:
     """What an earlier run of the keeper noted, or None."""
     data = read_json(directory / "ending.json")
     try:
-        return Ending(**data) if data is not None else None
+        ending = Ending(**data) if data is not None else None
     except TypeError:
         return None
+    return ending if ending is not None and ending.cause in KINDS else None
 
 
 @dataclass
@@ -434,7 +441,7 @@ class Ender:
     def _message(self, ending: Ending) -> Message:
         """What people are told."""
         environment = self.ctx.config.environment
-        why = {"spot": "Spot takes it back", "group": "Auto Scaling ends it", "shutdown": "it shuts down"}[ending.cause]
+        why = ending.kind.reason
         left = f"{max(0.0, self.remaining(ending)):.0f} s"
         if ending.off_host and ending.save is not None:
             fields = {
@@ -476,7 +483,7 @@ class Ender:
     def _heartbeat(self, ending: Ending) -> None:
         """Ask Auto Scaling for more time, where a hook waits."""
         config = self.ctx.config
-        if config.hook and ending.cause == "group":
+        if config.hook and ending.kind.has_hook:
             try:
                 self._scaling(ending, "RecordLifecycleActionHeartbeat")
             except AwsError as error:
@@ -520,14 +527,15 @@ class Ender:
             self.say(text)
 
 
-def begin(ctx: Context, outside: Outside, cause: str, mark: str, now: datetime, due: datetime | None = None) -> Ending:
+def begin(ctx: Context, outside: Outside, interruption: Interruption, now: datetime) -> Ending:
     """The beginning of an end."""
-    end = due if due is not None else now + timedelta(seconds=ctx.config.timeouts.ending)
+    assumed = now + timedelta(seconds=ctx.config.timeouts.ending)
+    end = interruption.due if interruption.due is not None else assumed
     return Ending(
         host=ctx.machine.identity().instance_id,
         boot=outside.boot_id,
-        cause=cause,
-        mark=mark,
+        cause=interruption.kind.name,
+        mark=interruption.mark,
         seen=to_text(now),
         due=to_text(end),
     )

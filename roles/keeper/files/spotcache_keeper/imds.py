@@ -17,11 +17,12 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
 
-from spotcache_keeper.times import from_text, utc_now
+from spotcache_keeper.interruption import GROUP, REBALANCE, SPOT, Interruption, Kind
+from spotcache_keeper.times import from_text, to_text, utc_now
 
 DEFAULT_URL = "http://169.254.169.254"
 SPOT_ACTION = "spot/instance-action"
-REBALANCE = "events/recommendations/rebalance"
+RECOMMENDATION = "events/recommendations/rebalance"
 TARGET_STATE = "autoscaling/target-lifecycle-state"
 ACTIONS = frozenset({"terminate", "stop", "hibernate"})
 _ENDING = frozenset({"Terminated", "Stopped", "Hibernated"})
@@ -150,36 +151,29 @@ def _date(header: str | None) -> datetime:
 
 
 @dataclass(frozen=True)
-class SpotAction:
-    """A Spot interruption notice.
-
-    Attributes:
-        action: terminate, stop or hibernate.
-        due: when EC2 carries it out.
-    """
-
-    action: str
-    due: datetime
-
-
-@dataclass(frozen=True)
 class Announced:
-    """What the service announces at one moment; None for what it does not announce.
+    """What the service announces at one moment.
 
     Attributes:
         at: the moment, by the service's clock.
-        spot: the interruption notice.
-        rebalance: the text of the rebalance recommendation, which names it.
-        ending: the group's target state, when it is one that ends this host.
+        interruptions: all of them, the most urgent first.
     """
 
     at: datetime
-    spot: SpotAction | None = None
-    rebalance: str | None = None
-    ending: str | None = None
+    interruptions: tuple[Interruption, ...] = ()
+
+    @property
+    def ends_host(self) -> bool:
+        """Whether one of them ends the host."""
+        return any(interruption.kind.ends_host for interruption in self.interruptions)
+
+    @property
+    def hook_waits(self) -> bool:
+        """Whether Auto Scaling waits for the host."""
+        return any(interruption.kind.has_hook for interruption in self.interruptions)
 
 
-def parse_action(text: str) -> SpotAction:
+def parse_action(text: str) -> Interruption:
     """The body of `spot/instance-action`.
 
     Raises:
@@ -187,15 +181,20 @@ def parse_action(text: str) -> SpotAction:
     """
     try:
         data = json.loads(text)
-        action = SpotAction(str(data["action"]), from_text(str(data["time"])))
+        action, due = str(data["action"]), from_text(str(data["time"]))
     except (ValueError, KeyError, TypeError) as error:
         raise ImdsError(f"the metadata service gives garbage instead of a Spot notice: {text[:80]!r}") from error
-    if action.action not in ACTIONS:
-        raise ImdsError(f"the metadata service announces a Spot action that is none: {action.action!r}")
-    return action
+    if action not in ACTIONS:
+        raise ImdsError(f"the metadata service announces a Spot action that is none: {action!r}")
+    return Interruption(SPOT, to_text(due), due, action)
 
 
-def parse_rebalance(text: str) -> str:
+def parse_target(text: str) -> Interruption | None:
+    """The body of `autoscaling/target-lifecycle-state`; None for a state that ends no host."""
+    return Interruption(GROUP, text) if text in _ENDING else None
+
+
+def parse_rebalance(text: str) -> Interruption:
     """The body of `events/recommendations/rebalance`: its `noticeTime`.
 
     Raises:
@@ -206,35 +205,47 @@ def parse_rebalance(text: str) -> str:
         from_text(notice)
     except (ValueError, KeyError, TypeError) as error:
         raise ImdsError(f"the metadata service gives garbage instead of a recommendation: {text[:80]!r}") from error
-    return notice
+    return Interruption(REBALANCE, notice)
+
+
+# Where interruptions are announced, the most urgent first.
+SOURCES: tuple[tuple[str, Kind, Callable[[str], Interruption | None]], ...] = (
+    (SPOT_ACTION, SPOT, parse_action),
+    (TARGET_STATE, GROUP, parse_target),
+    (RECOMMENDATION, REBALANCE, parse_rebalance),
+)
 
 
 def look(imds: Imds) -> Announced:
-    """Everything that is announced now. What is urgent is asked first, and garbage in one place hides no other.
+    """Everything that is announced now; a mere warning is not asked for where the end is known.
+
+    Garbage in one place, or no answer, hides nothing that another one has said.
 
     Raises:
         ImdsError: nothing can be known at the moment.
     """
     wrong: ImdsError | None = None
-    spot: SpotAction | None = None
-    rebalance: str | None = None
+    found: list[Interruption] = []
     at = utc_now()
-    if (answer := imds.get(SPOT_ACTION)) is not None:
+    for path, kind, parse in SOURCES:
+        if not kind.ends_host and any(interruption.kind.ends_host for interruption in found):
+            continue
+        try:
+            answer = imds.get(path)
+        except ImdsError:
+            if found:
+                break
+            raise
+        if answer is None:
+            continue
         at = answer.at
         try:
-            spot = parse_action(answer.text)
-        except ImdsError as error:
-            wrong = error
-    target = imds.get(TARGET_STATE)
-    if target is not None:
-        at = target.at
-    ending = target.text if target is not None and target.text in _ENDING else None
-    if spot is None and ending is None and (answer := imds.get(REBALANCE)) is not None:
-        at = answer.at
-        try:
-            rebalance = parse_rebalance(answer.text)
+            interruption = parse(answer.text)
         except ImdsError as error:
             wrong = wrong or error
-    if wrong is not None and spot is None and ending is None and rebalance is None:
+            continue
+        if interruption is not None:
+            found.append(interruption)
+    if wrong is not None and not found:
         raise wrong
-    return Announced(at, spot, rebalance, ending)
+    return Announced(at, tuple(found))

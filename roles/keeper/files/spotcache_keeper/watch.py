@@ -23,7 +23,8 @@ from spotcache_keeper.context import Context
 from spotcache_keeper.ending import Ender, Ending, begin, read_ending
 from spotcache_keeper.errors import KeeperError
 from spotcache_keeper.files import read_json
-from spotcache_keeper.imds import Announced, ImdsError, SpotAction, look
+from spotcache_keeper.imds import Announced, ImdsError, look
+from spotcache_keeper.interruption import SHUTDOWN, Interruption
 from spotcache_keeper.lease import Lease
 from spotcache_keeper.lock import is_held
 from spotcache_keeper.outside import Outside
@@ -244,7 +245,7 @@ class Watch:
     def shut_down(self) -> None:
         """The host's system shuts down: do all that can be done, now."""
         if self.ending is None:
-            self._begin("shutdown", "", None)
+            self._begin(Interruption(SHUTDOWN, ""))
         deadline = self._clock() + self._ctx.config.timeouts.ending
         while self.ending is not None and self._clock() < deadline:
             if self.ender.carry_on(self.ending):
@@ -283,32 +284,33 @@ class Watch:
 
     def _heed(self, announced: Announced) -> None:
         """Act on what is announced, unless that was done."""
-        if announced.spot is not None:
-            self._heed_notice(announced.spot, announced.at)
-        elif announced.ending is not None and self.ending is None:
-            self._begin("group", announced.ending, None)
-        elif announced.rebalance is not None and self.ending is None:
-            self._heed_rebalance(announced.rebalance)
+        for interruption in announced.interruptions:
+            if self.ending is None:
+                if interruption.kind.ends_host:
+                    self._heed_end(interruption, announced.at)
+                else:
+                    self._heed_warning(interruption)
         if self.ending is None:
             return
-        if announced.ending is not None and self.ending.over:
+        if announced.hook_waits and self.ending.over:
             self.ender.release_hook(self.ending)
         self._consider_withdrawal(announced)
 
-    def _heed_notice(self, spot: SpotAction, at: datetime) -> None:
-        """A Spot notice."""
-        mark = to_text(spot.due)
-        if self.ending is not None or mark == self._stale:
+    def _heed_end(self, interruption: Interruption, at: datetime) -> None:
+        """What ends the host, unless its time has passed."""
+        mark, due = interruption.mark, interruption.due
+        if due is not None and mark == self._stale:
             return
-        if (at - spot.due).total_seconds() > _STALE_SECONDS:
+        if due is not None and (at - due).total_seconds() > _STALE_SECONDS:
             self._stale = mark
             self.say(f"a Spot notice for {mark}, which has passed, is what is left of an earlier one: a save is taken")
             self._early.start()
             return
-        self._begin("spot", mark, spot.due, spot.action)
+        self._begin(interruption)
 
-    def _heed_rebalance(self, notice: str) -> None:
-        """A rebalance recommendation: one early save, and nothing else."""
+    def _heed_warning(self, interruption: Interruption) -> None:
+        """What only warns, as a rebalance recommendation does: one early save, and nothing else."""
+        notice = interruption.mark
         if notice == self._rebalance:
             return
         self._rebalance = notice
@@ -320,7 +322,7 @@ class Watch:
         host = self._ctx.machine.identity().instance_id
         if seen.get("host") == host and (seen.get("notice") == notice or recent):
             return
-        self.say(f"EC2 recommends a rebalance (of {notice}): an early save is taken, and nothing else")
+        self.say(interruption.told(0))
         self._remember(rebalance={"host": host, "notice": notice, "at": to_text(self.now())})
         self._early.start()
 
@@ -331,20 +333,13 @@ class Watch:
 
     # --- ending
 
-    def _begin(self, cause: str, mark: str, due: datetime | None, action: str = "") -> None:
+    def _begin(self, interruption: Interruption) -> None:
         """Begin to end the host."""
-        ending = begin(self._ctx, self._outside, cause, mark, self.now(), due)
+        ending = begin(self._ctx, self._outside, interruption, self.now())
         # Before anything is said or noted: each moment may bring another write.
         self.ender.fence(ending)
         self.ending = ending
-        left = f"{self.ender.remaining(ending):.0f} s are left"
-        self.say(
-            {
-                "spot": f"Spot notice: EC2 will {action or 'terminate'} this host at {mark}; {left}",
-                "group": f"Auto Scaling ends this host (target state {mark}); about {left}",
-                "shutdown": f"this host shuts down; about {left}",
-            }[cause]
-        )
+        self.say(interruption.told(self.ender.remaining(ending)))
         self.ender.note(ending)
 
     def _carry_on(self) -> float:
@@ -371,15 +366,15 @@ class Watch:
         ending = self.ending
         if ending is None or not ending.over:
             return
-        if announced.spot is None and announced.ending is None:
-            if ending.cause == "shutdown":
+        if not announced.ends_host:
+            if not ending.kind.outlives_reboot:
                 return
             self._quiet_since = self._quiet_since if self._quiet_since is not None else self._clock()
             why = "the notice was taken back" if self._clock() - self._quiet_since > _CALLED_OFF_SECONDS else ""
         else:
             self._quiet_since = None
-            spared = ending.cause == "spot" and -self.ender.remaining(ending) > _SPARED_SECONDS
-            why = "EC2 did not end the host" if spared and announced.ending is None else ""
+            spared = ending.kind.may_pass and -self.ender.remaining(ending) > _SPARED_SECONDS
+            why = "EC2 did not end the host" if spared and not announced.hook_waits else ""
         if why and self.ender.withdraw(ending, why):
             self._stale, self.ending, self._quiet_since = ending.mark, None, None
 
