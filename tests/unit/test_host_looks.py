@@ -15,7 +15,7 @@ from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleA
 from ansible_collections.spotcache.redis.plugins.filter.cidr_split import cidr_split
 from ansible_collections.spotcache.redis.plugins.filter.public_cidrs import public_cidrs
 from ansible_collections.spotcache.redis.plugins.module_utils import permissions
-from ansible_collections.spotcache.redis.plugins.modules import host_choices_info, permissions_info, spot_host_info
+from ansible_collections.spotcache.redis.plugins.modules import ec2_instance_type_info, permissions_info, spot_host_info
 from botocore.exceptions import ClientError
 from moto import mock_aws
 
@@ -114,7 +114,7 @@ def test_drift_is_seen(made: dict[str, Any], capsys: pytest.CaptureFixture[str])
 
 def test_what_the_types_are(aws: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     names = ["t3.small", "t9.huge", "t3.small"]
-    seen = run(host_choices_info, capsys, region=REGION, instance_types=names, image_id="ami-0")
+    seen = run(ec2_instance_type_info, capsys, region=REGION, instance_types=names, image_id="ami-0")
     assert seen["unknown"] == ["t9.huge"]
     (small,) = seen["instance_types"]
     assert (small["name"], small["memory_mib"], small["burstable"], small["spot"]) == ("t3.small", 2048, True, True)
@@ -122,7 +122,7 @@ def test_what_the_types_are(aws: dict[str, Any], capsys: pytest.CaptureFixture[s
     assert small["hypervisor"] == "nitro"
     assert f"{REGION}a" in small["zones"]
     assert seen["image"] == {}
-    seen = run(host_choices_info, capsys, region=REGION, instance_types=["t2.small", "m5.metal"], image_id="ami-0")
+    seen = run(ec2_instance_type_info, capsys, region=REGION, instance_types=["t2.small", "m5.metal"], image_id="ami-0")
     assert [kind["hypervisor"] for kind in seen["instance_types"]] == ["xen", ""]
 
 
@@ -141,7 +141,7 @@ class Images:
 def test_the_newest_image_of_a_name() -> None:
     client = Images()
     wanted = {"image_id": "", "image_owner": "1", "image_name": "debian-12-{architecture}-*"}
-    found = host_choices_info.find_image(client, wanted, [{"architectures": ["arm64"]}])
+    found = ec2_instance_type_info.find_image(client, wanted, [{"architectures": ["arm64"]}])
     assert (found["image_id"], found["root_device_name"]) == ("ami-2026-11-01", "/dev/xvda")
     assert client.asked["Owners"] == ["1"]
     assert client.asked["Filters"][0] == {"Name": "name", "Values": ["debian-12-arm64-*"]}
@@ -153,7 +153,7 @@ def test_the_newest_image_of_a_name() -> None:
 def test_an_image_fits_all_types_or_none(architectures: list[list[str]], fits: bool) -> None:
     wanted = {"image_id": "ami-2026-10-01", "image_owner": "", "image_name": ""}
     types = [{"architectures": listed} for listed in architectures]
-    assert bool(host_choices_info.find_image(Images(), wanted, types)) is fits
+    assert bool(ec2_instance_type_info.find_image(Images(), wanted, types)) is fits
 
 
 # Permissions

@@ -12,7 +12,7 @@ import pytest
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.spotcache.redis.plugins.module_utils.ensure import Trouble
 from ansible_collections.spotcache.redis.plugins.module_utils.lease import UTC
-from ansible_collections.spotcache.redis.plugins.modules import host_group as module
+from ansible_collections.spotcache.redis.plugins.modules import autoscaling_host as module
 from botocore.exceptions import ClientError
 from moto import mock_aws
 

@@ -13,7 +13,7 @@ import boto3
 import pytest
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.spotcache.redis.plugins.module_utils.ensure import Trouble
-from ansible_collections.spotcache.redis.plugins.modules import host_hours as module
+from ansible_collections.spotcache.redis.plugins.modules import autoscaling_schedule as module
 from moto import mock_aws
 
 from sandbox.scaling import times

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 ---
-module: host_group
+module: autoscaling_host
 short_description: An Auto Scaling group that keeps one host
 version_added: 0.1.0
 author: The spotcache team
@@ -109,7 +109,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: One Spot host, in two zones, of two types
-  spotcache.redis.host_group:
+  spotcache.redis.autoscaling_host:
     name: spotcache-stg
     launch_template: spotcache-stg
     instance_types: [t3.small, t3a.small]
@@ -118,7 +118,7 @@ EXAMPLES = r"""
       Name: spotcache-stg
 
 - name: None at all
-  spotcache.redis.host_group:
+  spotcache.redis.autoscaling_host:
     name: spotcache-stg
     state: absent
 """

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 ---
-module: host_choices_info
+module: ec2_instance_type_info
 short_description: What instance types and images there are to choose a host from
 version_added: 0.1.0
 author: The spotcache team
@@ -47,7 +47,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Look two types up, and Debian's newest image for them
-  spotcache.redis.host_choices_info:
+  spotcache.redis.ec2_instance_type_info:
     instance_types: [t3.small, t3a.small]
     image_owner: "136693071363"
     image_name: debian-12-{architecture}-*

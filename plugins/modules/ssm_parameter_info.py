@@ -6,7 +6,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 ---
-module: parameter_info
+module: ssm_parameter_info
 short_description: Whether SSM keeps a parameter
 version_added: 0.1.0
 author: The spotcache team
@@ -30,7 +30,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Look whether a webhook was stored
-  spotcache.redis.parameter_info:
+  spotcache.redis.ssm_parameter_info:
     name: /spotcache/stg/slack-webhook
 """
 

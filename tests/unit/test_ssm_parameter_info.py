@@ -9,7 +9,7 @@ import boto3
 import pytest
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleAWSModule
-from ansible_collections.spotcache.redis.plugins.modules import parameter_info as module
+from ansible_collections.spotcache.redis.plugins.modules import ssm_parameter_info as module
 from botocore.stub import Stubber
 
 NAME = "/spotcache/stg/slack-webhook"

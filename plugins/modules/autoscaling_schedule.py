@@ -6,7 +6,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 ---
-module: host_hours
+module: autoscaling_schedule
 short_description: The hours in which the host of an Auto Scaling group runs
 version_added: 0.1.0
 author: The spotcache team
@@ -82,12 +82,12 @@ attributes:
 
 EXAMPLES = r"""
 - name: Office hours, without New Year
-  spotcache.redis.host_hours:
+  spotcache.redis.autoscaling_schedule:
     name: spotcache-stg
     holidays: ['2026-12-31', '2027-01-01']
 
 - name: Keep on tonight
-  spotcache.redis.host_hours:
+  spotcache.redis.autoscaling_schedule:
     name: spotcache-stg
     now: keep
 """
