@@ -49,8 +49,8 @@ def test_owners_and_modes_are_tight(host: Any) -> None:
         "/etc/spotcache/redis": (0o750, 0, UID),
         CONF: (0o640, 0, UID),
         SECRETS: (0o400, UID, UID),
-        "/etc/spotcache/redis.proven": (0o700, 0, 0),
-        "/etc/spotcache/redis.proven/secrets.conf": (0o600, 0, 0),
+        "/etc/spotcache/redis.last-known-good": (0o700, 0, 0),
+        "/etc/spotcache/redis.last-known-good/secrets.conf": (0o600, 0, 0),
     }
     found = {path: (host.file(path).mode, host.file(path).uid, host.file(path).gid) for path in expected}
     assert found == expected

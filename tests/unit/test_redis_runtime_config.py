@@ -1,4 +1,4 @@
-"""redis_live against a real redis-server."""
+"""redis_runtime_config against a real redis-server."""
 
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from ansible_collections.spotcache.redis.plugins.module_utils import redis_conf
 from ansible_collections.spotcache.redis.plugins.module_utils.redis_wire import Connection, RedisError
-from ansible_collections.spotcache.redis.plugins.modules import redis_live
+from ansible_collections.spotcache.redis.plugins.modules import redis_runtime_config
 
 from rehearsal.ports import Port
 from tests.unit.redis_support import ModuleFailed, Server, redis_server, run_module
@@ -35,7 +35,7 @@ def live(server: Server, capsys: pytest.CaptureFixture[str]) -> Live:
         if secrets is not None:
             (server.directory / "secrets.conf").write_text(secrets)
             args["secrets_file"] = str(server.directory / "secrets.conf")
-        return run_module(redis_live.main, capsys, check=check, diff=diff, **args)
+        return run_module(redis_runtime_config.main, capsys, check=check, diff=diff, **args)
 
     return run
 
@@ -76,7 +76,7 @@ def test_the_static_settings_are_those_that_the_server_calls_so(server: Server) 
         except RedisError as error:
             if "immutable" in str(error) or "protected" in str(error):
                 refused.add(name)
-    assert refused == redis_live.STATIC & set(settings)
+    assert refused == redis_runtime_config.STATIC & set(settings)
 
 
 def test_a_refused_value_sets_back_what_was_set(server: Server, live: Live) -> None:
@@ -88,19 +88,19 @@ def test_a_refused_value_sets_back_what_was_set(server: Server, live: Live) -> N
 
 def test_a_new_password_is_set_live_and_never_shown(server: Server, live: Live, tmp_path: Path) -> None:
     server.start(secrets='requirepass "old p\\"assword-16"\n')
-    proven = tmp_path / "proven"
-    first = live(secrets='requirepass "old p\\"assword-16"\n', proven_dir=str(proven))
+    known_good = tmp_path / "known_good"
+    first = live(secrets='requirepass "old p\\"assword-16"\n', last_known_good_dir=str(known_good))
     assert (first["changed"], first["recorded"], first["applied"]) == (True, True, [])
-    assert (proven / "secrets.conf").stat().st_mode & 0o777 == 0o600
-    assert proven.stat().st_mode & 0o777 == 0o700
+    assert (known_good / "secrets.conf").stat().st_mode & 0o777 == 0o600
+    assert known_good.stat().st_mode & 0o777 == 0o700
 
-    result = live(secrets="requirepass brand-new-password\n", proven_dir=str(proven), diff=True)
+    result = live(secrets="requirepass brand-new-password\n", last_known_good_dir=str(known_good), diff=True)
     assert result["applied"] == ["requirepass"]
     assert "brand-new-password" not in str(result)
     assert "old p" not in str(result)
     assert result["diff"]["after"] == "requirepass (secret)\n"
     assert server.connect("brand-new-password").command("PING") == "PONG"
-    assert live(secrets="requirepass brand-new-password\n", proven_dir=str(proven))["changed"] is False
+    assert live(secrets="requirepass brand-new-password\n", last_known_good_dir=str(known_good))["changed"] is False
 
 
 def test_an_unknown_password_is_said_so(server: Server, live: Live) -> None:
@@ -112,14 +112,14 @@ def test_an_unknown_password_is_said_so(server: Server, live: Live) -> None:
 
 def test_users_come_change_and_go(server: Server, live: Live, tmp_path: Path) -> None:
     server.start()
-    proven = str(tmp_path / "proven")
+    known_good = str(tmp_path / "known_good")
     one = "user one on nopass ~a:* +get\nuser health on nopass -@all +ping\n"
-    assert live(one, proven_dir=proven)["users"] == ["health", "one"]
-    assert live(one, proven_dir=proven)["users"] == []
+    assert live(one, last_known_good_dir=known_good)["users"] == ["health", "one"]
+    assert live(one, last_known_good_dir=known_good)["users"] == []
     connection = server.connect()
     connection.command("ACL", "SETUSER", "byhand", "on")
     two = "user one on nopass ~b:* +get\nuser two on nopass +ping\n"
-    assert live(two, proven_dir=proven)["users"] == ["health", "one", "two"]
+    assert live(two, last_known_good_dir=known_good)["users"] == ["health", "one", "two"]
     # Only users that the configuration had before are removed.
     assert sorted(connection.command("ACL", "USERS")) == ["byhand", "default", "one", "two"]
     assert "~b:*" in str(connection.command("ACL", "GETUSER", "one"))
@@ -165,7 +165,7 @@ def test_a_save_that_never_ends_is_not_waited_for_for_ever(
     # Microseconds that Redis lets pass after each key.
     server.start('save ""\nrdb-key-save-delay 10000000\n')
     server.connect().command("MSET", "a", "1", "b", "2")
-    monkeypatch.setattr(redis_live, "CHILD_LIMIT", 0.5)
+    monkeypatch.setattr(redis_runtime_config, "CHILD_LIMIT", 0.5)
     with pytest.raises(ModuleFailed, match=r"The save did not end within 0 s"):
         live('save ""\nrdb-key-save-delay 10000000\n', save=True)
 
@@ -174,26 +174,28 @@ def test_a_directive_that_is_gone_needs_a_restart_when_no_default_is_known(
     server: Server, live: Live, tmp_path: Path
 ) -> None:
     server.start("maxclients 100\n")
-    proven = str(tmp_path / "proven")
-    live("maxclients 100\n", proven_dir=proven)
-    result = live("", proven_dir=proven)
+    known_good = str(tmp_path / "known_good")
+    live("maxclients 100\n", last_known_good_dir=known_good)
+    result = live("", last_known_good_dir=known_good)
     assert (result["restart_required"], result["recorded"]) == (["maxclients"], False)
-    assert live("", proven_dir=proven, just_started=True)["recorded"] is True
+    assert live("", last_known_good_dir=known_good, just_started=True)["recorded"] is True
 
 
 def test_what_only_a_start_reads_needs_a_restart(server: Server, live: Live, tmp_path: Path) -> None:
     server.start()
-    proven = str(tmp_path / "proven")
-    live("", proven_dir=proven)
-    assert live('rename-command FLUSHALL ""\n', proven_dir=proven)["restart_required"] == ["rename-command"]
+    known_good = str(tmp_path / "known_good")
+    live("", last_known_good_dir=known_good)
+    assert live('rename-command FLUSHALL ""\n', last_known_good_dir=known_good)["restart_required"] == [
+        "rename-command"
+    ]
 
 
 def test_the_port_moves_live(server: Server, live: Live, tmp_path: Path) -> None:
     server.start()
-    proven = str(tmp_path / "proven")
-    live(proven_dir=proven)
+    known_good = str(tmp_path / "known_good")
+    live(last_known_good_dir=known_good)
     port = Port()
-    assert live(f"port {port}\n", proven_dir=proven)["applied"] == ["port"]
+    assert live(f"port {port}\n", last_known_good_dir=known_good)["applied"] == ["port"]
     assert Connection("127.0.0.1", port).command("PING") == "PONG"
 
 
@@ -219,4 +221,4 @@ def test_a_broken_file_is_named(server: Server, live: Live) -> None:
     ],
 )
 def test_where_a_server_listens(text: str, expected: tuple[str, int] | None) -> None:
-    assert redis_live.endpoint(redis_conf.parse(text)) == expected
+    assert redis_runtime_config.endpoint(redis_conf.parse(text)) == expected

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 ---
-module: redis_live
+module: redis_runtime_config
 short_description: Apply redis.conf to a running Redis, live where the server allows it
 version_added: 0.1.0
 author: The spotcache team
@@ -31,7 +31,7 @@ options:
     description: File on the host with the directives that hold secrets, C(requirepass) among them.
     type: path
     default: ''
-  proven_dir:
+  last_known_good_dir:
     description:
       - Directory on the host with the C(redis.conf) and C(secrets.conf) that the server last ran with. They tell which
         directives are gone, and hold the address and the password of a server that has the new ones not yet. If a later
@@ -68,7 +68,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Let the running server follow its file
-  spotcache.redis.redis_live:
+  spotcache.redis.redis_runtime_config:
     config: "{{ lookup('ansible.builtin.template', 'redis.conf.j2') }}"
     secrets_file: /etc/spotcache/redis/secrets.conf
     container: spotcache-redis
@@ -100,7 +100,7 @@ restart_required:
   elements: str
   sample: [databases]
 recorded:
-  description: Whether the configuration was recorded in O(proven_dir), or would be in check mode.
+  description: Whether the configuration was recorded in O(last_known_good_dir), or would be in check mode.
   returned: success
   type: bool
 saved:
@@ -328,14 +328,14 @@ class Server:
 class Live:
     """One comparison of a server with what it should be."""
 
-    def __init__(self, connection: Connection, wanted: Directives, proven: Directives, container: str) -> None:
+    def __init__(self, connection: Connection, wanted: Directives, known_good: Directives, container: str) -> None:
         """Read the live settings, and the defaults of those that are no longer wanted to be anything else."""
         self.connection = connection
         self.wanted = wanted
-        self.proven = proven
+        self.known_good = known_good
         self.live = connection.settings()
         self.undo: list[tuple[str, str]] = []
-        self.gone = [name for name in redis_conf.names_removed(proven, wanted) if name not in NOT_SETTINGS]
+        self.gone = [name for name in redis_conf.names_removed(known_good, wanted) if name not in NOT_SETTINGS]
         visible = [name for name in self.gone if name in self.live]
         self.defaults = defaults_of(container, visible) if container and visible else {}
 
@@ -353,10 +353,10 @@ class Live:
 
     def unseen(self) -> list[str]:
         """Directives that only a start reads and that are not what the server last started with."""
-        if not self.proven:
+        if not self.known_good:
             return []
         hidden = {name for name in self.wanted if name not in self.live} - NOT_SETTINGS
-        changed = {name for name in hidden if self.wanted[name] != self.proven.get(name)}
+        changed = {name for name in hidden if self.wanted[name] != self.known_good.get(name)}
         return sorted(changed | {name for name in self.gone if name not in self.defaults})
 
     def set(self, name: str, value: str) -> bool:
@@ -395,7 +395,7 @@ class Live:
     def user_changes(self) -> tuple[list[list[str]], list[str]]:
         """Users to set, as their directives, and names of users to remove."""
         wanted = {words[0]: words for words in self.wanted.get("user", []) if words}
-        before = {words[0]: words for words in self.proven.get("user", []) if words}
+        before = {words[0]: words for words in self.known_good.get("user", []) if words}
         present = set(self.connection.command("ACL", "USERS"))
         to_set = [
             words for name, words in wanted.items() if name not in present or (before and before.get(name) != words)
@@ -531,7 +531,7 @@ def main() -> None:
         argument_spec={
             "config": {"type": "str", "required": True},
             "secrets_file": {"type": "path", "default": "", "no_log": False},
-            "proven_dir": {"type": "path", "default": ""},
+            "last_known_good_dir": {"type": "path", "default": ""},
             "container": {"type": "str", "default": ""},
             "just_started": {"type": "bool", "default": False},
             "timeout": {"type": "int", "default": 60},
@@ -540,28 +540,30 @@ def main() -> None:
         supports_check_mode=True,
     )
     params = module.params
-    proven_dir = params["proven_dir"]
+    last_known_good_dir = params["last_known_good_dir"]
     try:
         texts = {"redis.conf": params["config"], "secrets.conf": read(params["secrets_file"])}
         wanted = redis_conf.parse("\n".join(texts.values()))
-        proven = (
-            redis_conf.parse("\n".join(read(os.path.join(proven_dir, name)) for name in texts)) if proven_dir else {}
+        known_good = (
+            redis_conf.parse("\n".join(read(os.path.join(last_known_good_dir, name)) for name in texts))
+            if last_known_good_dir
+            else {}
         )
     except (OSError, ValueError) as error:
         fail(module, f"the configuration cannot be read: {error}")
 
-    places = [place for place in (endpoint(wanted), endpoint(proven) if proven else None) if place]
-    passwords = [password_of(wanted), *([password_of(proven)] if proven else [])]
+    places = [place for place in (endpoint(wanted), endpoint(known_good) if known_good else None) if place]
+    passwords = [password_of(wanted), *([password_of(known_good)] if known_good else [])]
     server = Server(list(dict.fromkeys(places)), list(dict.fromkeys(passwords)), params["container"])
     recorded = saved = False
     try:
         connection = server.wait(params["timeout"])
-        result = converge(module, Live(connection, wanted, proven, params["container"]))
+        result = converge(module, Live(connection, wanted, known_good, params["container"]))
         if params["save"] and not module.check_mode:
             save(connection)
             saved = True
-        if proven_dir and not result["restart_required"]:
-            recorded = record(proven_dir, texts, pretend=module.check_mode)
+        if last_known_good_dir and not result["restart_required"]:
+            recorded = record(last_known_good_dir, texts, pretend=module.check_mode)
             result["changed"] = result["changed"] or recorded
     except (LiveError, EngineError, RedisError, OSError, subprocess.TimeoutExpired) as error:
         fail(module, str(error))
