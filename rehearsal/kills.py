@@ -45,7 +45,7 @@ LEFT_ON_PURPOSE = ("bucket", "snapshot")
 # Fewer changes would be a sign that a playbook did not do its work.
 FEWEST = 20
 # What the host would say, which is nowhere on paper: the plays on it are left out.
-HOST_SAYS = {"spotcache__bake": True, "keeper_fingerprint": "0123456789abcdef", "keeper_hidden_until": 0}
+HOST_SAYS = {"spotcache__bake": True, "keeper_fingerprint": "0123456789abcdef", "keeper_scrubbed_until": 0}
 # Nor does a host say what it has restored, and with that a restore's last play ends.
 NOTHING_ON_PAPER = "has no attribute 'keeper_result'"
 

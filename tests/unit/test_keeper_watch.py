@@ -211,7 +211,7 @@ def test_a_notice_while_an_image_is_made_fences_and_saves(world: World, image_se
     world.host.fill("one")
     password = world.host.config.redis_password_file
     assert password is not None
-    image_secrets("hide", password)
+    image_secrets("scrub", password)
     assert not password.exists()
     world.imds.notice()
     world.watch().step()
@@ -219,7 +219,7 @@ def test_a_notice_while_an_image_is_made_fences_and_saves(world: World, image_se
     assert final is not None
     assert (final.complete, final.off_host) == (True, True)
     assert not world.writes()
-    image_secrets("show")
+    image_secrets("unscrub")
     assert (password.read_text(), password.stat().st_mode & 0o777) == (PASSWORD + "\n", 0o600)
     assert not config_module.ASIDE.parent.exists()
 

@@ -2,8 +2,8 @@
 # What an image of this host must not hold: put aside before the image is made, and put back afterwards.
 #
 #   image-secrets.sh fingerprint ADDRESS FILE...   what the image would be of: one hash, whatever the host's address
-#   image-secrets.sh hide FILE...                  put the files aside, in memory; they come back by themselves after five minutes
-#   image-secrets.sh show                          put them back
+#   image-secrets.sh scrub FILE...                 put the files aside, in memory; they come back by themselves after five minutes
+#   image-secrets.sh unscrub                       put them back
 set -eu
 aside=/run/spotcache-image
 unit=spotcache-image-secrets
@@ -20,12 +20,12 @@ fingerprint() {
     } | sha256sum | cut -c1-32
 }
 
-hide() {
+scrub() {
     umask 077
     mkdir -p "$aside/files"
     cp "$0" "$aside/script"
     # Before anything is moved: whatever happens to the play, the host gets its files back.
-    systemd-run --quiet --collect --unit="$unit" --on-active=300 /bin/sh "$aside/script" show
+    systemd-run --quiet --collect --unit="$unit" --on-active=300 /bin/sh "$aside/script" unscrub
     for file in "$@"; do
         [ -e "$file" ] || continue
         mkdir -p "$aside/files$(dirname "$file")"
@@ -41,7 +41,7 @@ hide() {
     sync
 }
 
-show() {
+unscrub() {
     [ -d "$aside/files" ] || exit 0
     find "$aside/files" -type f | while read -r kept; do
         file=${kept#"$aside/files"}
