@@ -16,20 +16,20 @@ from pathlib import Path
 from typing import Any
 
 import redis
-from spotcache_keeper import swap
-from spotcache_keeper import volume as volume_module
-from spotcache_keeper.commands import Completed, run_command
+from spotcache_keeper.aws.machine import Identity
+from spotcache_keeper.backup import switch_data
+from spotcache_keeper.backup.create import SaveResult, save
+from spotcache_keeper.backup.restore import Request, RestoreResult, restore
+from spotcache_keeper.backup.switch_data import recover
 from spotcache_keeper.config import Config, Timeouts, parse_config
 from spotcache_keeper.context import Context
-from spotcache_keeper.ebs import EbsStore
-from spotcache_keeper.engine import SCRATCH_SOCKET, ContainerState
 from spotcache_keeper.errors import DamagedError
-from spotcache_keeper.machine import Identity
-from spotcache_keeper.restore import Request, RestoreResult, restore
-from spotcache_keeper.s3 import S3Store
-from spotcache_keeper.save import SaveResult, save
-from spotcache_keeper.swap import recover
-from spotcache_keeper.volume import VolumeStore
+from spotcache_keeper.server.container import SCRATCH_SOCKET, ContainerState
+from spotcache_keeper.stores import local as volume_module
+from spotcache_keeper.stores.ebs import EbsStore
+from spotcache_keeper.stores.local import VolumeStore
+from spotcache_keeper.stores.s3 import S3Store
+from spotcache_keeper.system.commands import Completed, run_command
 
 from rehearsal.ports import Port
 
@@ -473,7 +473,7 @@ def kill_after(count: int, only: str | None) -> None:
         return call
 
     steps: list[tuple[Any, str]] = [
-        *((swap, name) for name in ("write_atomically", "exchange", "_prepare", "_carry_over", "_start")),
+        *((switch_data, name) for name in ("write_atomically", "exchange", "_prepare", "_carry_over", "_start")),
         (volume_module, "write_atomically"),
         (NativeEngine, "stop"),
         (NativeEngine, "start"),

@@ -14,24 +14,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from spotcache_keeper import boot as boot_module
-from spotcache_keeper import disks as disks_module
-from spotcache_keeper.aws import AwsError
-from spotcache_keeper.boot import Boot, BootResult
-from spotcache_keeper.commands import Completed
+from spotcache_keeper.aws.clients import AwsError
+from spotcache_keeper.aws.signed import ConflictError
 from spotcache_keeper.config import Secret
 from spotcache_keeper.context import Context
-from spotcache_keeper.disks import Disks
-from spotcache_keeper.ending import begin
 from spotcache_keeper.errors import KeeperError
 from spotcache_keeper.interruption import SPOT, Interruption
 from spotcache_keeper.lease import Book, Final, Lease
+from spotcache_keeper.node import boot as boot_module
+from spotcache_keeper.node import data_volume as disks_module
+from spotcache_keeper.node.acquire import Before, Turn
+from spotcache_keeper.node.boot import Boot, BootResult
+from spotcache_keeper.node.data_volume import Disks
+from spotcache_keeper.node.drain import begin
+from spotcache_keeper.node.journal import Lines
 from spotcache_keeper.overview import make_status, status_table
-from spotcache_keeper.s3 import S3Store
-from spotcache_keeper.signed import ConflictError
-from spotcache_keeper.state import BOOT, begin_anew, recall, remember
-from spotcache_keeper.turn import Before, Turn
-from spotcache_keeper.watch import Lines
+from spotcache_keeper.stores.s3 import S3Store
+from spotcache_keeper.system.commands import Completed
+from spotcache_keeper.system.state import BOOT, begin_anew, recall, remember
 
 from tests.unit.keeper_support import KEEPER_JSON, ZONE, FakeMachine, TestHost
 from tests.unit.watch_support import HOST, World, made_world, moto_server

@@ -14,8 +14,8 @@ from spotcache_keeper import cli
 from spotcache_keeper.config import Config
 from spotcache_keeper.context import Context
 from spotcache_keeper.errors import KeeperError
-from spotcache_keeper.lock import only_run
-from spotcache_keeper.times import utc_now
+from spotcache_keeper.system.lock import only_run
+from spotcache_keeper.system.times import utc_now
 
 from tests.unit.keeper_support import KEEPER_JSON, PASSWORD, TestHost, flip_bit, restore_until_killed
 

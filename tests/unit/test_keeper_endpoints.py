@@ -6,9 +6,9 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import pytest
-from spotcache_keeper.aws import make_client
-from spotcache_keeper.endpoints import DUALSTACK, endpoint
-from spotcache_keeper.signed import Key, Signed
+from spotcache_keeper.aws.clients import make_client
+from spotcache_keeper.aws.endpoints import DUALSTACK, endpoint
+from spotcache_keeper.aws.signed import Key, Signed
 
 from sandbox import names
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from spotcache_keeper.backup.switch_data import read_journal, recover, work_directory
 from spotcache_keeper.errors import InterruptedRunError, KeeperError
 from spotcache_keeper.overview import make_status
-from spotcache_keeper.swap import read_journal, recover, work_directory
 
 from tests.unit.keeper_support import TestHost, restore_until_killed
 

@@ -21,25 +21,25 @@ import pytest
 from botocore.exceptions import ClientError
 from hypothesis import given
 from hypothesis import strategies as st
-from spotcache_keeper.aws import AwsError, aws_errors
-from spotcache_keeper.commands import Completed, run_command
+from spotcache_keeper.aws.clients import AwsError, aws_errors
+from spotcache_keeper.aws.machine import Identity, LinuxMachine, metadata
+from spotcache_keeper.aws.settle import SETTLES_AFTER, found, known
+from spotcache_keeper.backup.current_data import Present, judge
+from spotcache_keeper.backup.switch_data import compare
 from spotcache_keeper.config import load_config, parse_config
-from spotcache_keeper.ebs import EbsStore, source_of
-from spotcache_keeper.engine import SCRATCH_NAME, DockerEngine
 from spotcache_keeper.errors import ConfigError, DamagedError, KeeperError, NoSourceError, NoUsableCopyError
-from spotcache_keeper.files import exchange, write_atomically
-from spotcache_keeper.lock import is_held, only_run
-from spotcache_keeper.machine import Identity, LinuxMachine, metadata
-from spotcache_keeper.manifest import Manifest, parse_manifest
 from spotcache_keeper.overview import table
-from spotcache_keeper.present import Present, judge
-from spotcache_keeper.rdb import databases_of, read_counts, read_length
-from spotcache_keeper.redisio import DatabaseCount, parse_info
-from spotcache_keeper.retention import Kept, Policy, given_up
-from spotcache_keeper.settle import SETTLES_AFTER, found, known
-from spotcache_keeper.source import BEFORE_RESTORE, Source, State, Wanted, choose, parse_wanted, same_save
-from spotcache_keeper.swap import compare
-from spotcache_keeper.times import (
+from spotcache_keeper.server.client import DatabaseCount, parse_info
+from spotcache_keeper.server.container import SCRATCH_NAME, DockerEngine
+from spotcache_keeper.server.rdb import databases_of, read_counts, read_length
+from spotcache_keeper.stores.ebs import EbsStore, source_of
+from spotcache_keeper.stores.manifest import Manifest, parse_manifest
+from spotcache_keeper.stores.retention import Kept, Policy, given_up
+from spotcache_keeper.stores.source import BEFORE_RESTORE, Source, State, Wanted, choose, parse_wanted, same_save
+from spotcache_keeper.system.commands import Completed, run_command
+from spotcache_keeper.system.files import exchange, write_atomically
+from spotcache_keeper.system.lock import is_held, only_run
+from spotcache_keeper.system.times import (
     UTC,
     age_text,
     created_of,

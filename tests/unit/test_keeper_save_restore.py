@@ -17,18 +17,18 @@ import pytest
 from botocore.exceptions import ClientError
 from moto.core import DEFAULT_ACCOUNT_ID
 from moto.ec2.models import ec2_backends
-from spotcache_keeper import swap
+from spotcache_keeper.backup import switch_data
+from spotcache_keeper.backup.create import save
+from spotcache_keeper.backup.current_data import identify
+from spotcache_keeper.backup.restore import Request, restore
+from spotcache_keeper.backup.switch_data import work_directory
 from spotcache_keeper.errors import ConfigError, DamagedError, KeeperError, NoSourceError, RefusedError
-from spotcache_keeper.files import sha256_of
-from spotcache_keeper.manifest import parse_manifest
 from spotcache_keeper.overview import listing_table, make_listing, make_status, status_table
-from spotcache_keeper.present import identify
-from spotcache_keeper.restore import Request, restore
-from spotcache_keeper.s3 import S3Store
-from spotcache_keeper.save import save
-from spotcache_keeper.source import Source
-from spotcache_keeper.swap import work_directory
-from spotcache_keeper.times import created_of
+from spotcache_keeper.stores.manifest import parse_manifest
+from spotcache_keeper.stores.s3 import S3Store
+from spotcache_keeper.stores.source import Source
+from spotcache_keeper.system.files import sha256_of
+from spotcache_keeper.system.times import created_of
 
 from tests.unit.keeper_support import REGION, ZONE, TestHost, flip_bit, replace_bytes
 
@@ -876,9 +876,9 @@ def test_a_difference_after_the_start_brings_the_old_data_back(host: TestHost, m
     host.fill("two", keys=3)
     newer = host.save().manifest.id
     before = host.content()
-    real = swap.compare
+    real = switch_data.compare
     monkeypatch.setattr(
-        swap, "compare", lambda manifest, state: real(manifest, replace(state, loaded=(state.loaded or 0) - 1))
+        switch_data, "compare", lambda manifest, state: real(manifest, replace(state, loaded=(state.loaded or 0) - 1))
     )
     with pytest.raises(KeeperError, match="Redis loaded 899 keys and left out 0 expired ones; the save has 900"):
         host.restore(older, force=True)

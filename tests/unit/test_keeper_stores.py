@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 from spotcache_keeper.errors import DamagedError
-from spotcache_keeper.manifest import MANIFEST_NAME, RDB_NAME, Manifest, parse_manifest
-from spotcache_keeper.retention import Policy
-from spotcache_keeper.source import Source
-from spotcache_keeper.store import Retention, Store
-from spotcache_keeper.volume import VolumeStore
+from spotcache_keeper.stores.base import Retention, Store
+from spotcache_keeper.stores.local import VolumeStore
+from spotcache_keeper.stores.manifest import MANIFEST_NAME, RDB_NAME, Manifest, parse_manifest
+from spotcache_keeper.stores.retention import Policy
+from spotcache_keeper.stores.source import Source
 
 from tests.unit.keeper_support import TestHost
 

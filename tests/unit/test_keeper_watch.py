@@ -21,22 +21,23 @@ import boto3
 import pytest
 import redis
 from spotcache_keeper import config as config_module
-from spotcache_keeper import ending as ending_module
-from spotcache_keeper.budget import estimate, measured
-from spotcache_keeper.commands import Completed
-from spotcache_keeper.ending import Ender, read_ending
+from spotcache_keeper.aws.imds import SOURCES, TARGET_STATE, Imds, ImdsError, look
+from spotcache_keeper.aws.signed import Objects, Signed, role_credentials
 from spotcache_keeper.errors import KeeperError, RefusedError
-from spotcache_keeper.files import sha256_of
-from spotcache_keeper.imds import SOURCES, TARGET_STATE, Imds, ImdsError, look
 from spotcache_keeper.lease import Book, Lease
-from spotcache_keeper.lock import only_run
+from spotcache_keeper.node import drain as ending_module
+from spotcache_keeper.node.budget import estimate, measured
+from spotcache_keeper.node.drain import Ender, read_ending
+from spotcache_keeper.node.renew import LeaseHolder
+from spotcache_keeper.node.watch import system_is_stopping
 from spotcache_keeper.outside import Outside
 from spotcache_keeper.overview import make_status, status_table
-from spotcache_keeper.redisio import Redis
-from spotcache_keeper.s3 import S3Store
-from spotcache_keeper.signed import Objects, Signed, role_credentials
-from spotcache_keeper.times import to_text
-from spotcache_keeper.watch import LeaseHolder, system_is_stopping
+from spotcache_keeper.server.client import Redis
+from spotcache_keeper.stores.s3 import S3Store
+from spotcache_keeper.system.commands import Completed
+from spotcache_keeper.system.files import sha256_of
+from spotcache_keeper.system.lock import only_run
+from spotcache_keeper.system.times import to_text
 
 from tests.unit.keeper_support import PASSWORD, REGION, ZONE, NoS3
 from tests.unit.watch_support import HOST, TOPIC, World, made_world, moto_server, slow_way_to
@@ -518,7 +519,7 @@ def test_a_full_disk_leaves_the_newest_verified_save(world: World, monkeypatch: 
     before = world.host.save().manifest.id
     world.host.s3 = s3
     usage = type("Usage", (), {"free": 1024})
-    monkeypatch.setattr("spotcache_keeper.volume.shutil.disk_usage", lambda _path: usage)
+    monkeypatch.setattr("spotcache_keeper.stores.local.shutil.disk_usage", lambda _path: usage)
     world.imds.notice()
     watch = world.watch()
     for _ in range(3):

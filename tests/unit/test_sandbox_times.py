@@ -24,7 +24,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 from botocore.parsers import create_parser
 from botocore.retries.standard import ThrottledRetryableChecker
-from spotcache_keeper.signed import Key, Objects, Signed
+from spotcache_keeper.aws.signed import Key, Objects, Signed
 
 from rehearsal.work import ROOT, tool
 from sandbox.iam import listed

@@ -20,13 +20,14 @@ import pytest
 import redis
 import requests
 from moto.server import ThreadedMotoServer
-from spotcache_keeper.imds import Imds
+from spotcache_keeper.aws.imds import Imds
+from spotcache_keeper.aws.signed import Objects, Signed, role_credentials
 from spotcache_keeper.lease import Book, Final
+from spotcache_keeper.node.renew import LeaseHolder
+from spotcache_keeper.node.watch import Watch
 from spotcache_keeper.outside import Outside
 from spotcache_keeper.overview import make_status
-from spotcache_keeper.s3 import S3Store
-from spotcache_keeper.signed import Objects, Signed, role_credentials
-from spotcache_keeper.watch import LeaseHolder, Watch
+from spotcache_keeper.stores.s3 import S3Store
 
 from tests.unit.imds_support import FakeImds
 from tests.unit.keeper_support import PASSWORD, REGION, ZONE, TestHost

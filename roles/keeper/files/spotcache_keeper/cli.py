@@ -19,23 +19,25 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from spotcache_keeper.boot import Boot
-from spotcache_keeper.commands import run_command
+from spotcache_keeper.backup.create import SaveResult, save
+from spotcache_keeper.backup.restore import Request, RestoreResult, restore
+from spotcache_keeper.backup.switch_data import recover
 from spotcache_keeper.config import DEFAULT_PATH, load_config
 from spotcache_keeper.context import Context, build_context
-from spotcache_keeper.disks import Disks
 from spotcache_keeper.errors import InterruptedRunError, KeeperError
-from spotcache_keeper.lock import only_run
+from spotcache_keeper.node.acquire import Turn
+from spotcache_keeper.node.boot import Boot
+from spotcache_keeper.node.data_volume import Disks
+from spotcache_keeper.node.journal import Lines
+from spotcache_keeper.node.renew import LeaseHolder
+from spotcache_keeper.node.watch import EarlySave, Watch, system_is_stopping
 from spotcache_keeper.outside import build_outside
 from spotcache_keeper.overview import listing_table, make_listing, make_status, status_table
-from spotcache_keeper.restore import Request, RestoreResult, restore
-from spotcache_keeper.save import SaveResult, save
-from spotcache_keeper.state import BOOT, begin_anew, remember, remember_end
-from spotcache_keeper.swap import recover
-from spotcache_keeper.times import to_text
-from spotcache_keeper.turn import Turn
-from spotcache_keeper.volume import mib
-from spotcache_keeper.watch import EarlySave, LeaseHolder, Lines, Watch, system_is_stopping
+from spotcache_keeper.stores.local import mib
+from spotcache_keeper.system.commands import run_command
+from spotcache_keeper.system.lock import only_run
+from spotcache_keeper.system.state import BOOT, begin_anew, remember, remember_end
+from spotcache_keeper.system.times import to_text
 
 REASONS = ("manual", "timer", "final", "rebalance")
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from spotcache_keeper.endpoints import DUALSTACK
+from spotcache_keeper.aws.endpoints import DUALSTACK
 from spotcache_keeper.errors import ConfigError
 
 DEFAULT_PATH = Path("/etc/spotcache/keeper.json")

@@ -8,19 +8,19 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from spotcache_keeper.aws import make_client
-from spotcache_keeper.commands import run_command
+from spotcache_keeper.aws.clients import make_client
+from spotcache_keeper.aws.machine import LinuxMachine, Machine, metadata
 from spotcache_keeper.config import Config
-from spotcache_keeper.ebs import EbsStore
-from spotcache_keeper.engine import DockerEngine, Engine
 from spotcache_keeper.errors import KeeperError
-from spotcache_keeper.machine import LinuxMachine, Machine, metadata
-from spotcache_keeper.redisio import NotAnsweringError, Redis, ServerState
-from spotcache_keeper.s3 import S3Store
-from spotcache_keeper.source import Source
-from spotcache_keeper.store import Store
-from spotcache_keeper.times import utc_now
-from spotcache_keeper.volume import VolumeStore
+from spotcache_keeper.server.client import NotAnsweringError, Redis, ServerState
+from spotcache_keeper.server.container import DockerEngine, Engine
+from spotcache_keeper.stores.base import Store
+from spotcache_keeper.stores.ebs import EbsStore
+from spotcache_keeper.stores.local import VolumeStore
+from spotcache_keeper.stores.s3 import S3Store
+from spotcache_keeper.stores.source import Source
+from spotcache_keeper.system.commands import run_command
+from spotcache_keeper.system.times import utc_now
 
 
 def no_report(_step: str) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, TypeVar
 
-from spotcache_keeper.signed import Objects
+from spotcache_keeper.aws.signed import Objects
 
 _Record = TypeVar("_Record", "Lease", "Final")
 

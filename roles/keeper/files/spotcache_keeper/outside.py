@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spotcache_keeper.aws import make_client
+from spotcache_keeper.aws.clients import make_client
+from spotcache_keeper.aws.imds import Imds
+from spotcache_keeper.aws.notify import Message, publish
+from spotcache_keeper.aws.signed import Objects, Signed, role_credentials
 from spotcache_keeper.config import Config
-from spotcache_keeper.imds import Imds
 from spotcache_keeper.lease import Book
-from spotcache_keeper.signed import Objects, Signed, role_credentials
-from spotcache_keeper.tell import Message, publish
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 

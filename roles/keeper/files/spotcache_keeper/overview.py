@@ -8,17 +8,17 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
+from spotcache_keeper.backup.restore import gather
+from spotcache_keeper.backup.switch_data import read_journal
 from spotcache_keeper.context import Context
-from spotcache_keeper.ending import read_ending
 from spotcache_keeper.errors import KeeperError
-from spotcache_keeper.lock import holder_of, is_held
-from spotcache_keeper.manifest import databases_json
-from spotcache_keeper.restore import gather
-from spotcache_keeper.source import BEFORE_RESTORE, Source, newest_first
-from spotcache_keeper.state import BOOT, WATCH, recall
-from spotcache_keeper.swap import read_journal
-from spotcache_keeper.times import age_text, from_epoch, from_text, to_text
-from spotcache_keeper.volume import mib
+from spotcache_keeper.node.drain import read_ending
+from spotcache_keeper.stores.local import mib
+from spotcache_keeper.stores.manifest import databases_json
+from spotcache_keeper.stores.source import BEFORE_RESTORE, Source, newest_first
+from spotcache_keeper.system.lock import holder_of, is_held
+from spotcache_keeper.system.state import BOOT, WATCH, recall
+from spotcache_keeper.system.times import age_text, from_epoch, from_text, to_text
 
 
 @dataclass(frozen=True)

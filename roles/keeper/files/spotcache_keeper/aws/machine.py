@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from spotcache_keeper.commands import Commands
+from spotcache_keeper.aws.imds import Imds, ImdsError
 from spotcache_keeper.errors import DamagedError, KeeperError
-from spotcache_keeper.imds import Imds, ImdsError
+from spotcache_keeper.system.commands import Commands
 
 # The link udev makes from the NVMe controller's serial number, which is the volume's id without its dash.
 _LINK_PREFIX = "nvme-Amazon_Elastic_Block_Store_vol"

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from spotcache_keeper.commands import Commands, Completed
 from spotcache_keeper.errors import KeeperError
+from spotcache_keeper.system.commands import Commands, Completed
 
 SCRATCH_NAME = "spotcache-keeper-scratch"
 SCRATCH_SOCKET = "keeper.sock"

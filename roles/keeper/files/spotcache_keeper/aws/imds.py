@@ -18,7 +18,7 @@ from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
 
 from spotcache_keeper.interruption import GROUP, REBALANCE, SPOT, Interruption, Kind
-from spotcache_keeper.times import from_text, to_text, utc_now
+from spotcache_keeper.system.times import from_text, to_text, utc_now
 
 DEFAULT_URL = "http://169.254.169.254"
 SPOT_ACTION = "spot/instance-action"

@@ -16,15 +16,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from spotcache_keeper.aws import AwsError, aws_errors
+from spotcache_keeper.aws.clients import AwsError, aws_errors
 from spotcache_keeper.errors import DamagedError, KeeperError
-from spotcache_keeper.files import readable_errors, sync
-from spotcache_keeper.manifest import MANIFEST_NAME, RDB_NAME, Manifest, parse_manifest
-from spotcache_keeper.retention import Kept, given_up
-from spotcache_keeper.source import Source
-from spotcache_keeper.store import Retention
-from spotcache_keeper.times import created_of, is_id
-from spotcache_keeper.volume import describe
+from spotcache_keeper.stores.base import Retention
+from spotcache_keeper.stores.local import describe
+from spotcache_keeper.stores.manifest import MANIFEST_NAME, RDB_NAME, Manifest, parse_manifest
+from spotcache_keeper.stores.retention import Kept, given_up
+from spotcache_keeper.stores.source import Source
+from spotcache_keeper.system.files import readable_errors, sync
+from spotcache_keeper.system.times import created_of, is_id
 
 _MIB = 1024 * 1024
 # Parts of this size from this size on: S3 takes at most 10,000 parts, so an RDB may have 312 GiB.

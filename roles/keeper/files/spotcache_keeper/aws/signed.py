@@ -23,10 +23,10 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
-from spotcache_keeper.aws import AwsError
-from spotcache_keeper.endpoints import endpoint
-from spotcache_keeper.imds import Imds, ImdsError
-from spotcache_keeper.times import from_text, utc_now
+from spotcache_keeper.aws.clients import AwsError
+from spotcache_keeper.aws.endpoints import endpoint
+from spotcache_keeper.aws.imds import Imds, ImdsError
+from spotcache_keeper.system.times import from_text, utc_now
 
 _TIMEOUT = 10.0
 _LARGEST = 1024 * 1024

@@ -15,14 +15,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from spotcache_keeper.backup.current_data import note_restored
 from spotcache_keeper.context import Context
 from spotcache_keeper.errors import InterruptedRunError, KeeperError
-from spotcache_keeper.files import exchange, read_json, readable_errors, sync, write_atomically
-from spotcache_keeper.manifest import Manifest
-from spotcache_keeper.present import note_restored
-from spotcache_keeper.redisio import Databases, NotAnsweringError, Redis, ServerState, pauses
-from spotcache_keeper.times import to_text
-from spotcache_keeper.volume import check_free_space
+from spotcache_keeper.server.client import Databases, NotAnsweringError, Redis, ServerState, pauses
+from spotcache_keeper.stores.local import check_free_space
+from spotcache_keeper.stores.manifest import Manifest
+from spotcache_keeper.system.files import exchange, read_json, readable_errors, sync, write_atomically
+from spotcache_keeper.system.times import to_text
 
 Phase = Literal["stopping", "starting", "undoing"]
 _MARGIN_BYTES = 16 * 1024 * 1024

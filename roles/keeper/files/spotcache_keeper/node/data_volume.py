@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spotcache_keeper.aws import AwsError, aws_errors
-from spotcache_keeper.commands import Commands, run_command
+from spotcache_keeper.aws.clients import AwsError, aws_errors
+from spotcache_keeper.aws.settle import found, known
 from spotcache_keeper.context import Context
 from spotcache_keeper.errors import KeeperError
-from spotcache_keeper.files import readable_errors, write_atomically
 from spotcache_keeper.outside import Outside
-from spotcache_keeper.settle import found, known
+from spotcache_keeper.system.commands import Commands, run_command
+from spotcache_keeper.system.files import readable_errors, write_atomically
 
 _TIMEOUT = 120.0
 _FSTAB = Path("/etc/fstab")

@@ -14,17 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spotcache_keeper.aws import AwsError, aws_errors
+from spotcache_keeper.aws.clients import AwsError, aws_errors
+from spotcache_keeper.aws.machine import Machine
+from spotcache_keeper.aws.settle import known
 from spotcache_keeper.errors import DamagedError, KeeperError
-from spotcache_keeper.files import readable_errors, sync
-from spotcache_keeper.machine import Machine
-from spotcache_keeper.manifest import MANIFEST_NAME, RDB_NAME, Manifest
-from spotcache_keeper.retention import Kept, given_up
-from spotcache_keeper.settle import known
-from spotcache_keeper.source import Source, State
-from spotcache_keeper.store import Retention, StoreBusyError
-from spotcache_keeper.times import created_of, is_id
-from spotcache_keeper.volume import check_free_space
+from spotcache_keeper.stores.base import Retention, StoreBusyError
+from spotcache_keeper.stores.local import check_free_space
+from spotcache_keeper.stores.manifest import MANIFEST_NAME, RDB_NAME, Manifest
+from spotcache_keeper.stores.retention import Kept, given_up
+from spotcache_keeper.stores.source import Source, State
+from spotcache_keeper.system.files import readable_errors, sync
+from spotcache_keeper.system.times import created_of, is_id
 
 TAG_ENVIRONMENT = "spotcache:environment"
 TAG_SAVE = "spotcache:save"

@@ -16,13 +16,13 @@ from typing import Any
 
 from spotcache_keeper.context import Context
 from spotcache_keeper.errors import KeeperError, RefusedError
-from spotcache_keeper.files import read_json, readable_errors
-from spotcache_keeper.manifest import RDB_NAME, Manifest, databases_json
-from spotcache_keeper.redisio import ServerState, save_in_background, save_in_foreground
-from spotcache_keeper.retention import Policy
-from spotcache_keeper.store import Retention, Store, StoreBusyError
-from spotcache_keeper.times import created_of, new_id, next_moment, to_text
-from spotcache_keeper.volume import check_free_space, examine
+from spotcache_keeper.server.client import ServerState, save_in_background, save_in_foreground
+from spotcache_keeper.stores.base import Retention, Store, StoreBusyError
+from spotcache_keeper.stores.local import check_free_space, examine
+from spotcache_keeper.stores.manifest import RDB_NAME, Manifest, databases_json
+from spotcache_keeper.stores.retention import Policy
+from spotcache_keeper.system.files import read_json, readable_errors
+from spotcache_keeper.system.times import created_of, new_id, next_moment, to_text
 
 # What a save may take beside the RDB itself: manifest, directories, the filesystem's own blocks.
 _MARGIN_BYTES = 16 * 1024 * 1024

@@ -18,25 +18,25 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from spotcache_keeper.aws import AwsError, aws_errors
+from spotcache_keeper.aws.clients import AwsError, aws_errors
+from spotcache_keeper.aws.imds import ImdsError
+from spotcache_keeper.aws.notify import Level, Message
+from spotcache_keeper.aws.signed import ConflictError
+from spotcache_keeper.backup.current_data import append_only_files, identify, known_sources
+from spotcache_keeper.backup.restore import Request, RestoreResult, gather, restore
+from spotcache_keeper.backup.switch_data import recover
 from spotcache_keeper.config import Secret
 from spotcache_keeper.context import Context
-from spotcache_keeper.disks import Disks
 from spotcache_keeper.errors import KeeperError, NoSourceError, NoUsableCopyError
-from spotcache_keeper.files import readable_errors, replace_secret, write_atomically
-from spotcache_keeper.imds import ImdsError
-from spotcache_keeper.lock import only_run
+from spotcache_keeper.node.acquire import Before, Turn
+from spotcache_keeper.node.data_volume import Disks
 from spotcache_keeper.outside import Outside
-from spotcache_keeper.present import append_only_files, identify, known_sources
-from spotcache_keeper.rdb import databases_of
-from spotcache_keeper.restore import Request, RestoreResult, gather, restore
-from spotcache_keeper.signed import ConflictError
-from spotcache_keeper.source import Source, newest_first
-from spotcache_keeper.state import remember
-from spotcache_keeper.swap import recover
-from spotcache_keeper.tell import Level, Message
-from spotcache_keeper.times import age_text, from_epoch, from_text, to_text
-from spotcache_keeper.turn import Before, Turn
+from spotcache_keeper.server.rdb import databases_of
+from spotcache_keeper.stores.source import Source, newest_first
+from spotcache_keeper.system.files import readable_errors, replace_secret, write_atomically
+from spotcache_keeper.system.lock import only_run
+from spotcache_keeper.system.state import remember
+from spotcache_keeper.system.times import age_text, from_epoch, from_text, to_text
 
 _IDENTITY_SECONDS = 60.0
 _DNS_TRIES = 5

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Protocol
 
 from spotcache_keeper.errors import KeeperError
-from spotcache_keeper.manifest import Manifest
-from spotcache_keeper.retention import Policy
-from spotcache_keeper.source import Source
+from spotcache_keeper.stores.manifest import Manifest
+from spotcache_keeper.stores.retention import Policy
+from spotcache_keeper.stores.source import Source
 
 
 class StoreBusyError(KeeperError):

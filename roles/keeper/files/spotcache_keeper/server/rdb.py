@@ -14,9 +14,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
 
-from spotcache_keeper.commands import Completed
 from spotcache_keeper.errors import DamagedError
-from spotcache_keeper.redisio import DatabaseCount
+from spotcache_keeper.server.client import DatabaseCount
+from spotcache_keeper.system.commands import Completed
 
 _SELECTING = re.compile(r"^\[offset (\d+)\] Selecting DB ID (\d+)$", re.MULTILINE)
 _KEYS_READ = re.compile(r"^\[info\] (\d+) keys read$", re.MULTILINE)

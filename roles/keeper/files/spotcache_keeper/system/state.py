@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from spotcache_keeper.files import read_json, readable_errors, write_atomically
+from spotcache_keeper.system.files import read_json, readable_errors, write_atomically
 
 _NAME = "status.json"
 # Files of their own: the watcher and a save write at the same time.

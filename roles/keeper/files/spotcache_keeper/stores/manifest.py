@@ -11,8 +11,8 @@ from datetime import datetime
 from typing import Any
 
 from spotcache_keeper.errors import DamagedError
-from spotcache_keeper.redisio import DatabaseCount
-from spotcache_keeper.times import from_text, is_id, to_text
+from spotcache_keeper.server.client import DatabaseCount
+from spotcache_keeper.system.times import from_text, is_id, to_text
 
 SCHEMA = 1
 RDB_NAME = "dump.rdb"

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from spotcache_keeper.aws import AwsError
+from spotcache_keeper.aws.clients import AwsError
 
 _T = TypeVar("_T")
 

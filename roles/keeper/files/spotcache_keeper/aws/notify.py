@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from spotcache_keeper.aws import AwsError
-from spotcache_keeper.signed import Signed
+from spotcache_keeper.aws.clients import AwsError
+from spotcache_keeper.aws.signed import Signed
 
 Level = Literal["info", "good", "warning", "error"]
 _VERSION = "2010-03-31"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from spotcache_keeper.endpoints import Endpoint, endpoint
+from spotcache_keeper.aws.endpoints import Endpoint, endpoint
 from spotcache_keeper.errors import DamagedError, KeeperError
 
 # What S3 calls an operation and what IAM calls the permission for it differ

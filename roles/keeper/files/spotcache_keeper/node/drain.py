@@ -16,25 +16,25 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from spotcache_keeper.aws import AwsError
+from spotcache_keeper.aws.clients import AwsError
+from spotcache_keeper.aws.notify import Message
+from spotcache_keeper.aws.signed import ConflictError
+from spotcache_keeper.backup.create import SaveResult, save
+from spotcache_keeper.backup.switch_data import recover
 from spotcache_keeper.config import Timeouts
 from spotcache_keeper.context import Context
 from spotcache_keeper.errors import ConfigError, KeeperError, RefusedError
-from spotcache_keeper.files import read_json, write_atomically
 from spotcache_keeper.interruption import KINDS, Interruption, Kind
 from spotcache_keeper.lease import Final
-from spotcache_keeper.lock import is_held, only_run
 from spotcache_keeper.outside import Outside
-from spotcache_keeper.redisio import NotAnsweringError
-from spotcache_keeper.s3 import S3Store
-from spotcache_keeper.save import SaveResult, save
-from spotcache_keeper.signed import ConflictError
-from spotcache_keeper.source import newest_first
-from spotcache_keeper.state import remember
-from spotcache_keeper.swap import recover
-from spotcache_keeper.tell import Message
-from spotcache_keeper.times import age_text, from_text, to_text
-from spotcache_keeper.volume import mib
+from spotcache_keeper.server.client import NotAnsweringError
+from spotcache_keeper.stores.local import mib
+from spotcache_keeper.stores.s3 import S3Store
+from spotcache_keeper.stores.source import newest_first
+from spotcache_keeper.system.files import read_json, write_atomically
+from spotcache_keeper.system.lock import is_held, only_run
+from spotcache_keeper.system.state import remember
+from spotcache_keeper.system.times import age_text, from_text, to_text
 
 _SCALING_VERSION = "2011-01-01"
 # Writes stay held back for so long beyond the end that was announced, unless the keeper lets go before.

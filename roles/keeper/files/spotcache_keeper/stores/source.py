@@ -9,8 +9,8 @@ from datetime import datetime
 from typing import Any, Literal
 
 from spotcache_keeper.errors import ConfigError, KeeperError, NoSourceError, NoUsableCopyError
-from spotcache_keeper.manifest import Manifest
-from spotcache_keeper.times import is_id, is_moment, parse_moment, to_text
+from spotcache_keeper.stores.manifest import Manifest
+from spotcache_keeper.system.times import is_id, is_moment, parse_moment, to_text
 
 State = Literal["complete", "pending", "incomplete", "damaged", "foreign", "error"]
 

@@ -13,8 +13,8 @@ from datetime import datetime
 from pathlib import Path
 
 from spotcache_keeper.errors import KeeperError
-from spotcache_keeper.files import read_json, readable_errors
-from spotcache_keeper.times import to_text
+from spotcache_keeper.system.files import read_json, readable_errors
+from spotcache_keeper.system.times import to_text
 
 
 @contextmanager

@@ -10,15 +10,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from spotcache_keeper.backup.create import save
+from spotcache_keeper.backup.current_data import Present, judge, known_sources, look
+from spotcache_keeper.backup.switch_data import Loaded, put_in_place
 from spotcache_keeper.context import Context
 from spotcache_keeper.errors import ConfigError, DamagedError, KeeperError, NoUsableCopyError, RefusedError
-from spotcache_keeper.manifest import RDB_NAME, Manifest, databases_json
-from spotcache_keeper.present import Present, judge, known_sources, look
-from spotcache_keeper.save import save
-from spotcache_keeper.source import BEFORE_RESTORE, Source, Wanted, choose, parse_wanted, same_save
-from spotcache_keeper.swap import Loaded, put_in_place
-from spotcache_keeper.times import to_text
-from spotcache_keeper.volume import check_free_space, verify
+from spotcache_keeper.stores.local import check_free_space, verify
+from spotcache_keeper.stores.manifest import RDB_NAME, Manifest, databases_json
+from spotcache_keeper.stores.source import BEFORE_RESTORE, Source, Wanted, choose, parse_wanted, same_save
+from spotcache_keeper.system.times import to_text
 
 _MARGIN_BYTES = 16 * 1024 * 1024
 

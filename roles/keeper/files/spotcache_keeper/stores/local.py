@@ -14,16 +14,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
-from spotcache_keeper.engine import Engine
 from spotcache_keeper.errors import DamagedError, KeeperError
-from spotcache_keeper.files import readable_errors, sha256_of, sync, write_atomically
-from spotcache_keeper.manifest import MANIFEST_NAME, RDB_NAME, Manifest, parse_manifest
-from spotcache_keeper.rdb import databases_of
-from spotcache_keeper.redisio import Databases
-from spotcache_keeper.retention import Kept, given_up
-from spotcache_keeper.source import Source, State
-from spotcache_keeper.store import Retention
-from spotcache_keeper.times import created_of, is_id
+from spotcache_keeper.server.client import Databases
+from spotcache_keeper.server.container import Engine
+from spotcache_keeper.server.rdb import databases_of
+from spotcache_keeper.stores.base import Retention
+from spotcache_keeper.stores.manifest import MANIFEST_NAME, RDB_NAME, Manifest, parse_manifest
+from spotcache_keeper.stores.retention import Kept, given_up
+from spotcache_keeper.stores.source import Source, State
+from spotcache_keeper.system.files import readable_errors, sha256_of, sync, write_atomically
+from spotcache_keeper.system.times import created_of, is_id
 
 _PARTIAL = ".partial"
 

@@ -12,12 +12,12 @@ from typing import Any, Literal
 
 from spotcache_keeper.context import Context
 from spotcache_keeper.errors import KeeperError
-from spotcache_keeper.files import read_json, sha256_of, write_atomically
-from spotcache_keeper.manifest import RDB_NAME
-from spotcache_keeper.rdb import databases_of
-from spotcache_keeper.redisio import NotAnsweringError, ServerState
-from spotcache_keeper.source import Source
-from spotcache_keeper.times import from_epoch, to_text
+from spotcache_keeper.server.client import NotAnsweringError, ServerState
+from spotcache_keeper.server.rdb import databases_of
+from spotcache_keeper.stores.manifest import RDB_NAME
+from spotcache_keeper.stores.source import Source
+from spotcache_keeper.system.files import read_json, sha256_of, write_atomically
+from spotcache_keeper.system.times import from_epoch, to_text
 
 Verdict = Literal["in-place", "free", "newer"]
 

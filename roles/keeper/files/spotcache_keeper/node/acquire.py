@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from spotcache_keeper.aws import AwsError, aws_errors
+from spotcache_keeper.aws.clients import AwsError, aws_errors
+from spotcache_keeper.aws.signed import ConflictError
 from spotcache_keeper.context import Context
-from spotcache_keeper.ending import read_ending
 from spotcache_keeper.lease import Final, Held, Lease
+from spotcache_keeper.node.drain import read_ending
 from spotcache_keeper.outside import Outside
-from spotcache_keeper.signed import ConflictError
-from spotcache_keeper.times import to_text
+from spotcache_keeper.system.times import to_text
 
 _POLL_SECONDS = 1.0
 # What EC2 says of a host that can no longer write anything.

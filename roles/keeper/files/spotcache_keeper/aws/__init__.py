@@ -1,0 +1,1 @@
+"""AWS: which names it has, signed requests, the metadata service, notifications."""

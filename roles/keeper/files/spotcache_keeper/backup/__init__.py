@@ -1,0 +1,1 @@
+"""A copy is created, and restored."""

@@ -1,0 +1,1 @@
+"""The host's life: it boots, is watched, and is drained."""

@@ -1,0 +1,1 @@
+"""Redis: its wire, its container, its files."""

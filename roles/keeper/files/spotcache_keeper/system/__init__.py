@@ -1,0 +1,1 @@
+"""What every room stands on: commands, files, locks, times, the program's own state."""
