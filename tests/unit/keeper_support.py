@@ -40,7 +40,7 @@ VOLUME = "vol-0123456789abcdef0"
 
 
 TIMEOUTS = Timeouts(
-    lock=60, answer=10, save=1800, check=1800, start=900, stop=120, volume=300, lease=90, handover=180, ending=90
+    lock=60, answer=10, save=1800, check=1800, start=900, stop=120, volume=300, lease=90, handover=180, drain=90
 )
 # A whole keeper.json, as the role writes it.
 KEEPER_JSON: dict[str, Any] = {

@@ -20,10 +20,10 @@ from spotcache_keeper.config import Secret
 from spotcache_keeper.context import Context
 from spotcache_keeper.errors import KeeperError
 from spotcache_keeper.interruption import SPOT, Interruption
-from spotcache_keeper.lease import Book, Final, Lease
+from spotcache_keeper.lease import FinalRecord, Lease, LeaseStore
 from spotcache_keeper.node import boot as boot_module
 from spotcache_keeper.node import data_volume as disks_module
-from spotcache_keeper.node.acquire import Before, Turn
+from spotcache_keeper.node.acquire import Acquirer, Predecessor
 from spotcache_keeper.node.boot import Boot, BootResult
 from spotcache_keeper.node.data_volume import Disks
 from spotcache_keeper.node.drain import begin
@@ -116,8 +116,8 @@ class NewHost:
         outside = replace(self.world.outside, boot_id=self.boot_id)
         say = Lines(context, self.world.said.append, BOOT)
         disks = Disks(context, outside, self.run, self.host.directory / "fstab", sleep=lambda _s: None)
-        turn = Turn(context, outside, say, sleep=lambda _s: time.sleep(0.05))
-        return Boot(context, outside, say, turn, disks, sleep=lambda _s: None)
+        acquirer = Acquirer(context, outside, say, sleep=lambda _s: time.sleep(0.05))
+        return Boot(context, outside, say, acquirer, disks, sleep=lambda _s: None)
 
 
 def launch(world: World, zone: str) -> str:
@@ -139,7 +139,7 @@ def lost(world: World, *, zone: str = ZONE, terminate: bool = True, clean: bool 
         world.host.engine.kill()
     world.host.volume_path.rename(world.host.directory / volume)
     lease = Lease(before, zone=zone, volume=volume)
-    world.outside.book.write_lease(lease, world.outside.book.lease())
+    world.outside.leases.write_lease(lease, world.outside.leases.lease())
     if terminate:
         ec2.terminate_instances(InstanceIds=[before])
     return lease, volume
@@ -147,8 +147,8 @@ def lost(world: World, *, zone: str = ZONE, terminate: bool = True, clean: bool 
 
 def record(world: World, lease: Lease, save: str, *, complete: bool = True) -> None:
     """What the lost host left."""
-    world.outside.book.write_final(
-        Final(lease.host, zone=lease.zone, volume=lease.volume, save=save, complete=complete, off_host=True)
+    world.outside.leases.write_final(
+        FinalRecord(lease.host, zone=lease.zone, volume=lease.volume, save=save, complete=complete, off_host=True)
     )
 
 
@@ -181,7 +181,7 @@ def test_a_kept_volume_in_the_same_zone_is_taken_over(world: World) -> None:
     assert (attached["InstanceId"], attached["Device"]) == (new.instance, "/dev/sdf")
     # The one it came with is left to be had by whoever wants it: a host deletes no data volume.
     assert world.client("ec2").describe_volumes(VolumeIds=[new.blank])["Volumes"][0]["State"] == "available"
-    held = world.outside.book.lease()
+    held = world.outside.leases.lease()
     assert held is not None
     assert (held.lease.host, held.lease.volume) == (new.instance, volume)
     assert "LABEL=spotcache-data" in (world.host.directory / "fstab").read_text()
@@ -408,7 +408,7 @@ def test_a_host_that_was_only_started_anew_goes_on_with_its_own_data(world: Worl
     one = world.host.content()
     new = NewHost(world)
     new.mounted, world.host.machine.mounted_volume = new.blank, True
-    world.outside.book.write_lease(Lease(new.instance, volume=new.blank), None)
+    world.outside.leases.write_lease(Lease(new.instance, volume=new.blank), None)
     world.host.engine.kill()
     assert new.boot().run().lost == ""
     assert world.host.content() == one
@@ -472,20 +472,20 @@ def test_the_name_moves_and_that_it_could_not_is_told(world: World) -> None:
 # --- whose turn it is
 
 
-def turn_of(world: World, host: str, **timeouts: int) -> tuple[Turn, list[str]]:
+def acquirer_of(world: World, host: str, **timeouts: int) -> tuple[Acquirer, list[str]]:
     """Another host that boots."""
     machine = FakeMachine(world.host.directory)
     machine.instance_id = host
     config = replace(world.host.config, timeouts=replace(world.host.config.timeouts, **timeouts))
     context: Context = world.host.context(machine=machine, config=config)
     said: list[str] = []
-    return Turn(context, world.outside, said.append, sleep=lambda _s: time.sleep(0.05)), said
+    return Acquirer(context, world.outside, said.append, sleep=lambda _s: time.sleep(0.05)), said
 
 
-def in_background(turn: Turn) -> tuple[threading.Thread, list[Before]]:
-    """Take a turn in a thread."""
-    got: list[Before] = []
-    thread = threading.Thread(target=lambda: got.append(turn.take()), daemon=True)
+def in_background(acquirer: Acquirer) -> tuple[threading.Thread, list[Predecessor]]:
+    """Acquire the lease in a thread."""
+    got: list[Predecessor] = []
+    thread = threading.Thread(target=lambda: got.append(acquirer.acquire()), daemon=True)
     thread.start()
     return thread, got
 
@@ -494,20 +494,20 @@ def test_of_two_hosts_that_boot_at_once_one_serves(world: World) -> None:
     world.host.fill("one")
     lost(world)
     hosts = [launch(world, ZONE) for _ in range(2)]
-    turns = [turn_of(world, host) for host in hosts]
-    threads = [in_background(turn) for turn, _ in turns]
+    acquirers = [acquirer_of(world, host) for host in hosts]
+    threads = [in_background(acquirer) for acquirer, _ in acquirers]
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline and not any(
-        " serves this environment" in line for _, said in turns for line in said
+        " serves this environment" in line for _, said in acquirers for line in said
     ):
         time.sleep(0.05)
     winners = [bool(got) for _, got in threads]
     assert sorted(winners) == [False, True]
     winner, loser = hosts[winners.index(True)], winners.index(False)
-    held = world.outside.book.lease()
+    held = world.outside.leases.lease()
     assert held is not None
     assert held.lease.host == winner
-    assert any(f"waiting: {winner} serves this environment" in line for line in turns[loser][1])
+    assert any(f"waiting: {winner} serves this environment" in line for line in acquirers[loser][1])
     # When that one is lost as well, the other serves.
     world.client("ec2").terminate_instances(InstanceIds=[winner])
     threads[loser][0].join(30)
@@ -518,9 +518,9 @@ def test_of_two_hosts_that_boot_at_once_one_serves(world: World) -> None:
 
 def test_a_dead_hosts_lease_is_taken_at_once(world: World) -> None:
     lease, _ = lost(world)
-    turn, said = turn_of(world, launch(world, ZONE))
+    acquirer, said = acquirer_of(world, launch(world, ZONE))
     begun = time.monotonic()
-    before = turn.take()
+    before = acquirer.acquire()
     assert time.monotonic() - begun < 2
     assert before.lease is not None
     assert before.lease.host == lease.host
@@ -529,37 +529,37 @@ def test_a_dead_hosts_lease_is_taken_at_once(world: World) -> None:
 
 def test_a_hung_hosts_lease_ends(world: World) -> None:
     lease, _ = lost(world, terminate=False)
-    book = world.outside.book
+    leases = world.outside.leases
     # The lease runs from here on, and S3's clock has whole seconds.
     begun = time.monotonic()
-    book.write_lease(replace(lease, seconds=3), book.lease())
-    turn, said = turn_of(world, launch(world, ZONE))
-    assert turn.take().lease is not None
+    leases.write_lease(replace(lease, seconds=3), leases.lease())
+    acquirer, said = acquirer_of(world, launch(world, ZONE))
+    assert acquirer.acquire().lease is not None
     assert 2 < time.monotonic() - begun < 7
     assert len(said) == 1
 
 
 def test_when_ec2_does_not_say_only_the_end_of_the_lease_counts(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     lost(world)
-    book = world.outside.book
-    held = book.lease()
+    leases = world.outside.leases
+    held = leases.lease()
     assert held is not None
     begun = time.monotonic()
-    book.write_lease(replace(held.lease, seconds=3), held)
-    turn, said = turn_of(world, launch(world, ZONE))
-    monkeypatch.setattr(turn, "state_of", lambda _host: "")
-    turn.take()
+    leases.write_lease(replace(held.lease, seconds=3), held)
+    acquirer, said = acquirer_of(world, launch(world, ZONE))
+    monkeypatch.setattr(acquirer, "state_of", lambda _host: "")
+    acquirer.acquire()
     assert time.monotonic() - begun > 2
     assert "since EC2 does not say how it is" in said[0]
 
 
 def test_a_host_that_ec2_does_not_find_may_still_serve(world: World) -> None:
     """EC2 may not know a new host yet, or miss an old one in an answer: two hosts would take writes."""
-    held = world.outside.book.lease()
+    held = world.outside.leases.lease()
     begun = time.monotonic()
-    world.outside.book.write_lease(Lease("i-0123456789abcdef0", zone=ZONE, seconds=3), held)
-    turn, said = turn_of(world, launch(world, ZONE))
-    assert turn.take().lease is not None
+    world.outside.leases.write_lease(Lease("i-0123456789abcdef0", zone=ZONE, seconds=3), held)
+    acquirer, said = acquirer_of(world, launch(world, ZONE))
+    assert acquirer.acquire().lease is not None
     assert time.monotonic() - begun > 2
     assert "since EC2 does not say how it is" in said[0]
 
@@ -570,9 +570,9 @@ def test_the_last_words_of_a_host_that_is_being_ended_are_waited_for(
     world.host.fill("one")
     final = world.host.save("final").manifest.id
     lease, _ = lost(world, terminate=False)
-    turn, said = turn_of(world, launch(world, ZONE), handover=60)
-    monkeypatch.setattr(turn, "state_of", lambda _host: "shutting-down")
-    thread, got = in_background(turn)
+    acquirer, said = acquirer_of(world, launch(world, ZONE), handover=60)
+    monkeypatch.setattr(acquirer, "state_of", lambda _host: "shutting-down")
+    thread, got = in_background(acquirer)
     deadline = time.monotonic() + 30
     while not said and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -589,19 +589,19 @@ def test_last_words_that_never_come_are_waited_for_with_a_deadline(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lost(world, terminate=False)
-    turn, _ = turn_of(world, launch(world, ZONE), handover=1)
-    monkeypatch.setattr(turn, "state_of", lambda _host: "shutting-down")
+    acquirer, _ = acquirer_of(world, launch(world, ZONE), handover=1)
+    monkeypatch.setattr(acquirer, "state_of", lambda _host: "shutting-down")
     begun = time.monotonic()
-    before = turn.take()
+    before = acquirer.acquire()
     assert 1 <= time.monotonic() - begun < 5
     assert before.final is None
 
 
 def test_a_record_that_was_taken_back_counts_for_nothing(world: World) -> None:
     lease, _ = lost(world, terminate=False)
-    world.outside.book.write_final(Final(lease.host, withdrawn=True, off_host=True))
-    turn, said = turn_of(world, launch(world, ZONE))
-    thread, got = in_background(turn)
+    world.outside.leases.write_final(FinalRecord(lease.host, withdrawn=True, off_host=True))
+    acquirer, said = acquirer_of(world, launch(world, ZONE))
+    thread, got = in_background(acquirer)
     deadline = time.monotonic() + 30
     while not said and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -614,14 +614,14 @@ def test_a_record_that_was_taken_back_counts_for_nothing(world: World) -> None:
 
 def test_a_host_that_is_being_ended_waits_and_does_not_begin_to_serve(world: World) -> None:
     watch = world.watch()
-    ending = begin(world.host.context(), world.outside, Interruption(SPOT, "x"), world.host.context().now())
-    watch.ender.note(ending)
-    turn, said = turn_of(world, ending.host)
-    thread, got = in_background(turn)
+    drain = begin(world.host.context(), world.outside, Interruption(SPOT, "x"), world.host.context().now())
+    watch.drainer.note(drain)
+    acquirer, said = acquirer_of(world, drain.host)
+    thread, got = in_background(acquirer)
     thread.join(0.5)
     assert got == []
     assert said == ["waiting: this host is being ended itself (spot) and does not begin to serve"]
-    assert watch.ender.withdraw(ending, "the notice was taken back")
+    assert watch.drainer.withdraw(drain, "the notice was taken back")
     thread.join(10)
     assert len(got) == 1
 
@@ -635,9 +635,9 @@ def test_a_shutdown_that_is_over_holds_up_no_boot(world: World) -> None:
     assert final is not None
     assert final.off_host
     world.host.engine.stop(5)
-    turn, said = turn_of(world, HOST)
-    turn.outside = replace(turn.outside, boot_id="boot-2")
-    thread, got = in_background(turn)
+    acquirer, said = acquirer_of(world, HOST)
+    acquirer.outside = replace(acquirer.outside, boot_id="boot-2")
+    thread, got = in_background(acquirer)
     thread.join(20)
     assert (len(got), said) == (1, [])
     # Nobody may take over because of a record of a host that serves again.
@@ -649,26 +649,26 @@ def test_a_shutdown_that_is_over_holds_up_no_boot(world: World) -> None:
 def test_a_shutdown_is_taken_back_without_a_redis_and_beside_a_boot(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world.outside.book.write_lease(Lease(HOST, zone=ZONE), None)
+    world.outside.leases.write_lease(Lease(HOST, zone=ZONE), None)
     watch = world.watch()
     watch.step()
     watch.shut_down()
     world.host.engine.stop(5)
     # The boot of this host writes the lease at the same moment.
-    write, conflicts = Book.write_lease, [True]
+    write, conflicts = LeaseStore.write_lease, [True]
 
-    def beside(book: Book, lease: Lease, over: Any) -> Any:
+    def beside(leases: LeaseStore, lease: Lease, over: Any) -> Any:
         if conflicts:
             conflicts.clear()
             raise ConflictError("changed meanwhile")
-        return write(book, lease, over)
+        return write(leases, lease, over)
 
-    monkeypatch.setattr(Book, "write_lease", beside)
+    monkeypatch.setattr(LeaseStore, "write_lease", beside)
     world.said.clear()
     again = world.watch(boot_id="boot-2")
-    assert again.ending is None
+    assert again.drain is None
     world.line("the host was only started anew: this host goes on")
-    held = world.outside.book.lease()
+    held = world.outside.leases.lease()
     assert held is not None
     assert not held.lease.released
 
@@ -679,12 +679,12 @@ def test_a_shutdown_that_could_not_be_taken_back_is_tried_again(world: World, mo
     watch.shut_down()
     with monkeypatch.context() as patch:
 
-        def away(book: Book) -> Any:
+        def away(leases: LeaseStore) -> Any:
             raise AwsError("S3 is away")
 
-        patch.setattr(Book, "lease", away)
+        patch.setattr(LeaseStore, "lease", away)
         again = world.watch(boot_id="boot-2")
-        assert again.ending is None
+        assert again.drain is None
     world.clock += 60
     again.step()
     taken_back = world.final
@@ -693,23 +693,23 @@ def test_a_shutdown_that_could_not_be_taken_back_is_tried_again(world: World, mo
 
 
 def test_a_host_that_waits_has_nothing_to_save_when_its_own_notice_comes(world: World) -> None:
-    world.outside.book.write_lease(Lease("i-another"), None)
+    world.outside.leases.write_lease(Lease("i-another"), None)
     world.host.engine.stop(5)
     world.host.machine.mounted_volume = False
     world.imds.notice()
     watch = world.watch()
     watch.step()
-    assert watch.ending is not None
-    assert watch.ending.over
+    assert watch.drain is not None
+    assert watch.drain.over
     world.line("there is nothing to save: i-another serves this environment")
     assert [message["level"] for message in world.told()] == ["info"]
 
 
 def test_who_cannot_read_the_lease_does_not_serve(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.client("s3").delete_bucket(Bucket="saves")
-    turn, _ = turn_of(world, launch(world, ZONE))
+    acquirer, _ = acquirer_of(world, launch(world, ZONE))
     with pytest.raises(KeeperError, match="NoSuchBucket"):
-        turn.take()
+        acquirer.acquire()
 
 
 # --- killed
@@ -739,14 +739,14 @@ def boot_until_killed(new: NewHost, count: int) -> bool:
                 return call
 
             for owner, name in (
-                (Turn, "take"),
+                (Acquirer, "acquire"),
                 (Disks, "change_to"),
                 (Disks, "_must"),
                 (disks_module.Disks, "_remember"),
                 (boot_module, "restore"),
                 (Boot, "_name_volume"),
                 (Boot, "_move_name"),
-                (Book, "write_lease"),
+                (LeaseStore, "write_lease"),
                 (Boot, "_tell"),
             ):
                 setattr(owner, name, wrapped(getattr(owner, name)))
@@ -785,7 +785,7 @@ def test_a_boot_killed_at_every_step_serves_when_started_again(world: World, tmp
         assert result.lost == "" or result.what == "served already", (killed, result)
         assert world.told(), killed
         assert world.host.content() == one, killed
-        held = world.outside.book.lease()
+        held = world.outside.leases.lease()
         assert held is not None
         assert (held.lease.host, held.lease.volume) == (new.instance, new.mounted)
         world.host.engine.stop(5)

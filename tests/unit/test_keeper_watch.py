@@ -24,10 +24,10 @@ from spotcache_keeper import config as config_module
 from spotcache_keeper.aws.imds import SOURCES, TARGET_STATE, Imds, ImdsError, look
 from spotcache_keeper.aws.signed import Objects, Signed, role_credentials
 from spotcache_keeper.errors import KeeperError, RefusedError
-from spotcache_keeper.lease import Book, Lease
-from spotcache_keeper.node import drain as ending_module
+from spotcache_keeper.lease import Lease, LeaseStore
+from spotcache_keeper.node import drain as drain_module
 from spotcache_keeper.node.budget import estimate, measured
-from spotcache_keeper.node.drain import Ender, read_ending
+from spotcache_keeper.node.drain import Drainer, read_drain
 from spotcache_keeper.node.renew import LeaseHolder
 from spotcache_keeper.node.watch import system_is_stopping
 from spotcache_keeper.outside import Outside
@@ -118,7 +118,7 @@ def test_garbage_in_place_of_a_notice_ends_nothing(world: World, text: str) -> N
     watch = world.watch()
     for _ in range(3):
         watch.step()
-    assert watch.ending is None
+    assert watch.drain is None
     assert world.writes()
     assert any("garbage" in line or "that is none" in line for line in world.said)
 
@@ -133,7 +133,7 @@ def test_a_rebalance_makes_one_early_save_and_nothing_else(world: World) -> None
         watch.step()
     world.watch().step()
     assert world.early.started == 1
-    assert watch.ending is None
+    assert watch.drain is None
     assert world.writes()
     world.line("an early save is taken, and nothing else")
     world.early.result = (True, "saved 20261122T001503Z-3f9a1c")
@@ -166,8 +166,8 @@ def test_a_notice_saves_everything_that_was_acknowledged(world: World) -> None:
     watch.step()
     stop.set()
     writer.join()
-    assert watch.ending is not None
-    assert watch.ending.over
+    assert watch.drain is not None
+    assert watch.drain.over
     final = world.final
     assert final is not None
     assert (final.complete, final.off_host, final.cause, final.withdrawn) == (True, True, "spot", False)
@@ -262,13 +262,13 @@ def test_the_time_left_goes_by_awss_clock(world: World) -> None:
     for ahead in (timedelta(minutes=-7), timedelta(minutes=7)):
         world.said.clear()
         world.imds.values.pop("spot/instance-action", None)
-        (world.host.config.state_directory / "ending.json").unlink(missing_ok=True)
+        (world.host.config.state_directory / "drain.json").unlink(missing_ok=True)
         world.imds.ahead = ahead
         world.imds.notice(100)
         watch = world.watch()
         watch.step()
-        assert watch.ending is not None
-        assert watch.ending.over
+        assert watch.drain is not None
+        assert watch.drain.over
         assert re.search(r"this host's clock is (419|42\d) s (ahead|behind)", world.line("this host's clock is"))
         assert any("99 s are left" in line or "100 s are left" in line for line in world.said)
 
@@ -278,7 +278,7 @@ def test_a_notice_whose_time_is_over_is_no_notice(world: World) -> None:
     watch = world.watch()
     for _ in range(3):
         watch.step()
-    assert watch.ending is None
+    assert watch.drain is None
     assert world.writes()
     assert world.early.started == 1
     world.line("which has passed")
@@ -289,7 +289,7 @@ def test_a_group_ends_a_host_that_a_passed_notice_still_names(world: World) -> N
     world.imds.notice(-90)
     watch = world.watch()
     watch.step()
-    assert watch.ending is None
+    assert watch.drain is None
     world.imds.values["autoscaling/target-lifecycle-state"] = "Terminated"
     watch.step()
     world.line("Auto Scaling ends this host (target state Terminated)")
@@ -312,7 +312,7 @@ def test_every_kind_of_interruption_is_heeded(world: World, source: Any) -> None
     world.line(interruption.told(100).split(";")[0])
     assert world.writes() is not kind.ends_host
     assert world.early.started == (0 if kind.ends_host else 1)
-    noted = read_ending(world.host.config.state_directory)
+    noted = read_drain(world.host.config.state_directory)
     assert (noted is not None and noted.kind is kind) is kind.ends_host
 
 
@@ -320,9 +320,9 @@ def test_what_an_unknown_program_noted_ends_nothing(world: World) -> None:
     world.imds.notice(100)
     watch = world.watch()
     watch.step()
-    noted = world.host.config.state_directory / "ending.json"
+    noted = world.host.config.state_directory / "drain.json"
     noted.write_text(noted.read_text().replace('"spot"', '"strike"'))
-    assert read_ending(noted.parent) is None
+    assert read_drain(noted.parent) is None
 
 
 def test_no_answer_hides_nothing_that_was_answered(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -358,7 +358,7 @@ def test_a_host_that_is_spared_goes_on(world: World) -> None:
     # The notice that was not carried out still stands there.
     for run in (watch, world.watch()):
         run.step()
-        assert run.ending is None
+        assert run.drain is None
     assert world.writes()
 
 
@@ -367,8 +367,8 @@ def test_a_spared_host_does_not_go_on_when_another_one_serves(world: World) -> N
     world.imds.notice(100)
     watch = world.watch()
     watch.step()
-    book = world.outside.book
-    book.write_lease(Lease("i-another"), book.lease())
+    leases = world.outside.leases
+    leases.write_lease(Lease("i-another"), leases.lease())
     world.imds.ahead = timedelta(seconds=450)
     watch.step()
     world.line("i-another serves now: writes here stay held back")
@@ -414,12 +414,12 @@ def test_s3_refused_keeps_the_save_and_goes_on_trying(world: World) -> None:
     world.imds.notice()
     watch = world.watch()
     watch.step()
-    assert watch.ending is not None
-    assert "recorded" not in watch.ending.steps
+    assert watch.drain is not None
+    assert "recorded" not in watch.drain.steps
     world.line("the bucket does not exist")
     watch._ctx.s3 = good
     watch.step()
-    assert watch.ending.over
+    assert watch.drain.over
     world.line("is in S3 now")
     final = world.final
     assert final is not None
@@ -583,8 +583,8 @@ def test_a_topic_that_is_gone_keeps_nothing_from_being_saved(world: World) -> No
     for _ in range(6):
         watch.step()
     world.line("does not exist; provision makes it")
-    assert watch.ending is not None
-    assert watch.ending.over
+    assert watch.drain is not None
+    assert watch.drain.over
     assert world.final is not None
     assert world.saves_in_s3
 
@@ -593,12 +593,12 @@ def test_a_host_that_serves_nobody_has_nothing_to_save(world: World, monkeypatch
     def refuses(*_arguments: Any, **_named: Any) -> None:
         raise RefusedError("this volume is new and nothing was restored onto it")
 
-    monkeypatch.setattr(ending_module, "save", refuses)
+    monkeypatch.setattr(drain_module, "save", refuses)
     world.imds.notice()
     watch = world.watch()
     watch.step()
-    assert watch.ending is not None
-    assert watch.ending.over
+    assert watch.drain is not None
+    assert watch.drain.over
     [message] = world.told()
     assert message["level"] == "info"
 
@@ -636,9 +636,9 @@ def test_a_shutdown_saves_and_a_host_that_was_only_started_anew_goes_on(world: W
     assert final is not None
     assert (final.cause, final.complete, final.off_host) == ("shutdown", True, True)
     # The same run of the kernel: it goes on ending.
-    assert world.watch().ending is not None
+    assert world.watch().drain is not None
     again = world.watch(boot_id="boot-2")
-    assert again.ending is None
+    assert again.drain is None
     assert world.writes()
     taken_back = world.final
     assert taken_back is not None
@@ -669,13 +669,13 @@ def step_until_killed(world: World, count: int) -> bool:
                 return call
 
             for owner, name in (
-                (Ender, "fence"),
-                (Ender, "note"),
-                (ending_module, "save"),
-                (ending_module, "write_atomically"),
+                (Drainer, "fence"),
+                (Drainer, "note"),
+                (drain_module, "save"),
+                (drain_module, "write_atomically"),
                 (S3Store, "put"),
-                (Book, "write_final"),
-                (Book, "write_lease"),
+                (LeaseStore, "write_final"),
+                (LeaseStore, "write_lease"),
                 (Outside, "tell"),
             ):
                 setattr(owner, name, wrapped(getattr(owner, name)))
@@ -698,28 +698,28 @@ def test_a_watcher_killed_at_every_step_still_saves_all(world: World) -> None:
     killed = 0
     while True:
         # Each time a host of its own, whose notice is new.
-        (world.host.config.state_directory / "ending.json").unlink(missing_ok=True)
+        (world.host.config.state_directory / "drain.json").unlink(missing_ok=True)
         with world.host.client() as client:
             client.execute_command("CLIENT", "UNPAUSE")
             client.set(f"before-kill:{killed}", "x")
-        book = world.outside.book
-        held = book.lease()
-        book.write_lease(Lease(HOST, zone=ZONE, mark=str(killed)), held)
+        leases = world.outside.leases
+        held = leases.lease()
+        leases.write_lease(Lease(HOST, zone=ZONE, mark=str(killed)), held)
         world.imds.notice(100 + killed)
         was_killed = step_until_killed(world, killed)
         watch = world.watch()
         for _ in range(3):
             watch.step()
-        ending = read_ending(world.host.config.state_directory)
-        assert ending is not None
-        assert ending.over, (killed, world.said[-6:])
+        drain = read_drain(world.host.config.state_directory)
+        assert drain is not None
+        assert drain.over, (killed, world.said[-6:])
         final = world.final
         assert final is not None
         assert final.complete
         assert final.save in world.saves_in_s3
         assert final.keys == world.host.context().volume.manifest(final.save).keys  # type: ignore[union-attr]
         assert final.keys == len(world.host.content())
-        lease = book.lease()
+        lease = leases.lease()
         assert lease is not None
         assert lease.lease.released
         if not was_killed:
@@ -735,16 +735,16 @@ def test_a_watcher_killed_at_every_step_still_saves_all(world: World) -> None:
 def test_the_lease_is_renewed_and_never_taken_from_a_living_host(world: World) -> None:
     holder = LeaseHolder(world.host.context(), world.outside)
     holder.renew()
-    first = world.outside.book.lease()
+    first = world.outside.leases.lease()
     assert first is not None
     assert (first.lease.host, first.lease.zone, first.lease.volume) == (HOST, ZONE, "vol-0123456789abcdef0")
     holder.renew()
-    second = world.outside.book.lease()
+    second = world.outside.leases.lease()
     assert second is not None
     assert second.etag != first.etag
     assert second.lease.since == first.lease.since
     # Another one takes it: this one never takes it back, and holds writes back.
-    world.outside.book.write_lease(Lease("i-another"), second)
+    world.outside.leases.write_lease(Lease("i-another"), second)
     watch = world.watch()
     watch._lease.held = True
     watch._lease.renew()
@@ -756,14 +756,14 @@ def test_the_lease_is_renewed_and_never_taken_from_a_living_host(world: World) -
     later = world.watch()
     assert later._lease.lost_to == "i-another"
     later._lease.renew()
-    now = world.outside.book.lease()
+    now = world.outside.leases.lease()
     assert now is not None
     assert now.lease.host == "i-another"
 
 
 def test_a_dead_hosts_lease_is_taken_only_when_it_has_ended(world: World) -> None:
-    book = world.outside.book
-    book.write_lease(Lease("i-dead", seconds=2), None)
+    leases = world.outside.leases
+    leases.write_lease(Lease("i-dead", seconds=2), None)
     holder = LeaseHolder(world.host.context(), world.outside)
     holder.renew()
     assert holder.held is False
@@ -775,7 +775,7 @@ def test_a_dead_hosts_lease_is_taken_only_when_it_has_ended(world: World) -> Non
 def test_a_lease_that_cannot_be_renewed_is_said_once(world: World) -> None:
     watch = world.watch()
     nowhere = Signed(REGION, "http://127.0.0.1:9", lambda: role_credentials(Imds()))
-    watch._lease.outside = replace(world.outside, book=Book(Objects(nowhere, "saves"), ""))
+    watch._lease.outside = replace(world.outside, leases=LeaseStore(Objects(nowhere, "saves"), ""))
     watch._lease.renew()
     for _ in range(3):
         watch.step()

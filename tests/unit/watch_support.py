@@ -22,7 +22,7 @@ import requests
 from moto.server import ThreadedMotoServer
 from spotcache_keeper.aws.imds import Imds
 from spotcache_keeper.aws.signed import Objects, Signed, role_credentials
-from spotcache_keeper.lease import Book, Final
+from spotcache_keeper.lease import FinalRecord, LeaseStore
 from spotcache_keeper.node.renew import LeaseHolder
 from spotcache_keeper.node.watch import Watch
 from spotcache_keeper.outside import Outside
@@ -117,7 +117,7 @@ class World:
     def outside(self) -> Outside:
         imds = Imds(self.imds.url, timeout=0.3)
         aws = Signed(REGION, self.endpoint, lambda: role_credentials(imds), timeout=2)
-        book = Book(Objects(aws, "saves"), self.host.config.shared_prefix)
+        book = LeaseStore(Objects(aws, "saves"), self.host.config.shared_prefix)
         return Outside(imds, aws, book, self.host.config.topic_arn, self.client, "boot-1")
 
     def watch(self, **changes: Any) -> Watch:
@@ -141,8 +141,8 @@ class World:
         return [json.loads(entry[1]) for entry in sent]
 
     @property
-    def final(self) -> Final | None:
-        return self.outside.book.final(HOST)
+    def final(self) -> FinalRecord | None:
+        return self.outside.leases.final(HOST)
 
     @property
     def saves_in_s3(self) -> list[str]:

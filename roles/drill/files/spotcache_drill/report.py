@@ -45,7 +45,7 @@ class Words:
 
     Attributes:
         lines: when and what.
-        kept: `ending.json` or `boot.json`.
+        kept: `drain.json` or `boot.json`.
     """
 
     lines: Sequence[tuple[float, str]] = ()

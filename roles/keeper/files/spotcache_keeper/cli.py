@@ -25,7 +25,7 @@ from spotcache_keeper.backup.switch_data import recover
 from spotcache_keeper.config import DEFAULT_PATH, load_config
 from spotcache_keeper.context import Context, build_context
 from spotcache_keeper.errors import InterruptedRunError, KeeperError
-from spotcache_keeper.node.acquire import Turn
+from spotcache_keeper.node.acquire import Acquirer
 from spotcache_keeper.node.boot import Boot
 from spotcache_keeper.node.data_volume import Disks
 from spotcache_keeper.node.journal import Lines
@@ -158,7 +158,7 @@ def _boot(options: argparse.Namespace, context: Context) -> int:
     _begin_anew(context)
     outside = build_outside(context.config)
     say = Lines(context, _say, BOOT)
-    boot = Boot(context, outside, say, Turn(context, outside, say), Disks(context, outside))
+    boot = Boot(context, outside, say, Acquirer(context, outside, say), Disks(context, outside))
     with only_run(directory / "boot.lock", "boot", context.config.timeouts.lock, context.now()):
         try:
             result = boot.run()

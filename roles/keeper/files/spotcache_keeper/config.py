@@ -31,7 +31,7 @@ class Timeouts:
         volume: EC2 to make, attach or detach an EBS volume.
         lease: how long the right to serve the environment lasts unless it is renewed.
         handover: a host that boots waits for the last words of the one before, once EC2 ends that.
-        ending: a final save may take where nothing says when the host ends.
+        drain: a final save may take where nothing says when the host ends.
     """
 
     lock: int
@@ -43,7 +43,7 @@ class Timeouts:
     volume: int
     lease: int
     handover: int
-    ending: int
+    drain: int
 
 
 # Where image-secrets.sh keeps what no image may hold while one is made: minutes, in which the host may be told to end.

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from spotcache_keeper.aws.signed import Objects
 
-_Record = TypeVar("_Record", "Lease", "Final")
+_Record = TypeVar("_Record", "Lease", "FinalRecord")
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Lease:
 
 
 @dataclass(frozen=True)
-class Final:
+class FinalRecord:
     """The object `final/<instance id>.json`: the last a host did.
 
     Attributes:
@@ -102,7 +102,7 @@ class Held:
         return self.lease.released or self.age >= self.lease.seconds
 
 
-class Book:
+class LeaseStore:
     """The lease and the final records of one environment.
 
     Args:
@@ -134,12 +134,12 @@ class Book:
             f"{self._prefix}lease.json", data, etag=over.etag if over is not None else None, new=over is None
         )
 
-    def final(self, host: str) -> Final | None:
+    def final(self, host: str) -> FinalRecord | None:
         """What a host left, or None."""
         found = self._objects.get(f"{self._prefix}final/{host}.json")
-        return _read(Final, found.data) if found is not None else None
+        return _read(FinalRecord, found.data) if found is not None else None
 
-    def write_final(self, final: Final) -> None:
+    def write_final(self, final: FinalRecord) -> None:
         """Leave a record."""
         self._objects.put(f"{self._prefix}final/{final.host}.json", asdict(final))
 

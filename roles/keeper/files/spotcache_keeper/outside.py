@@ -13,7 +13,7 @@ from spotcache_keeper.aws.imds import Imds
 from spotcache_keeper.aws.notify import Message, publish
 from spotcache_keeper.aws.signed import Objects, Signed, role_credentials
 from spotcache_keeper.config import Config
-from spotcache_keeper.lease import Book
+from spotcache_keeper.lease import LeaseStore
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -25,7 +25,7 @@ class Outside:
     Attributes:
         imds: the metadata service.
         aws: signs single actions.
-        book: the lease and the final records.
+        leases: the lease and the final records.
         topic: by which people are told; None tells nobody.
         client: makes one of the SDK's clients; the watcher does without.
         boot_id: names this run of the host's kernel.
@@ -33,7 +33,7 @@ class Outside:
 
     imds: Imds
     aws: Signed
-    book: Book
+    leases: LeaseStore
     topic: str | None
     client: Callable[[str], Any]
     boot_id: str = ""
@@ -54,7 +54,7 @@ def build_outside(config: Config) -> Outside:
     return Outside(
         imds=imds,
         aws=aws,
-        book=Book(Objects(aws, config.bucket), config.shared_prefix),
+        leases=LeaseStore(Objects(aws, config.bucket), config.shared_prefix),
         topic=config.topic_arn,
         client=lambda service: make_client(service, config.region, config.endpoint_url, config.dualstack),
         boot_id=boot_id(),

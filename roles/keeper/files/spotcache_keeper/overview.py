@@ -12,7 +12,7 @@ from spotcache_keeper.backup.restore import gather
 from spotcache_keeper.backup.switch_data import read_journal
 from spotcache_keeper.context import Context
 from spotcache_keeper.errors import KeeperError
-from spotcache_keeper.node.drain import read_ending
+from spotcache_keeper.node.drain import read_drain
 from spotcache_keeper.stores.local import mib
 from spotcache_keeper.stores.manifest import databases_json
 from spotcache_keeper.stores.source import BEFORE_RESTORE, Source, newest_first
@@ -96,7 +96,7 @@ def make_status(ctx: Context) -> dict[str, Any]:
         "last_save": remembered.get("last_save"),
         "last_restore": remembered.get("last_restore"),
         "last_error": remembered.get("last_error"),
-        "ending": _ending(ctx),
+        "drain": _drain(ctx),
         "boot": recall(ctx.config.state_directory, BOOT),
         "watch": recall(ctx.config.state_directory, WATCH),
         "running": holder_of(ctx.lock_path) if is_held(ctx.lock_path) else None,
@@ -146,22 +146,22 @@ def status_table(status: dict[str, Any], now: datetime) -> str:
     return "\n".join(f"{name:<{width}}  {text}" for name, text in rows)
 
 
-def _ending(ctx: Context) -> dict[str, Any] | None:
+def _drain(ctx: Context) -> dict[str, Any] | None:
     """How far this host's end has come; None while it goes on."""
-    ending = read_ending(ctx.config.state_directory)
-    return None if ending is None else asdict(ending) | {"over": ending.over}
+    drain = read_drain(ctx.config.state_directory)
+    return None if drain is None else asdict(drain) | {"over": drain.over}
 
 
 def _watch_rows(status: dict[str, Any]) -> list[tuple[str, str]]:
     """What the watcher knows, for a person."""
-    watch, ending = status["watch"], status["ending"]
+    watch, drain = status["watch"], status["drain"]
     rows = []
     if sentence := (watch.get("budget") or {}).get("sentence"):
         rows.append(("Spot notice", sentence))
-    if ending and ending["host"] == status["host"]:
-        text = "taken back" if ending["withdrawn"] else "done" if ending["over"] else "at work"
-        steps = ", ".join(ending["steps"]) or "nothing yet"
-        rows.append(("End of host", f"{ending['cause']}, due {ending['due']}: {text} ({steps})"))
+    if drain and drain["host"] == status["host"]:
+        text = "taken back" if drain["withdrawn"] else "done" if drain["over"] else "at work"
+        steps = ", ".join(drain["steps"]) or "nothing yet"
+        rows.append(("End of host", f"{drain['cause']}, due {drain['due']}: {text} ({steps})"))
     boot = [f"{line['at']} {line['line']}" for line in _last(status["boot"])[-4:]]
     rows += list(zip(["Boot", *[""] * len(boot)], boot, strict=False))
     lines = [f"{line['at']} {line['line']}" for line in _last(watch)]

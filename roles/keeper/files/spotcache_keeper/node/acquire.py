@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from spotcache_keeper.aws.clients import AwsError, aws_errors
 from spotcache_keeper.aws.signed import ConflictError
 from spotcache_keeper.context import Context
-from spotcache_keeper.lease import Final, Held, Lease
-from spotcache_keeper.node.drain import read_ending
+from spotcache_keeper.lease import FinalRecord, Held, Lease
+from spotcache_keeper.node.drain import read_drain
 from spotcache_keeper.outside import Outside
 from spotcache_keeper.system.times import to_text
 
@@ -22,7 +22,7 @@ _ENDING = frozenset({"shutting-down", "stopping"})
 
 
 @dataclass(frozen=True)
-class Before:
+class Predecessor:
     """The host that served before this one.
 
     Attributes:
@@ -32,12 +32,12 @@ class Before:
     """
 
     lease: Lease | None = None
-    final: Final | None = None
+    final: FinalRecord | None = None
     unfinished: str = ""
 
 
 @dataclass
-class Turn:
+class Acquirer:
     """Waits for the lease and takes it.
 
     Attributes:
@@ -54,7 +54,7 @@ class Turn:
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
 
-    def take(self) -> Before:
+    def acquire(self) -> Predecessor:
         """Wait for the lease as long as another host may still serve, and take it.
 
         Raises:
@@ -64,21 +64,21 @@ class Turn:
         said = ""
         ending_since: float | None = None
         while True:
-            ending = read_ending(self.ctx.config.state_directory)
-            if ending is not None and ending.in_force(me.instance_id, self.outside.boot_id):
-                why = f"waiting: this host is being ended itself ({ending.cause}) and does not begin to serve"
+            drain = read_drain(self.ctx.config.state_directory)
+            if drain is not None and drain.in_force(me.instance_id, self.outside.boot_id):
+                why = f"waiting: this host is being ended itself ({drain.cause}) and does not begin to serve"
                 if why != said:
                     said = why
                     self.say(why)
                 self.sleep(_POLL_SECONDS)
                 continue
-            held = self.outside.book.lease()
+            held = self.outside.leases.lease()
             if held is None or held.lease.host == me.instance_id:
                 self._take_record_back(me.instance_id)
                 if self._write(held):
                     return self._before(held)
                 continue
-            final = self.outside.book.final(held.lease.host)
+            final = self.outside.leases.final(held.lease.host)
             if final is not None and final.withdrawn:
                 final = None
             state = self.state_of(held.lease.host)
@@ -88,7 +88,7 @@ class Turn:
             why = self._why_wait(held, final, state, waited)
             if not why:
                 if self._write(held):
-                    return Before(held.lease, final)
+                    return Predecessor(held.lease, final)
                 continue
             if why != said:
                 said = why
@@ -97,25 +97,25 @@ class Turn:
 
     def _take_record_back(self, me: str) -> None:
         """Before this host serves again: whoever reads that its final save is complete may take over at once."""
-        final = self.outside.book.final(me)
+        final = self.outside.leases.final(me)
         if final is not None and not final.withdrawn:
             note = "the host was only started anew"
-            self.outside.book.write_final(
+            self.outside.leases.write_final(
                 replace(
                     final, withdrawn=True, complete=False, off_host=False, written=to_text(self.ctx.now()), note=note
                 )
             )
 
-    def _before(self, held: Held | None) -> Before:
+    def _before(self, held: Held | None) -> Predecessor:
         """Whom a boot that was killed was about to follow."""
         if held is None or not held.lease.before:
-            return Before()
+            return Predecessor()
         if held.lease.volume:
             # It came so far that clients may have written here since.
-            return Before(unfinished=held.lease.before)
+            return Predecessor(unfinished=held.lease.before)
         old = Lease(held.lease.before, zone=held.lease.before_zone, volume=held.lease.before_volume)
-        final = self.outside.book.final(old.host)
-        return Before(old, None if final is not None and final.withdrawn else final)
+        final = self.outside.leases.final(old.host)
+        return Predecessor(old, None if final is not None and final.withdrawn else final)
 
     def state_of(self, host: str) -> str:
         """What EC2 says of a host: its state, or empty when it does not say.
@@ -134,7 +134,7 @@ class Turn:
         states = [str(item["State"]["Name"]) for reservation in found for item in reservation["Instances"]]
         return states[0] if states else ""
 
-    def _why_wait(self, held: Held, final: Final | None, state: str, waited: float) -> str:
+    def _why_wait(self, held: Held, final: FinalRecord | None, state: str, waited: float) -> str:
         """Why the lease is not taken now; empty when it may be."""
         host = held.lease.host
         if state in _GONE or held.lease.released or (final is not None and final.off_host):
@@ -160,7 +160,7 @@ class Turn:
             old = over.lease
             lease = replace(lease, before=old.host, before_zone=old.zone, before_volume=old.volume)
         try:
-            self.outside.book.write_lease(lease, over)
+            self.outside.leases.write_lease(lease, over)
         except ConflictError:
             self.say("another host was faster to take the lease")
             return False

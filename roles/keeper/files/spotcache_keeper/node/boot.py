@@ -28,7 +28,7 @@ from spotcache_keeper.backup.switch_data import recover
 from spotcache_keeper.config import Secret
 from spotcache_keeper.context import Context
 from spotcache_keeper.errors import KeeperError, NoSourceError, NoUsableCopyError
-from spotcache_keeper.node.acquire import Before, Turn
+from spotcache_keeper.node.acquire import Acquirer, Predecessor
 from spotcache_keeper.node.data_volume import Disks
 from spotcache_keeper.outside import Outside
 from spotcache_keeper.server.rdb import databases_of
@@ -89,7 +89,7 @@ class Boot:
         ctx: the host's parts.
         outside: the ways out of it.
         say: tells a person one line.
-        turn: waits for the lease.
+        acquirer: waits for the lease.
         disks: finds and mounts the data volume.
         sleep: waits that many seconds.
     """
@@ -97,7 +97,7 @@ class Boot:
     ctx: Context
     outside: Outside
     say: Callable[[str], None]
-    turn: Turn
+    acquirer: Acquirer
     disks: Disks
     sleep: Callable[[float], None] = time.sleep
 
@@ -119,8 +119,8 @@ class Boot:
         self._fetch_secrets()
         self._change_address()
         mark("secrets")
-        before = self.turn.take()
-        mark("turn")
+        before = self.acquirer.acquire()
+        mark("lease")
         kept = self._have_volume(before)
         mark("volume")
         with only_run(self.ctx.lock_path, "boot", self.ctx.config.timeouts.lock, self.ctx.now()):
@@ -210,7 +210,7 @@ class Boot:
 
     # --- the volume
 
-    def _have_volume(self, before: Before) -> bool:
+    def _have_volume(self, before: Predecessor) -> bool:
         """Mount the best data volume there is.
 
         Returns:
@@ -232,7 +232,7 @@ class Boot:
         disks.mount(own, blank_allowed=True)
         return bool(self.ctx.volume.ids()) or self.ctx.rdb_path.exists()
 
-    def _take_over(self, before: Before, own: str) -> bool:
+    def _take_over(self, before: Predecessor, own: str) -> bool:
         """Mount the volume of the host before in the place of this host's own; False, with a word why, if not."""
         if before.lease is None:
             return False
@@ -252,7 +252,7 @@ class Boot:
         self.say(f"{why}: the data comes from a save")
         return False
 
-    def _is_off_host(self, before: Before) -> bool:
+    def _is_off_host(self, before: Predecessor) -> bool:
         """Whether everything the host before acknowledged can be had from S3."""
         final = before.final
         if final is None or not final.complete or not final.off_host:
@@ -264,7 +264,7 @@ class Boot:
             return False
         return copy is not None and copy.usable
 
-    def _fall_back_on_volume(self, before: Before) -> bool:
+    def _fall_back_on_volume(self, before: Predecessor) -> bool:
         """Have the volume that was not waited for after all: the copy in S3 is of no use."""
         own = self.disks.own()
         self.ctx.engine.stop(self.ctx.config.timeouts.stop)
@@ -299,12 +299,12 @@ class Boot:
         """
         me = self.ctx.machine.identity().instance_id
         for _ in range(_LEASE_TRIES):
-            held = self.outside.book.lease()
+            held = self.outside.leases.lease()
             if held is None or held.lease.host != me:
                 self.ctx.engine.stop(self.ctx.config.timeouts.stop)
                 raise KeeperError("the lease was lost while the data was restored: another host serves")
             try:
-                self.outside.book.write_lease(replace(held.lease, **changes), held)
+                self.outside.leases.write_lease(replace(held.lease, **changes), held)
             except ConflictError:
                 self.sleep(0.2)
             else:
@@ -313,7 +313,7 @@ class Boot:
 
     # --- the data
 
-    def _have_data(self, before: Before, kept: bool) -> BootResult:
+    def _have_data(self, before: Predecessor, kept: bool) -> BootResult:
         """Redis, running with the best data there is."""
         container = self.ctx.engine.state()
         if container is None:
@@ -352,7 +352,7 @@ class Boot:
         """Whether a save can be read somewhere."""
         return any(source.id == save_id and source.usable for source in gather(self.ctx)[0])
 
-    def _adopt(self, before: Before) -> BootResult | None:
+    def _adopt(self, before: Predecessor) -> BootResult | None:
         """Go on with what Redis itself has on the volume, where it is newer than every save; None when it is not."""
         sources = newest_first(gather(self.ctx)[0])
         newest = next((source for source in sources if source.usable), None)
@@ -395,7 +395,7 @@ class Boot:
             raise KeeperError(f"Redis is empty with it, but the newest save has {newest.keys:,} keys")
         return state.keys
 
-    def _restored(self, before: Before, result: RestoreResult) -> BootResult:
+    def _restored(self, before: Predecessor, result: RestoreResult) -> BootResult:
         """A restore, for a person."""
         manifest, final = result.manifest, before.final
         if result.changed:

@@ -25,7 +25,7 @@ from spotcache_keeper.config import Timeouts
 from spotcache_keeper.context import Context
 from spotcache_keeper.errors import ConfigError, KeeperError, RefusedError
 from spotcache_keeper.interruption import KINDS, Interruption, Kind
-from spotcache_keeper.lease import Final
+from spotcache_keeper.lease import FinalRecord
 from spotcache_keeper.outside import Outside
 from spotcache_keeper.server.client import NotAnsweringError
 from spotcache_keeper.stores.local import mib
@@ -48,8 +48,8 @@ _TELL_TRIES = 5
 
 
 @dataclass
-class Ending:
-    """How far the end of this host has come; kept in `ending.json`.
+class Drain:
+    """How far the end of this host has come; kept in `drain.json`.
 
     Attributes:
         host: instance id.
@@ -105,18 +105,18 @@ class Ending:
         return {"recorded", "told"} <= set(self.steps) and (self.off_host or bool(self.refused))
 
 
-def read_ending(directory: Path) -> Ending | None:
+def read_drain(directory: Path) -> Drain | None:
     """What an earlier run of the keeper noted, or None."""
-    data = read_json(directory / "ending.json")
+    data = read_json(directory / "drain.json")
     try:
-        ending = Ending(**data) if data is not None else None
+        drain = Drain(**data) if data is not None else None
     except TypeError:
         return None
-    return ending if ending is not None and ending.cause in KINDS else None
+    return drain if drain is not None and drain.cause in KINDS else None
 
 
 @dataclass
-class Ender:
+class Drainer:
     """Ends this host.
 
     Attributes:
@@ -131,91 +131,91 @@ class Ender:
     say: Callable[[str], None]
     now: Callable[[], datetime]
 
-    def remaining(self, ending: Ending) -> float:
+    def remaining(self, drain: Drain) -> float:
         """Seconds until the host ends."""
-        return (from_text(ending.due) - self.now()).total_seconds()
+        return (from_text(drain.due) - self.now()).total_seconds()
 
-    def note(self, ending: Ending, *steps: str) -> None:
+    def note(self, drain: Drain, *steps: str) -> None:
         """Note steps as done. A disk that takes nothing more keeps no step from being done."""
         for step in steps:
-            ending.steps.setdefault(step, to_text(self.now()))
+            drain.steps.setdefault(step, to_text(self.now()))
         try:
             directory = self.ctx.config.state_directory
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            write_atomically(directory / "ending.json", json.dumps(asdict(ending), indent=2) + "\n")
+            write_atomically(directory / "drain.json", json.dumps(asdict(drain), indent=2) + "\n")
         except OSError as error:
-            self._problem(ending, f"how far the end has come cannot be noted: {error.strerror or error}")
+            self._problem(drain, f"how far the end has come cannot be noted: {error.strerror or error}")
 
-    def carry_on(self, ending: Ending) -> bool:
+    def carry_on(self, drain: Drain) -> bool:
         """Do what is left to do, each step once; True when all of it is done.
 
         Never raises: what fails is said, and tried again with the next call.
         """
-        self.fence(ending)
-        if ending.save is None and not ending.refused:
-            self._save(ending)
-        elif ending.save is not None and not ending.off_host:
-            self._bring_away(ending)
-        if ending.off_host or ending.refused or self.remaining(ending) < _LAST_SECONDS or ending.tries >= 3:
-            self._record(ending)
-            self.release_hook(ending)
-            self._tell(ending)
+        self.fence(drain)
+        if drain.save is None and not drain.refused:
+            self._save(drain)
+        elif drain.save is not None and not drain.off_host:
+            self._bring_away(drain)
+        if drain.off_host or drain.refused or self.remaining(drain) < _LAST_SECONDS or drain.tries >= 3:
+            self._record(drain)
+            self.release_hook(drain)
+            self._tell(drain)
         else:
-            self._heartbeat(ending)
-        return ending.over
+            self._heartbeat(drain)
+        return drain.over
 
-    def fence(self, ending: Ending) -> None:
+    def fence(self, drain: Drain) -> None:
         """Hold back every write, from now until the host is gone; reads go on."""
         try:
             with self._quick().redis() as server:
-                server.pause_writes(max(0.0, self.remaining(ending)) + _PAUSE_SECONDS)
+                server.pause_writes(max(0.0, self.remaining(drain)) + _PAUSE_SECONDS)
         except (KeeperError, OSError) as error:
-            if "fenced" not in ending.steps:
-                self._problem(ending, f"writes could not be held back: {error}")
+            if "fenced" not in drain.steps:
+                self._problem(drain, f"writes could not be held back: {error}")
             return
-        if "fenced" not in ending.steps:
-            self.note(ending, "fenced")
-            self.say(f"writes are held back; {self.remaining(ending):.0f} s are left")
+        if "fenced" not in drain.steps:
+            self.note(drain, "fenced")
+            self.say(f"writes are held back; {self.remaining(drain):.0f} s are left")
 
-    def withdraw(self, ending: Ending, why: str) -> bool:
+    def withdraw(self, drain: Drain, why: str) -> bool:
         """The host goes on after all: take the record back, and then let writes through.
 
         Returns:
             Whether it does; False when another host serves by now.
         """
         try:
-            if (serving := self._take_lease_back(ending)) is not None:
-                self._problem(ending, f"{why}, but {serving} serves now: writes here stay held back")
+            if (serving := self._take_lease_back(drain)) is not None:
+                self._problem(drain, f"{why}, but {serving} serves now: writes here stay held back")
                 return False
-            if "recorded" in ending.steps:
-                self.outside.book.write_final(
-                    Final(ending.host, cause=ending.cause, withdrawn=True, written=to_text(self.now()), note=why)
+            if "recorded" in drain.steps:
+                self.outside.leases.write_final(
+                    FinalRecord(drain.host, cause=drain.cause, withdrawn=True, written=to_text(self.now()), note=why)
                 )
             self._let_through()
         except (KeeperError, OSError) as error:
-            self._problem(ending, f"{why}, but writes could not be let through again: {error}")
+            self._problem(drain, f"{why}, but writes could not be let through again: {error}")
             return False
-        ending.withdrawn = True
-        self.note(ending, "withdrawn")
+        drain.withdrawn = True
+        self.note(drain, "withdrawn")
         self.say(f"{why}: this host goes on, and takes writes again")
         return True
 
-    def _take_lease_back(self, ending: Ending) -> str | None:
+    def _take_lease_back(self, drain: Drain) -> str | None:
         """Have the lease again that was given back; the host that has it, when it is another one.
 
         Raises:
             KeeperError: it could not be written.
         """
         for _ in range(_LEASE_TRIES):
-            held = self.outside.book.lease()
+            held = self.outside.leases.lease()
             if held is None:
                 return None
-            if held.lease.host != ending.host:
+            if held.lease.host != drain.host:
                 return held.lease.host
             # By the condition: a host that takes the lease at this moment gets it, or this one does.
             renewed = replace(held.lease, released=False, renewed=to_text(self.now()))
             try:
-                self.outside.book.write_lease(renewed, held)
+                self.outside.leases.write_lease(renewed, held)
             except ConflictError:
                 # This host's own boot may have been faster, and then all is well.
                 continue
@@ -236,78 +236,78 @@ class Ender:
             if container is not None and container.running:
                 raise
 
-    def release_hook(self, ending: Ending) -> None:
+    def release_hook(self, drain: Drain) -> None:
         """Tell Auto Scaling that it need not wait any longer; without a waiting hook there is nothing to tell."""
         config = self.ctx.config
-        if not config.hook or "hook" in ending.steps:
+        if not config.hook or "hook" in drain.steps:
             return
         try:
-            self._scaling(ending, "CompleteLifecycleAction", LifecycleActionResult="CONTINUE")
+            self._scaling(drain, "CompleteLifecycleAction", LifecycleActionResult="CONTINUE")
         except AwsError as error:
             if error.code == "ValidationError":
                 # No hook waits (yet): Auto Scaling may still begin to end the host.
                 return
-            self._problem(ending, f"Auto Scaling was not told that the host is ready to go: {error}")
+            self._problem(drain, f"Auto Scaling was not told that the host is ready to go: {error}")
             return
-        self.note(ending, "hook")
-        self.say(f"Auto Scaling was told that {ending.host} is ready to go")
+        self.note(drain, "hook")
+        self.say(f"Auto Scaling was told that {drain.host} is ready to go")
 
     def _quick(self) -> Context:
         """The parts with little patience for Redis: a server that hangs must not use up the time."""
         timeouts = replace(self.ctx.config.timeouts, answer=2, start=5)
         return replace(self.ctx, config=replace(self.ctx.config, timeouts=timeouts))
 
-    def _save(self, ending: Ending) -> None:
+    def _save(self, drain: Drain) -> None:
         """The final save, by the one implementation there is."""
-        ending.tries += 1
-        left = max(_LAST_SECONDS, self.remaining(ending))
+        drain.tries += 1
+        left = max(_LAST_SECONDS, self.remaining(drain))
         running = is_held(self.ctx.lock_path)
-        if running and "waited" not in ending.steps:
-            self.note(ending, "waited")
+        if running and "waited" not in drain.steps:
+            self.note(drain, "waited")
             holder = (read_json(self.ctx.lock_path) or {}).get("command", "another run")
             self.say(f"a {holder} of the keeper is at work: the final save begins when it has ended")
         timeouts = _limited(self.ctx.config.timeouts, left)
-        ctx = replace(self.ctx, config=replace(self.ctx.config, timeouts=timeouts), s3=self._s3(ending))
+        ctx = replace(self.ctx, config=replace(self.ctx.config, timeouts=timeouts), s3=self._s3(drain))
         try:
             with only_run(ctx.lock_path, "final save", max(1.0, left / 3), ctx.now()):
                 recover(ctx)
                 # Redis may have been started anew by that; a save must not be overtaken by a write.
-                self.fence(ending)
-                result = save(ctx, "final", prune=False, foreground=ending.tries > 1)
+                self.fence(drain)
+                result = save(ctx, "final", prune=False, foreground=drain.tries > 1)
         except RefusedError as error:
-            ending.refused = str(error)
-            self.note(ending)
+            drain.refused = str(error)
+            self.note(drain)
             self.say(f"there is nothing to save: {error}")
             return
         except (KeeperError, OSError) as error:
-            if (serving := self._another(ending)) is not None:
-                ending.refused = f"{serving} serves this environment, and not this host"
-                self.note(ending)
-                self.say(f"there is nothing to save: {ending.refused}")
+            if (serving := self._another(drain)) is not None:
+                drain.refused = f"{serving} serves this environment, and not this host"
+                self.note(drain)
+                self.say(f"there is nothing to save: {drain.refused}")
                 return
-            self._problem(ending, f"the final save failed (try {ending.tries}): {error}")
+            self._problem(drain, f"the final save failed (try {drain.tries}): {error}")
             if isinstance(error, NotAnsweringError):
-                self._start_redis(ending)
-            if isinstance(error, ConfigError) or ending.tries >= 3:
-                self._rescue(ending)
+                self._start_redis(drain)
+            if isinstance(error, ConfigError) or drain.tries >= 3:
+                self._rescue(drain)
             return
         finally:
             self.ctx.warnings.clear()
-        self._saved(ending, result)
+        self._saved(drain, result)
 
-    def _s3(self, ending: Ending) -> S3Store:
+    def _s3(self, drain: Drain) -> S3Store:
         """S3, with time left for a record: a slow upload must not take the words out of this host's mouth."""
-        return self.ctx.s3.within(max(_AGAIN_SECONDS, self.remaining(ending) - _LAST_SECONDS))
+        return self.ctx.s3.within(max(_AGAIN_SECONDS, self.remaining(drain) - _LAST_SECONDS))
 
-    def _another(self, ending: Ending) -> str | None:
+    def _another(self, drain: Drain) -> str | None:
         """The host that serves, when it is another one."""
         try:
-            held = self.outside.book.lease()
+            held = self.outside.leases.lease()
         except (KeeperError, OSError):
             return None
-        return held.lease.host if held is not None and held.lease.host != ending.host else None
+        return held.lease.host if held is not None and held.lease.host != drain.host else None
 
-    def _start_redis(self, ending: Ending) -> None:
+    def _start_redis(self, drain: Drain) -> None:
         """Start a Redis that was stopped: only a running one can say what it holds."""
         try:
             container = self.ctx.engine.state()
@@ -315,108 +315,108 @@ class Ender:
                 return
             self.ctx.engine.start()
         except KeeperError as error:
-            self._problem(ending, f"Redis is stopped and could not be started for the final save: {error}")
+            self._problem(drain, f"Redis is stopped and could not be started for the final save: {error}")
             return
         self.say("Redis was stopped: it was started for the final save")
 
-    def _saved(self, ending: Ending, result: SaveResult) -> None:
+    def _saved(self, drain: Drain, result: SaveResult) -> None:
         """Note a verified final save."""
         # What was acknowledged between the save and the fence would be missing in it.
-        ending.save = result.to_json() | {"fenced": "fenced" in ending.steps}
+        drain.save = result.to_json() | {"fenced": "fenced" in drain.steps}
         for step in ("recorded", "told"):
-            ending.steps.pop(step, None)
-        self.note(ending, "saved", *(["off-host"] if result.stored["s3"] else []))
+            drain.steps.pop(step, None)
+        self.note(drain, "saved", *(["off-host"] if result.stored["s3"] else []))
         manifest = result.manifest
         places = ", ".join(["on the volume", *result.places])
         self.say(
             f"final save {manifest.id}: {manifest.keys:,} keys, {mib(manifest.rdb_bytes)}, verified; {places}; "
-            f"{self.remaining(ending):.0f} s were left"
+            f"{self.remaining(drain):.0f} s were left"
         )
         for problem in result.problems:
-            self._problem(ending, f"final save {manifest.id}: {problem}")
+            self._problem(drain, f"final save {manifest.id}: {problem}")
         try:
             at = to_text(self.ctx.now())
-            remember(self.ctx.config.state_directory, last_save={**ending.save, "at": at, "warnings": []})
+            remember(self.ctx.config.state_directory, last_save={**drain.save, "at": at, "warnings": []})
         except KeeperError as error:
-            self._problem(ending, str(error))
+            self._problem(drain, str(error))
 
-    def _bring_away(self, ending: Ending) -> None:
+    def _bring_away(self, drain: Drain) -> None:
         """Try again to copy the final save to S3."""
-        if ending.save is None:
+        if drain.save is None:
             return
-        save_id = str(ending.save["id"])
+        save_id = str(drain.save["id"])
         manifest = self.ctx.volume.manifest(save_id)
         if manifest is None:
             # Somebody removed it, or the note is of another volume: there is none, then.
-            self._problem(ending, f"the final save {save_id} is not on the volume any more; another one is taken")
-            ending.save = None
+            self._problem(drain, f"the final save {save_id} is not on the volume any more; another one is taken")
+            drain.save = None
             return
         try:
-            ending.save["stored"]["s3"] = self._s3(ending).put(self.ctx.volume.path(save_id), manifest)
+            drain.save["stored"]["s3"] = self._s3(drain).put(self.ctx.volume.path(save_id), manifest)
         except (KeeperError, OSError) as error:
-            self._problem(ending, f"final save {save_id}: not copied to S3: {error}")
+            self._problem(drain, f"final save {save_id}: not copied to S3: {error}")
             return
         for step in ("recorded", "told"):
-            ending.steps.pop(step, None)
-        self.note(ending, "off-host")
-        self.say(f"final save {save_id} is in S3 now; {self.remaining(ending):.0f} s are left")
+            drain.steps.pop(step, None)
+        self.note(drain, "off-host")
+        self.say(f"final save {save_id} is in S3 now; {self.remaining(drain):.0f} s are left")
 
-    def _rescue(self, ending: Ending) -> None:
+    def _rescue(self, drain: Drain) -> None:
         """Without a final save, see that the newest verified one is off the host."""
         newest = next((source for source in newest_first(self.ctx.volume.sources()) if source.usable), None)
         if newest is None or newest.manifest is None:
             return
         try:
             if newest.id not in self.ctx.s3.ids():
-                self._s3(ending).put(self.ctx.volume.path(newest.id), newest.manifest)
+                self._s3(drain).put(self.ctx.volume.path(newest.id), newest.manifest)
                 self.say(f"the newest verified save, {newest.id}, is in S3 now")
         except (KeeperError, OSError) as error:
-            self._problem(ending, f"the newest verified save, {newest.id}, could not be copied to S3: {error}")
+            self._problem(drain, f"the newest verified save, {newest.id}, could not be copied to S3: {error}")
 
-    def _record(self, ending: Ending) -> None:
+    def _record(self, drain: Drain) -> None:
         """Leave a record for the next host, and give the lease back."""
-        if "recorded" in ending.steps:
+        if "recorded" in drain.steps:
             return
-        final = self._final(ending)
+        final = self._final(drain)
         try:
-            self.outside.book.write_final(final)
-            held = self.outside.book.lease()
-            if held is not None and held.lease.host == ending.host and not held.lease.released:
-                self.outside.book.write_lease(replace(held.lease, released=True), held)
+            self.outside.leases.write_final(final)
+            held = self.outside.leases.lease()
+            if held is not None and held.lease.host == drain.host and not held.lease.released:
+                self.outside.leases.write_lease(replace(held.lease, released=True), held)
         except ConflictError:
-            self._problem(ending, "another host has taken the lease already")
+            self._problem(drain, "another host has taken the lease already")
         except (KeeperError, OSError) as error:
-            self._problem(ending, f"no record was left for the next host: {error}")
+            self._problem(drain, f"no record was left for the next host: {error}")
             return
-        self.note(ending, "recorded")
+        self.note(drain, "recorded")
         self.say(f"record left for the next host: {final.note}")
 
-    def _final(self, ending: Ending) -> Final:
+    def _final(self, drain: Drain) -> FinalRecord:
         """What the record says."""
         volume = ""
         # Without a volume of its own there is none to take over.
         with contextlib.suppress(KeeperError, OSError):
             volume = self.ctx.machine.volume_id(self.ctx.config.volume_path)
-        common = Final(
-            ending.host,
+        common = FinalRecord(
+            drain.host,
             zone=self.ctx.machine.identity().zone,
             volume=volume,
-            cause=ending.cause,
+            cause=drain.cause,
             written=to_text(self.now()),
         )
-        if ending.save is not None:
+        if drain.save is not None:
             return replace(
                 common,
-                save=str(ending.save["id"]),
-                created=str(ending.save["created"]),
-                keys=int(ending.save["keys"]),
-                complete=bool(ending.save.get("fenced")),
-                off_host=ending.off_host,
-                note=f"final save {ending.save['id']}" + ("" if ending.off_host else ", on the volume only"),
+                save=str(drain.save["id"]),
+                created=str(drain.save["created"]),
+                keys=int(drain.save["keys"]),
+                complete=bool(drain.save.get("fenced")),
+                off_host=drain.off_host,
+                note=f"final save {drain.save['id']}" + ("" if drain.off_host else ", on the volume only"),
             )
         newest = next((source for source in newest_first(self.ctx.volume.sources()) if source.usable), None)
         if newest is None:
-            return replace(common, note=ending.refused or "there is no verified save")
+            return replace(common, note=drain.refused or "there is no verified save")
         return replace(
             common,
             save=newest.id,
@@ -425,48 +425,48 @@ class Ender:
             note=f"no final save; the newest verified one is {newest.id}",
         )
 
-    def _tell(self, ending: Ending) -> None:
+    def _tell(self, drain: Drain) -> None:
         """Tell people, once; the topic is tried again a few times."""
-        if "told" in ending.steps or ending.tells >= _TELL_TRIES:
-            self.note(ending, "told")
+        if "told" in drain.steps or drain.tells >= _TELL_TRIES:
+            self.note(drain, "told")
             return
         try:
-            self.outside.tell(self._message(ending))
+            self.outside.tell(self._message(drain))
         except (KeeperError, OSError) as error:
-            ending.tells += 1
-            self._problem(ending, str(error))
+            drain.tells += 1
+            self._problem(drain, str(error))
             return
-        self.note(ending, "told")
+        self.note(drain, "told")
 
-    def _message(self, ending: Ending) -> Message:
+    def _message(self, drain: Drain) -> Message:
         """What people are told."""
         environment = self.ctx.config.environment
-        why = ending.kind.reason
-        left = f"{max(0.0, self.remaining(ending)):.0f} s"
-        if ending.off_host and ending.save is not None:
+        why = drain.kind.reason
+        left = f"{max(0.0, self.remaining(drain)):.0f} s"
+        if drain.off_host and drain.save is not None:
             fields = {
-                "Save": str(ending.save["id"]),
-                "Keys": f"{ending.save['keys']:,}",
-                "SHA-256": str(ending.save["rdb"]["sha256"])[:16],
-                "EBS snapshot": str(ending.save["stored"].get("ebs") or "none"),
+                "Save": str(drain.save["id"]),
+                "Keys": f"{drain.save['keys']:,}",
+                "SHA-256": str(drain.save["rdb"]["sha256"])[:16],
+                "EBS snapshot": str(drain.save["stored"].get("ebs") or "none"),
                 "Time left": left,
             }
             return Message(
                 f"{environment}: saved before the host goes",
-                f"{ending.host} goes ({why}). Its data is saved, verified and off the host; a successor restores it.",
+                f"{drain.host} goes ({why}). Its data is saved, verified and off the host; a successor restores it.",
                 "good",
-                f"final/{ending.host}/{ending.mark}",
+                f"final/{drain.host}/{drain.mark}",
                 fields=fields,
             )
-        if ending.refused:
+        if drain.refused:
             return Message(
                 f"{environment}: a host goes that served nobody",
-                f"{ending.host} goes ({why}). Nothing had to be saved: {ending.refused}",
+                f"{drain.host} goes ({why}). Nothing had to be saved: {drain.refused}",
                 "info",
-                f"final/{ending.host}/{ending.mark}",
+                f"final/{drain.host}/{drain.mark}",
             )
-        problem = ending.problems[-1] if ending.problems else "no reason is known"
-        final = self._final(ending)
+        problem = drain.problems[-1] if drain.problems else "no reason is known"
+        final = self._final(drain)
         age = (
             f" Its newest verified save is {age_text((self.now() - from_text(final.created)).total_seconds())} old."
             if final.created
@@ -474,36 +474,36 @@ class Ender:
         )
         return Message(
             f"{environment}: NOT saved before the host goes",
-            f"{ending.host} goes ({why}), and its last changes could not be brought away: {problem}.{age}",
+            f"{drain.host} goes ({why}), and its last changes could not be brought away: {problem}.{age}",
             "error",
-            f"final/{ending.host}/{ending.mark}/failed",
+            f"final/{drain.host}/{drain.mark}/failed",
             fields={"Save": final.save or "none", "Time left": left},
         )
 
-    def _heartbeat(self, ending: Ending) -> None:
+    def _heartbeat(self, drain: Drain) -> None:
         """Ask Auto Scaling for more time, where a hook waits."""
         config = self.ctx.config
-        if config.hook and ending.kind.has_hook:
+        if config.hook and drain.kind.has_hook:
             try:
-                self._scaling(ending, "RecordLifecycleActionHeartbeat")
+                self._scaling(drain, "RecordLifecycleActionHeartbeat")
             except AwsError as error:
                 if error.code != "ValidationError":
-                    self._problem(ending, f"Auto Scaling was not asked for more time: {error}")
+                    self._problem(drain, f"Auto Scaling was not asked for more time: {error}")
 
-    def _scaling(self, ending: Ending, action: str, **parameters: str) -> None:
+    def _scaling(self, drain: Drain, action: str, **parameters: str) -> None:
         """One action on the lifecycle hook."""
         config = self.ctx.config
         self.outside.aws.query(
             "autoscaling",
             _SCALING_VERSION,
             action,
-            AutoScalingGroupName=self._group(ending),
+            AutoScalingGroupName=self._group(drain),
             LifecycleHookName=config.hook or "",
-            InstanceId=ending.host,
+            InstanceId=drain.host,
             **parameters,
         )
 
-    def _group(self, ending: Ending) -> str:
+    def _group(self, drain: Drain) -> str:
         """The host's group: it may be the one for Spot or the one that stands in for it.
 
         Raises:
@@ -513,25 +513,25 @@ class Ender:
             "autoscaling",
             _SCALING_VERSION,
             "DescribeAutoScalingInstances",
-            **{"InstanceIds.member.1": ending.host},
+            **{"InstanceIds.member.1": drain.host},
         )
         found = re.search(r"<AutoScalingGroupName>([^<]+)<", answer.decode("utf-8", "replace"))
         if found is None:
-            raise AwsError(f"{ending.host} belongs to no Auto Scaling group", "ValidationError")
+            raise AwsError(f"{drain.host} belongs to no Auto Scaling group", "ValidationError")
         return found.group(1)
 
-    def _problem(self, ending: Ending, text: str) -> None:
+    def _problem(self, drain: Drain, text: str) -> None:
         """Something went wrong: said once, and kept for `status`."""
-        if text not in ending.problems:
-            ending.problems.append(text)
+        if text not in drain.problems:
+            drain.problems.append(text)
             self.say(text)
 
 
-def begin(ctx: Context, outside: Outside, interruption: Interruption, now: datetime) -> Ending:
+def begin(ctx: Context, outside: Outside, interruption: Interruption, now: datetime) -> Drain:
     """The beginning of an end."""
-    assumed = now + timedelta(seconds=ctx.config.timeouts.ending)
+    assumed = now + timedelta(seconds=ctx.config.timeouts.drain)
     end = interruption.due if interruption.due is not None else assumed
-    return Ending(
+    return Drain(
         host=ctx.machine.identity().instance_id,
         boot=outside.boot_id,
         cause=interruption.kind.name,

@@ -47,7 +47,7 @@ class LeaseHolder:
             self.trouble = "the lease is not renewed: the metadata service does not say who this host is"
             return
         try:
-            held = self.outside.book.lease()
+            held = self.outside.leases.lease()
             mine = held is not None and held.lease.host == host.instance_id
             if held is not None and not mine:
                 if self.held:
@@ -65,7 +65,7 @@ class LeaseHolder:
                 lease = replace(held.lease, renewed=now, seconds=seconds)
             else:
                 lease = Lease(host.instance_id, host.zone, self._volume(), since=now, renewed=now, seconds=seconds)
-            self.outside.book.write_lease(lease, held)
+            self.outside.leases.write_lease(lease, held)
             self.held, self.trouble = True, ""
         except ConflictError:
             # Seen at the next look.

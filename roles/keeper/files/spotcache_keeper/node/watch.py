@@ -21,7 +21,7 @@ from spotcache_keeper.context import Context
 from spotcache_keeper.errors import KeeperError
 from spotcache_keeper.interruption import SHUTDOWN, Interruption
 from spotcache_keeper.node.budget import REMEMBERED, Budget, estimate, measured
-from spotcache_keeper.node.drain import Ender, Ending, begin, read_ending
+from spotcache_keeper.node.drain import Drain, Drainer, begin, read_drain
 from spotcache_keeper.node.journal import Lines
 from spotcache_keeper.node.renew import LeaseHolder
 from spotcache_keeper.outside import Outside
@@ -98,8 +98,8 @@ class Watch:
         self.say = Lines(ctx, say)
         # By how much AWS's clock is ahead of this host's.
         self._ahead = timedelta()
-        self.ender = Ender(ctx, outside, self.say, self.now)
-        self.ending: Ending | None = None
+        self.drainer = Drainer(ctx, outside, self.say, self.now)
+        self.drain: Drain | None = None
         self._failures = 0
         self._blind_since: float | None = None
         self._quiet_since: float | None = None
@@ -108,7 +108,7 @@ class Watch:
         self._trouble = ""
         self._stale = ""
         self._rebalance = ""
-        self._past: Ending | None = None
+        self._past: Drain | None = None
         self._past_again = 0.0
         host = ctx.machine.identity().instance_id
         lost = recall(ctx.config.state_directory, WATCH).get("lost") or {}
@@ -130,7 +130,7 @@ class Watch:
         if announced is not None:
             self._heed(announced)
         pause = self._carry_on()
-        if self.ending is None:
+        if self.drain is None:
             self._withdraw_past()
             self._early_save_ended()
             self._check_budget()
@@ -139,11 +139,11 @@ class Watch:
 
     def shut_down(self) -> None:
         """The host's system shuts down: do all that can be done, now."""
-        if self.ending is None:
+        if self.drain is None:
             self._begin(Interruption(SHUTDOWN, ""))
-        deadline = self._clock() + self._ctx.config.timeouts.ending
-        while self.ending is not None and self._clock() < deadline:
-            if self.ender.carry_on(self.ending):
+        deadline = self._clock() + self._ctx.config.timeouts.drain
+        while self.drain is not None and self._clock() < deadline:
+            if self.drainer.carry_on(self.drain):
                 return
             time.sleep(1.0)
 
@@ -180,15 +180,15 @@ class Watch:
     def _heed(self, announced: Announced) -> None:
         """Act on what is announced, unless that was done."""
         for interruption in announced.interruptions:
-            if self.ending is None:
+            if self.drain is None:
                 if interruption.kind.ends_host:
                     self._heed_end(interruption, announced.at)
                 else:
                     self._heed_warning(interruption)
-        if self.ending is None:
+        if self.drain is None:
             return
-        if announced.hook_waits and self.ending.over:
-            self.ender.release_hook(self.ending)
+        if announced.hook_waits and self.drain.over:
+            self.drainer.release_hook(self.drain)
         self._consider_withdrawal(announced)
 
     def _heed_end(self, interruption: Interruption, at: datetime) -> None:
@@ -226,16 +226,16 @@ class Watch:
         if (ended := self._early.ended()) is not None:
             self.say(f"early save: {ended[1]}" if ended[0] else f"the early save failed: {ended[1]}")
 
-    # --- ending
+    # --- drain
 
     def _begin(self, interruption: Interruption) -> None:
         """Begin to end the host."""
-        ending = begin(self._ctx, self._outside, interruption, self.now())
+        drain = begin(self._ctx, self._outside, interruption, self.now())
         # Before anything is said or noted: each moment may bring another write.
-        self.ender.fence(ending)
-        self.ending = ending
-        self.say(interruption.told(self.ender.remaining(ending)))
-        self.ender.note(ending)
+        self.drainer.fence(drain)
+        self.drain = drain
+        self.say(interruption.told(self.drainer.remaining(drain)))
+        self.drainer.note(drain)
 
     def _carry_on(self) -> float:
         """Do what is left to do at the end.
@@ -244,56 +244,56 @@ class Watch:
             Seconds until the next look.
         """
         usual = float(self._ctx.config.watch_seconds)
-        ending = self.ending
-        if ending is None:
+        drain = self.drain
+        if drain is None:
             return usual
-        if not ending.over:
-            done = self.ender.carry_on(ending)
+        if not drain.over:
+            done = self.drainer.carry_on(drain)
             self._fenced_at = self._clock()
             return usual if done else _AGAIN_SECONDS
         if self._clock() - self._fenced_at >= _FENCE_SECONDS:
-            self.ender.fence(ending)
+            self.drainer.fence(drain)
             self._fenced_at = self._clock()
         return usual
 
     def _consider_withdrawal(self, announced: Announced) -> None:
         """Let the host go on when EC2 does not end it after all."""
-        ending = self.ending
-        if ending is None or not ending.over:
+        drain = self.drain
+        if drain is None or not drain.over:
             return
         if not announced.ends_host:
-            if not ending.kind.outlives_reboot:
+            if not drain.kind.outlives_reboot:
                 return
             self._quiet_since = self._quiet_since if self._quiet_since is not None else self._clock()
             why = "the notice was taken back" if self._clock() - self._quiet_since > _CALLED_OFF_SECONDS else ""
         else:
             self._quiet_since = None
-            spared = ending.kind.may_pass and -self.ender.remaining(ending) > _SPARED_SECONDS
+            spared = drain.kind.may_pass and -self.drainer.remaining(drain) > _SPARED_SECONDS
             why = "EC2 did not end the host" if spared and not announced.hook_waits else ""
-        if why and self.ender.withdraw(ending, why):
-            self._stale, self.ending, self._quiet_since = ending.mark, None, None
+        if why and self.drainer.withdraw(drain, why):
+            self._stale, self.drain, self._quiet_since = drain.mark, None, None
 
     def _resume(self) -> None:
         """Go on where an earlier run of the keeper was."""
-        ending = read_ending(self._ctx.config.state_directory)
-        if ending is None or ending.host != self._ctx.machine.identity().instance_id:
+        drain = read_drain(self._ctx.config.state_directory)
+        if drain is None or drain.host != self._ctx.machine.identity().instance_id:
             return
-        if ending.withdrawn:
-            self._stale = ending.mark
+        if drain.withdrawn:
+            self._stale = drain.mark
             return
-        if not ending.in_force(ending.host, self._outside.boot_id):
-            self._past = ending
+        if not drain.in_force(drain.host, self._outside.boot_id):
+            self._past = drain
             self._withdraw_past()
             return
-        self.ending = ending
-        self.say(f"the keeper was started again while this host ends ({ending.cause}): it goes on")
+        self.drain = drain
+        self.say(f"the keeper was started again while this host ends ({drain.cause}): it goes on")
 
     def _withdraw_past(self) -> None:
         """Take back what was recorded at a shutdown that is over; tried again until it is done."""
         if self._past is None or self._clock() < self._past_again:
             return
         self._past_again = self._clock() + _FENCE_SECONDS
-        if self.ender.withdraw(self._past, "the host was only started anew"):
+        if self.drainer.withdraw(self._past, "the host was only started anew"):
             self._past = None
 
     # --- what else is to be looked after
@@ -343,7 +343,7 @@ class Watch:
     def _check_lease(self) -> None:
         """Hold writes back when another host has taken over; say what is wrong with the lease, once."""
         lease = self._lease
-        if lease.lost_to and self.ending is None:
+        if lease.lost_to and self.drain is None:
             self._begin_lost(lease.lost_to)
         elif lease.trouble != self._trouble:
             self._trouble = lease.trouble

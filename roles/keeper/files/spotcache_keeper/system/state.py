@@ -44,7 +44,7 @@ def begin_anew(directory: Path, host: str) -> None:
         if known == host:
             return
         if known:
-            for name in (_NAME, WATCH, BOOT, "ending.json"):
+            for name in (_NAME, WATCH, BOOT, "drain.json"):
                 (directory / name).unlink(missing_ok=True)
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_atomically(mark, host + "\n")
