@@ -43,7 +43,7 @@ class BatchApp:
     def bucket(self) -> str:
         """The environment's bucket, made when it is missing."""
         s3 = self.sandbox.client("s3")
-        name = f"spotcache-{self.sandbox.name}-saves"
+        name = f"spotcache-{self.sandbox.name}-backups"
         if name not in [one["Name"] for one in s3.list_buckets()["Buckets"]]:
             place = {"LocationConstraint": self.sandbox.state["region"]}
             s3.create_bucket(Bucket=name, CreateBucketConfiguration=place)

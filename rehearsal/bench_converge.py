@@ -21,7 +21,7 @@ from rehearsal.sandboxes import Host, Play, Sandbox
 from rehearsal.work import BUILD, ROOT, Failed, Journal, end_on_sigterm, table
 
 RESULT = BUILD / "bench" / "converge.json"
-# Each host is new, and an earlier one may have saved already: these are to start empty.
+# Each host is new, and an earlier one may have backed up already: these are to start empty.
 # Bare hosts are what is measured here, and no image; both sides go by plain SSH.
 ASKED = {
     "provision_empty": "true",
@@ -69,7 +69,7 @@ until docker exec spotcache-redis redis-cli --user health --pass x --no-auth-war
     sleep 0.1
 done
 systemctl daemon-reload
-systemctl enable --now spotcache-save.timer spotcache-watch.service
+systemctl enable --now spotcache-backup.timer spotcache-watch.service
 systemctl enable spotcache-boot.service
 test ! -x /usr/local/sbin/spotcache-keeper || spotcache-keeper status --json >/dev/null
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The main job, rehearsed: provision, fill, save, lose the host, compare on the next one, restore, compare, destroy.
+"""The main job, rehearsed: provision, fill, back up, lose the host, compare on the next one, restore, compare, destroy.
 
 The environment is stg as it is shipped. A Laravel application with people in it goes along: it follows Redis, and they
 must not notice. Those who look after it are told, in a Slack of the rehearsal's own.
@@ -162,10 +162,10 @@ def rehearse(
         keys.load(host.ip, PORT, password, keys.load_commands(count, now))
         report.problems += come.result()
     with shop.Watch(shop.Person("witness", web)).going_on() as watch:
-        before = save(sandbox, journal, report, count)
-        saved = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+        before = backup(sandbox, journal, report, count)
+        backed_up = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
         successor = lose(sandbox, journal, report, before, customers, also)
-        restore(sandbox, journal, report, before, saved, successor, web, also)
+        restore(sandbox, journal, report, before, backed_up, successor, web, also)
     report.visits, report.visits_without_redis = watch.asked, watch.failed
     report.problems += [f"the witness was answered from the session of {one or 'nobody'}" for one in watch.strangers]
     for name, changed in (("again", report.second_provision_changed), ("in check mode", report.check_mode_changed)):
@@ -185,12 +185,12 @@ def rehearse(
     report.finished = True
 
 
-def save(sandbox: Sandbox, journal: Journal, report: Report, count: int) -> dict[int, keys.DatabasePrint]:
-    """A verified save, and what the data is."""
+def backup(sandbox: Sandbox, journal: Journal, report: Report, count: int) -> dict[int, keys.DatabasePrint]:
+    """A verified backup, and what the data is."""
     # Reading changes nothing, and neither does what runs beside it: a machine has two cores.
     with ThreadPoolExecutor(1) as beside, journal.step("Snapshot, while every key is read"):
         reading = beside.submit(keys.fingerprint, sandbox.host().ip, PORT, sandbox.password, shop.DATABASES)
-        sandbox.play("snapshot", log="2-snapshot")
+        sandbox.play("backup", log="2-backup")
         before = reading.result()
     report.keys_before = sum(one.keys for one in before.values())
     if report.keys_before != count:
@@ -233,15 +233,15 @@ def restore(
     journal: Journal,
     report: Report,
     before: dict[int, keys.DatabasePrint],
-    saved: str,
+    backed_up: str,
     host: Host,
     web: shop.Shop,
     also: Sequence[str],
 ) -> None:
-    """Bring the save of a time back over data that is wrong, and compare once more."""
+    """Bring the backup of a time back over data that is wrong, and compare once more."""
     with journal.step("Lose a database by mistake, restore"):
         sandbox.connect(host, max(before)).flushdb()
-        wanted = {"restore_from": saved, "restore_force": True, "restore_batches": True}
+        wanted = {"restore_from": backed_up, "restore_force": True, "restore_batches": True}
         sandbox.play("restore", *also, "-e", json.dumps(wanted), log="4-restore")
     report.lost_batches = web.batches()
     if set(report.lost_batches.values()) != {"done"}:
@@ -278,8 +278,8 @@ def interrupt(sandbox: Sandbox, journal: Journal, report: Report) -> None:
 
 
 PATIENCE_S = 600.0
-# A rehearsal keeps nothing; a person's `destroy` keeps the saves.
-DESTROY_ALL = ("-e", "destroy_confirm=sandbox", "-e", "destroy_saves=true")
+# A rehearsal keeps nothing; a person's `destroy` keeps the backups.
+DESTROY_ALL = ("-e", "destroy_confirm=sandbox", "-e", "destroy_backups=true")
 
 
 def run(name: str, count: int, folder: Path, keep: bool = False, slow: bool = False, swift: bool = False) -> Report:

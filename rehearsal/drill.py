@@ -82,12 +82,12 @@ def settings(plan: Plan, folder: Path, dice: random.Random) -> dict[str, Any]:
     return chosen
 
 
-def notice_for(save_s: float) -> float:
-    """Seconds that stand for AWS's two minutes: a save fits in, as on AWS, on a machine that is as fast as this one.
+def notice_for(backup_s: float) -> float:
+    """Seconds that stand for AWS's two minutes: a backup fits in, as on AWS, on a machine that is as fast as this one.
 
     The keeper counts the last ten seconds as lost; a busy machine may take twice as long as it did.
     """
-    return round(min(120.0, 12.0 + 2 * save_s), 1)
+    return round(min(120.0, 12.0 + 2 * backup_s), 1)
 
 
 def goals(plan: Plan, runs: Sequence[Mapping[str, Any]], floor: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -108,12 +108,12 @@ def goals(plan: Plan, runs: Sequence[Mapping[str, Any]], floor: Mapping[str, Any
     if plan.kind in NOTICED:
         most("notice published to seen, s", middle["notice_to_seen_s"], SEEN_S)
         if plan.kind != "evicted_restoring":
-            most("seen to a verified save off the host, s", middle["seen_to_safe_s"], floor["save_s"] + SAFE_S)
+            most("seen to a verified backup off the host, s", middle["seen_to_safe_s"], floor["backup_s"] + SAFE_S)
         most("acknowledged writes lost, most of any run", _worst(runs, "acknowledged_lost"), 0)
     elif plan.append_only:
         most("age of the oldest lost write, s, most of any run", _worst(runs, "oldest_lost_s"), APPEND_ONLY_S)
     elif plan.kind != "rebalance":
-        most("lost writes older than the last save, most of any run", _worst(runs, "lost_older_than_save"), 0)
+        most("lost writes older than the last backup, most of any run", _worst(runs, "lost_older_than_backup"), 0)
     if plan.kind in ("notice", "kill", "zone_lost"):
         most("host gone to serving, s", middle["gone_to_serving_s"], floor["restore_s"] + SERVING_S)
     most("runs whose values are not equal", float(sum(not run["values_equal"] for run in runs)), 0)
@@ -158,17 +158,17 @@ def keep_in_zone(sandbox: Sandbox, host: Host) -> None:
 
 
 def steady(sandbox: Sandbox, plan: Plan) -> None:
-    """Let a save stand on the new host, without the client's keys, before it is lost in its turn."""
+    """Let a backup stand on the new host, without the client's keys, before it is lost in its turn."""
     if plan.kind == "zone_lost":
         for zone in sandbox.state["zones"]:
             sandbox.verb("restore-zone", zone, "--name", sandbox.name)
-    done = sandbox.on_host(sandbox.host(), "spotcache-keeper save --json --no-snapshot")
+    done = sandbox.on_host(sandbox.host(), "spotcache-keeper backup --json --no-snapshot")
     if done.returncode:
-        raise Failed(f"no save stands on the new host: {done.stdout}{done.stderr}")
+        raise Failed(f"no backup stands on the new host: {done.stdout}{done.stderr}")
 
 
 def prepare(sandbox: Sandbox, journal: Journal, plan: Plan, state: State) -> dict[int, keys.DatabasePrint]:
-    """A provisioned sandbox with data and a save, and the floors; what the data is."""
+    """A provisioned sandbox with data and a backup, and the floors; what the data is."""
     with journal.step("Sandbox up"):
         sandbox.up(*permissions.also("drill"))
     with journal.step("Provision, with an image for the next host"):
@@ -178,12 +178,12 @@ def prepare(sandbox: Sandbox, journal: Journal, plan: Plan, state: State) -> dic
     count = plan.size_mb * KEYS_PER_MB
     with journal.step(f"Load {count:,} keys"):
         keys.load(host.ip, PORT, sandbox.password, keys.load_commands(count, int(time.time() * 1000)))
-    with journal.step("Save, and read every key"):
+    with journal.step("Back up, and read every key"):
         steady(sandbox, plan)
         before = keys.fingerprint(host.ip, PORT, sandbox.password)
     with journal.step("Measure the floors"):
         state.floor = floors.measure(sandbox, host)
-    state.notice = plan.notice or notice_for(state.floor["save_s"])
+    state.notice = plan.notice or notice_for(state.floor["backup_s"])
     sandbox.verb("fis-scale", str(state.notice / 120), "--name", sandbox.name)
     return before
 
@@ -195,10 +195,10 @@ def rehearse(sandbox: Sandbox, journal: Journal, plan: Plan, state: State) -> No
         with journal.step(f"Drill {number} of {plan.runs}: {plan.kind}"):
             run = drill_once(sandbox, plan, number, before)
             state.runs.append(
-                run | {"floor_save_s": state.floor["save_s"], "floor_restore_s": state.floor["restore_s"]}
+                run | {"floor_backup_s": state.floor["backup_s"], "floor_restore_s": state.floor["restore_s"]}
             )
         if number < plan.runs:
-            with journal.step("Let a save stand on the new host"):
+            with journal.step("Let a backup stand on the new host"):
                 steady(sandbox, plan)
 
 
@@ -284,7 +284,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--runs", type=int, default=1, help="how many drills in a row (default: 1)")
     parser.add_argument("--size-mb", type=int, default=200, help="size of the data as an RDB, in MiB (default: 200)")
     parser.add_argument(
-        "--notice", type=float, help="seconds that stand for AWS's two minutes (default: twice a bare save, and 12)"
+        "--notice", type=float, help="seconds that stand for AWS's two minutes (default: twice a bare backup, and 12)"
     )
     parser.add_argument(
         "--append-only", action="store_true", help="with an append-only file, on a volume that is kept (kind kill)"

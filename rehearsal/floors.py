@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The least that a save and a restore can take on this machine: Redis' own tools, nothing around them."""
+"""The least that a backup and a restore can take on this machine: Redis' own tools, nothing around them."""
 
 from __future__ import annotations
 
@@ -48,15 +48,15 @@ begun = time.monotonic()
 assert "Background saving started" in cli("BGSAVE")
 while busy():
     time.sleep(0.02)
-saved = time.monotonic()
+backed_up = time.monotonic()
 subprocess.run(["redis-check-rdb", rdb], check=True, capture_output=True)
 checked = time.monotonic()
-key = keeper["prefix"] + keeper["environment"] + "/saves/floor/dump.rdb"
+key = keeper["prefix"] + keeper["environment"] + "/backups/floor/dump.rdb"
 s3.upload_file(rdb, keeper["bucket"], key)
 done = time.monotonic()
 s3.delete_object(Bucket=keeper["bucket"], Key=key)
-print(json.dumps({"bgsave": saved - begun, "check": checked - saved, "upload": done - checked, "all": done - begun,
-                  "bytes": os.path.getsize(rdb)}))
+print(json.dumps({"bgsave": backed_up - begun, "check": checked - backed_up, "upload": done - checked,
+                  "all": done - begun, "bytes": os.path.getsize(rdb)}))
 """
 
 LOAD = """
@@ -143,17 +143,17 @@ def bare_start(sandbox: Sandbox, host: Host, group: str) -> float:
 
 
 def summary(
-    saves: Sequence[Mapping[str, float]], loads: Sequence[Mapping[str, float]], starts: Sequence[float]
+    backups: Sequence[Mapping[str, float]], loads: Sequence[Mapping[str, float]], starts: Sequence[float]
 ) -> dict[str, Any]:
     """The floors, as medians, and what they were made of."""
     start, load = statistics.median(starts), statistics.median(one["all"] for one in loads)
     return {
-        "save_s": round(statistics.median(one["all"] for one in saves), 3),
+        "backup_s": round(statistics.median(one["all"] for one in backups), 3),
         "restore_s": round(start + load, 3),
         "instance_start_s": round(start, 3),
         "load_s": round(load, 3),
-        "rdb_bytes": saves[-1]["bytes"],
-        "saves": [{name: round(value, 3) for name, value in one.items()} for one in saves],
+        "rdb_bytes": backups[-1]["bytes"],
+        "backups": [{name: round(value, 3) for name, value in one.items()} for one in backups],
         "loads_s": [round(one["all"], 3) for one in loads],
         "starts_s": [round(one, 3) for one in starts],
     }
@@ -164,9 +164,9 @@ def measure(sandbox: Sandbox, host: Host) -> dict[str, Any]:
     done = sandbox.on_host(host, TOOLS, timeout=300)
     if done.returncode:
         raise Failed(f"Redis' tools could not be installed on {host.id}: {done.stdout}{done.stderr}")
-    saves = [program(sandbox, host, SAVE) for _ in range(TIMES)]
+    backups = [program(sandbox, host, SAVE) for _ in range(TIMES)]
     loads = [program(sandbox, host, LOAD) for _ in range(TIMES)]
     group = open_group(sandbox, host)
     starts = [bare_start(sandbox, host, group) for _ in range(TIMES)]
     sandbox.on_host(host, "rm -rf /srv/redis/floor")
-    return summary(saves, loads, starts)
+    return summary(backups, loads, starts)

@@ -39,7 +39,7 @@ from sandbox.paid import Thing, inventory, month
 
 REGION = "ap-northeast-1"
 ENVIRONMENT = "t"
-BUCKET = "spotcache-t-saves"
+BUCKET = "spotcache-t-backups"
 PLAYBOOKS = ("provision", "restore", "destroy")
 LEFT_ON_PURPOSE = ("bucket", "snapshot")
 # Fewer changes would be a sign that a playbook did not do its work.
@@ -206,7 +206,7 @@ class Stage:
 
     def destroy(self, account: Account, log: str) -> str:
         """Destroy, from whatever there is; empty when all is well, else what is wrong."""
-        options = {"destroy_confirm": ENVIRONMENT, "destroy_last_save": False}
+        options = {"destroy_confirm": ENVIRONMENT, "destroy_last_backup": False}
         code, said = self.play(account, "destroy", log, **options)
         if code:
             return f"destroy failed:\n{said[-3000:]}"
@@ -221,11 +221,11 @@ class Stage:
 
 
 def allowed(account: Account, thing: Thing) -> bool:
-    """Whether it may be left: the bucket with the saves, and snapshots that hold one."""
+    """Whether it may be left: the bucket with the backups, and snapshots that hold one."""
     if thing.kind != "snapshot":
         return thing.kind in LEFT_ON_PURPOSE
     found = account.client("ec2").describe_snapshots(SnapshotIds=[thing.id])["Snapshots"][0]
-    return any(tag["Key"] == "spotcache:save" for tag in found.get("Tags") or [])
+    return any(tag["Key"] == "spotcache:backup" for tag in found.get("Tags") or [])
 
 
 @contextlib.contextmanager
@@ -285,14 +285,14 @@ def secrets_left(account: Account) -> None:
         )
 
 
-def saves_left(account: Account, volume: str, saves: int = 4) -> None:
-    """What a host's life leaves: saves in S3, and a snapshot of its volume with each."""
+def backups_left(account: Account, volume: str, backups: int = 4) -> None:
+    """What a host's life leaves: backups in S3, and a snapshot of its volume with each."""
     s3, ec2 = account.client("s3"), account.client("ec2")
-    for number in range(saves):
-        save = f"20261128T1200{number:02}Z-0000{number:02}"
+    for number in range(backups):
+        backup = f"20261128T1200{number:02}Z-0000{number:02}"
         for part in ("dump.rdb", "manifest.json"):
-            s3.put_object(Bucket=BUCKET, Key=f"{ENVIRONMENT}/saves/{save}/{part}", Body=b"x" * 1000)
-        tags = {"spotcache:environment": ENVIRONMENT, "spotcache:save": save, "spotcache:verified": "true"}
+            s3.put_object(Bucket=BUCKET, Key=f"{ENVIRONMENT}/backups/{backup}/{part}", Body=b"x" * 1000)
+        tags = {"spotcache:environment": ENVIRONMENT, "spotcache:backup": backup, "spotcache:verified": "true"}
         listed = [{"Key": key, "Value": value} for key, value in tags.items()]
         ec2.create_snapshot(VolumeId=volume, TagSpecifications=[{"ResourceType": "snapshot", "Tags": listed}])
 
@@ -314,7 +314,7 @@ def begun(stage: Stage, playbook: str) -> tuple[Account, dict[str, Any]]:
         where = {"LocationConstraint": REGION}
         account.client("s3").create_bucket(Bucket=BUCKET, CreateBucketConfiguration=where)
         volume = ec2.create_volume(AvailabilityZone=f"{REGION}a", Size=8)["VolumeId"]
-        saves_left(account, volume)
+        backups_left(account, volume)
         ec2.delete_volume(VolumeId=volume)
         return account, {"restore_from": ""}
     if stage.provisioned:
@@ -326,8 +326,8 @@ def begun(stage: Stage, playbook: str) -> tuple[Account, dict[str, Any]]:
             raise Failed(f"provision failed:\n{said[-3000:]}")
     filters = [{"Name": "tag:spotcache:environment", "Values": [ENVIRONMENT]}]
     secrets_left(account)
-    saves_left(account, ec2.describe_volumes(Filters=filters)["Volumes"][-1]["VolumeId"])
-    return account, {"destroy_confirm": ENVIRONMENT, "destroy_last_save": False}
+    backups_left(account, ec2.describe_volumes(Filters=filters)["Volumes"][-1]["VolumeId"])
+    return account, {"destroy_confirm": ENVIRONMENT, "destroy_last_backup": False}
 
 
 def kills(

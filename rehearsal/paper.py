@@ -145,7 +145,7 @@ class Paper:
         from sandbox.scaling import Clock
 
         self.machines = Machines()
-        # A save every quarter of a minute is all that EBS takes, and nobody here has the time.
+        # A backup every quarter of a minute is all that EBS takes, and nobody here has the time.
         moto_gaps.SNAPSHOT_INTERVAL_S = 0
         moto_gaps.Gaps(self.machines).close()
         self.machines.hooks.close_gaps()

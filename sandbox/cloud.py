@@ -591,7 +591,7 @@ class Cloud:
 
     def view(self, address: str) -> imds.InstanceView | None:
         """What the metadata service knows of the host with this address."""
-        # A host that shuts down goes on asking until it is gone: it needs its credentials for its last save.
+        # A host that shuts down goes on asking until it is gone: it needs its credentials for its last backup.
         states = ("running", "pending", "shutting-down", "stopping", "stopped")
         found = (i for state in states for i in self.instances(state) if i.private_ip == address)
         instance = next(found, None)

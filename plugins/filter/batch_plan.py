@@ -153,7 +153,7 @@ def kept(run: Mapping[str, Any], ledger: Mapping[str, Any]) -> str:
         return ""
     started, ended = float(record["started"]), float(record["ended"])
     for loss in ledger.get("losses") or []:
-        # What was written between the save that came back and the restore is gone.
+        # What was written between the backup that came back and the restore is gone.
         if ended > float(loss["since"]) - MARGIN_S and started < float(loss["until"]) + MARGIN_S:
             return ""
     return "nothing of it was lost"

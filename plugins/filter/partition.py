@@ -21,7 +21,7 @@ options:
 EXAMPLES = r"""
 - name: Name a bucket as policies do
   ansible.builtin.debug:
-    msg: "arn:{{ 'cn-north-1' | spotcache.redis.partition }}:s3:::example-saves"
+    msg: "arn:{{ 'cn-north-1' | spotcache.redis.partition }}:s3:::example-backups"
 """
 
 RETURN = r"""

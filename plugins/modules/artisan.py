@@ -103,7 +103,7 @@ EXAMPLES = r"""
     arguments: ["--chunk=500"]
     timeout: 600
     shared:
-      bucket: example-saves
+      bucket: example-backups
       region: ap-northeast-1
       lease: stg/locks/batch-shop-batch-warm.json
       ledger: stg/batches/

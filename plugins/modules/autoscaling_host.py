@@ -71,7 +71,7 @@ options:
   termination_hook:
     description:
       - Name of a lifecycle hook that holds an instance which the group ends, until the instance itself says that it is
-        ready, for example since it has saved. Empty means none. What Spot takes back is not held.
+        ready, for example since it has backed up. Empty means none. What Spot takes back is not held.
     type: str
     default: ''
   termination_hook_timeout:

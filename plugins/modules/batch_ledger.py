@@ -13,7 +13,7 @@ author: The spotcache team
 description:
   - Keeps, below one prefix of an S3 bucket, when each batch last went well (C(runs/)) and which spans of time restores
     have lost (C(losses/)), one object each, so that any control node can tell what has to be run again.
-  - A restore brings back a save. What was written between that save and the restore is lost.
+  - A restore brings back a backup. What was written between that backup and the restore is lost.
   - The ledger is no configuration. Writing to it never counts as a change, and in check mode nothing is written.
 options:
   bucket:
@@ -29,7 +29,7 @@ options:
     type: dict
   loss:
     description:
-      - A restore. C(created) is the time of the save that came back, C(at) that of the restore, both as the keeper's
+      - A restore. C(created) is the time of the backup that came back, C(at) that of the restore, both as the keeper's
         JSON has them (C(2026-11-22T01:16:50Z)). An empty C(created) means that nothing came back.
     type: dict
 extends_documentation_fragment:
@@ -48,7 +48,7 @@ attributes:
 EXAMPLES = r"""
 - name: Note what a restore has lost
   spotcache.redis.batch_ledger:
-    bucket: example-saves
+    bucket: example-backups
     prefix: stg/batches/
     loss:
       created: "{{ keeper_result.created }}"
@@ -56,7 +56,7 @@ EXAMPLES = r"""
 
 - name: Read it
   spotcache.redis.batch_ledger:
-    bucket: example-saves
+    bucket: example-backups
     prefix: stg/batches/
   register: ledger
 """

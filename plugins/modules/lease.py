@@ -69,13 +69,13 @@ attributes:
 EXAMPLES = r"""
 - name: Take the lease, or renew it
   spotcache.redis.lease:
-    bucket: example-saves
+    bucket: example-backups
     key: stg/locks/environment.json
     purpose: provision
 
 - name: Release it
   spotcache.redis.lease:
-    bucket: example-saves
+    bucket: example-backups
     key: stg/locks/environment.json
     state: absent
 """

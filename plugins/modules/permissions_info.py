@@ -63,7 +63,7 @@ EXAMPLES = r"""
     policy: "{{ lookup('ansible.builtin.file', 'operator-policy.json') | ansible.builtin.from_json }}"
     samples:
       "*": stg
-      "arn:aws:s3:::spotcache-*": arn:aws:s3:::example-saves
+      "arn:aws:s3:::spotcache-*": arn:aws:s3:::example-backups
 """
 
 RETURN = r"""

@@ -59,7 +59,7 @@ def watched() -> Watched:
 
 @pytest.fixture(scope="session")
 def provisioned(sandbox: Sandbox, password: str, watched: Watched) -> Sandbox:
-    """The shared sandbox, provisioned. Tests may save and restore, but leave Redis as they found it."""
+    """The shared sandbox, provisioned. Tests may back up and restore, but leave Redis as they found it."""
     Path(sandbox.state["redis_password_file"]).write_text(password)
     # What other users of this machine see of it is looked at with the very program that a person runs.
     watched.play(sandbox, "provision", "--diff", command="ansible-playbook")

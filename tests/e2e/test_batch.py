@@ -165,7 +165,7 @@ def test_a_second_run_is_told_by_whom_and_since_when(app: BatchApp, tmp_path: Pa
 
 
 def lost(app: BatchApp, created: str) -> None:
-    """A restore of a save of that time, as the restore playbook notes it."""
+    """A restore of a backup of that time, as the restore playbook notes it."""
     play = app.folder / "loss.yml"
     play.write_text(
         json.dumps(
@@ -200,7 +200,7 @@ def test_data_lost_runs_only_what_a_restore_lost(app: BatchApp) -> None:
     good(app, *both)
     _, states = good(app, *both, "-e", "batch_when=data_lost")
     assert set(states.values()) == {"left out"}
-    # A save of before the batches came back.
+    # A backup of before the batches came back.
     lost(app, "2020-01-01T00:00:00Z")
     _, states = good(app, *both, "-e", "batch_when=data_lost", "-e", "batch_only=shop/batch:warm")
     assert states == {"shop/batch:warm": "done", "shop/batch:slow": "left out"}

@@ -78,10 +78,10 @@ def test_bad_inputs_are_refused_before_anything_is_changed(place: Sandbox) -> No
 
 
 @contextmanager
-def saves_aside(place: Sandbox) -> Iterator[None]:
-    """Nothing in S3 to come back to, whatever other tests have saved: without its manifest a save does not exist."""
-    s3, bucket = place.client("s3"), f"spotcache-{place.name}-saves"
-    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix="sandbox/saves/")
+def backups_aside(place: Sandbox) -> Iterator[None]:
+    """Nothing in S3 to come back to, whatever other tests have backed up: without its manifest a backup is none."""
+    s3, bucket = place.client("s3"), f"spotcache-{place.name}-backups"
+    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix="sandbox/backups/")
     names = [one["Key"] for page in pages for one in page.get("Contents", []) if one["Key"].endswith("/manifest.json")]
     aside = {name: s3.get_object(Bucket=bucket, Key=name)["Body"].read() for name in names}
     for name in aside:
@@ -93,9 +93,9 @@ def saves_aside(place: Sandbox) -> Iterator[None]:
             s3.put_object(Bucket=bucket, Key=name, Body=body)
 
 
-def test_without_a_save_or_an_image_nothing_is_interrupted(place: Sandbox) -> None:
-    with saves_aside(place):
-        assert "there is no verified save of sandbox in S3" in refused(place, "save")
+def test_without_a_backup_or_an_image_nothing_is_interrupted(place: Sandbox) -> None:
+    with backups_aside(place):
+        assert "there is no verified backup of sandbox in S3" in refused(place, "backup")
     ec2 = place.client("ec2")
     mark = [{"Name": "tag-key", "Values": ["spotcache:fingerprint"]}]
     [image] = ec2.describe_images(Owners=["self"], Filters=mark)["Images"]
@@ -123,7 +123,7 @@ def filled(place: Sandbox) -> dict[int, keys.DatabasePrint]:
     """What Redis holds before the drills."""
     host = place.host()
     keys.load(host.ip, PORT, place.password, keys.load_commands(KEYS, int(time.time() * 1000)))
-    assert place.on_host(host, "spotcache-keeper save --json").returncode == 0
+    assert place.on_host(host, "spotcache-keeper backup --json").returncode == 0
     return keys.fingerprint(host.ip, PORT, place.password)
 
 
@@ -154,7 +154,7 @@ def test_with_a_notice_by_fis(place: Sandbox, filled: dict[int, keys.DatabasePri
         "notice published",
         "notice seen",
         "writes fenced",
-        "save verified",
+        "backup verified",
         "off the host",
         "host gone",
         "new host",
@@ -180,9 +180,9 @@ def test_without_a_notice(place: Sandbox, filled: dict[int, keys.DatabasePrint])
     assert code == 0, said[-3000:]
     [one] = report["runs"]
     assert (one["notice_to_seen_s"], one["seen_to_safe_s"]) == (None, None)
-    # What was written after the save is lost, and counted; what is older is there.
+    # What was written after the backup is lost, and counted; what is older is there.
     assert one["acknowledged_lost"] > 0
-    assert one["lost_older_than_save"] == 0
+    assert one["lost_older_than_backup"] == 0
     assert one["oldest_lost_s"] > 0
     assert keys.differences(filled, keys.fingerprint(place.host().ip, PORT, place.password)) == []
 
@@ -190,7 +190,7 @@ def test_without_a_notice(place: Sandbox, filled: dict[int, keys.DatabasePrint])
 def test_a_host_that_ends_while_it_restores_is_followed_by_another(
     place: Sandbox, filled: dict[int, keys.DatabasePrint]
 ) -> None:
-    assert place.on_host(place.host(), "spotcache-keeper save --json --no-snapshot").returncode == 0
+    assert place.on_host(place.host(), "spotcache-keeper backup --json --no-snapshot").returncode == 0
     chosen = {"drill_second_command": [*drill.STRIKE, "kill"], "drill_second_lead_seconds": 0.5}
     code, said, report = run(place, "evicted", drill_kind="evicted_restoring", **chosen)
     assert code == 0, said[-3000:]
@@ -203,7 +203,7 @@ def test_a_host_that_ends_while_it_restores_is_followed_by_another(
     assert keys.differences(filled, keys.fingerprint(place.host().ip, PORT, place.password)) == []
 
 
-def test_a_recommendation_brings_an_early_save_and_nothing_else(
+def test_a_recommendation_brings_an_early_backup_and_nothing_else(
     place: Sandbox, filled: dict[int, keys.DatabasePrint]
 ) -> None:
     host = place.host()

@@ -53,9 +53,9 @@ class Closed:
 
 
 def filled(sandbox: Sandbox, host: Host) -> dict[int, keys.DatabasePrint]:
-    """Have something to lose, and a verified save of it."""
+    """Have something to lose, and a verified backup of it."""
     keys.load(host.ip, PORT, sandbox.password, keys.load_commands(KEYS, int(time.time() * 1000)))
-    done = sandbox.on_host(host, "spotcache-keeper save --json")
+    done = sandbox.on_host(host, "spotcache-keeper backup --json")
     assert done.returncode == 0, done.stdout + done.stderr
     return keys.fingerprint(host.ip, PORT, sandbox.password)
 
@@ -96,4 +96,4 @@ def test_without_a_way_out_a_person_brings_it_back_from_s3(provisioned: Sandbox)
     after = closed.host(not_id=host.id)
     assert after is not None
     assert keys.differences(before, keys.fingerprint(after.ip, PORT, provisioned.password)) == []
-    closed.play("destroy", destroy_confirm="closed", destroy_saves=True)
+    closed.play("destroy", destroy_confirm="closed", destroy_backups=True)

@@ -36,9 +36,9 @@ def test_what_is_prepared_is_used_again_at_once() -> None:
 
 def test_a_playbook_runs_by_the_command_line_that_is_printed(provisioned: Sandbox) -> None:
     arguments = ["-i", "inventories/sandbox", "--check"]
-    done = door("snapshot", *arguments, SPOTCACHE_SANDBOX=provisioned.name)
+    done = door("backup", *arguments, SPOTCACHE_SANDBOX=provisioned.name)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr
-    assert " ".join(["+ .venv/bin/ansible-playbook playbooks/snapshot.yml", *arguments]) in done.stdout.splitlines()
+    assert " ".join(["+ .venv/bin/ansible-playbook playbooks/backup.yml", *arguments]) in done.stdout.splitlines()
     assert Play(done.stdout, 0).changed == 0
 
 

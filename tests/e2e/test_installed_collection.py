@@ -111,7 +111,7 @@ def test_the_archive_holds_what_a_user_needs_and_nothing_else(archive: Path) -> 
     assert archive.stat().st_size < 2_000_000
 
 
-@pytest.mark.parametrize("playbook", ["provision", "snapshot", "restore", "destroy"])
+@pytest.mark.parametrize("playbook", ["provision", "backup", "restore", "destroy"])
 def test_every_playbook_is_found_by_its_full_name(elsewhere: Path, playbook: str) -> None:
     done = subprocess.run(
         [tool("ansible-playbook"), f"spotcache.redis.{playbook}", "-i", "localhost,", "--syntax-check"],
@@ -130,7 +130,7 @@ def test_what_the_checkout_provisioned_the_installed_collection_finds_as_it_shou
     assert run_elsewhere(provisioned, elsewhere, "provision", log="installed-provision").changed == 0
 
 
-def test_the_installed_collection_saves_and_lists(provisioned: Sandbox, elsewhere: Path) -> None:
-    run_elsewhere(provisioned, elsewhere, "snapshot", log="installed-snapshot")
+def test_the_installed_collection_backups_and_lists(provisioned: Sandbox, elsewhere: Path) -> None:
+    run_elsewhere(provisioned, elsewhere, "backup", log="installed-backup")
     listed = run_elsewhere(provisioned, elsewhere, "restore", "--tags", "list", log="installed-list")
     assert listed.changed == 0

@@ -25,7 +25,7 @@ def place(baked: Sandbox) -> Sandbox:
 
 def lease(place: Sandbox) -> dict[str, Any]:
     """Who serves, by the lease."""
-    body = place.client("s3").get_object(Bucket=f"spotcache-{place.name}-saves", Key="sandbox/keeper/lease.json")
+    body = place.client("s3").get_object(Bucket=f"spotcache-{place.name}-backups", Key="sandbox/keeper/lease.json")
     return dict(json.loads(body["Body"].read()))
 
 
@@ -57,7 +57,7 @@ def test_the_image_holds_no_secret(place: Sandbox) -> None:
     )
     assert (done.returncode, done.stdout.strip()) == (0, "0"), done.stderr
     # The host that it was made from has everything back.
-    assert place.on_host(place.host(), "spotcache-keeper save --json").returncode == 0
+    assert place.on_host(place.host(), "spotcache-keeper backup --json").returncode == 0
 
 
 def test_the_second_net_takes_the_data_volume_once_a_day_and_no_other(place: Sandbox) -> None:
@@ -97,11 +97,11 @@ def test_with_a_notice_nothing_acknowledged_is_lost(place: Sandbox) -> None:
     assert status["boot"]["last_boot"]["before"] == old.id
 
 
-def test_without_a_notice_nothing_older_than_the_last_save_is_lost(place: Sandbox) -> None:
+def test_without_a_notice_nothing_older_than_the_last_backup_is_lost(place: Sandbox) -> None:
     old = place.host()
     with Writer(place.connect(old), "before") as before:
         time.sleep(1)
-    assert place.on_host(old, "spotcache-keeper save --json").returncode == 0
+    assert place.on_host(old, "spotcache-keeper backup --json").returncode == 0
     with Writer(place.connect(old), "after"):
         time.sleep(1)
         begun = time.monotonic()
@@ -123,7 +123,7 @@ def test_the_volume_of_a_lost_host_is_taken_over_in_its_zone(place: Sandbox) -> 
     volume = lease(place)["volume"]
     with Writer(place.connect(old), "kept") as writer:
         time.sleep(1)
-    assert place.on_host(old, "spotcache-keeper save --json").returncode == 0
+    assert place.on_host(old, "spotcache-keeper backup --json").returncode == 0
     place.verb("kill", old.id)
     new = place.successor(old)
     for zone in others:
@@ -136,7 +136,7 @@ def test_the_volume_of_a_lost_host_is_taken_over_in_its_zone(place: Sandbox) -> 
 
 
 def test_an_evening_and_a_morning(place: Sandbox) -> None:
-    """The group ends its host, whose hook waits for the final save and for nothing else."""
+    """The group ends its host, whose hook waits for the final backup and for nothing else."""
     old = place.host()
     with Writer(place.connect(old), "evening") as writer:
         time.sleep(1)
@@ -150,7 +150,7 @@ def test_an_evening_and_a_morning(place: Sandbox) -> None:
     assert held(place.connect(new), list(writer.acknowledged)) == writer.acknowledged
 
 
-def test_a_host_that_somebody_ends_saves_while_it_shuts_down(place: Sandbox) -> None:
+def test_a_host_that_somebody_ends_backups_while_it_shuts_down(place: Sandbox) -> None:
     old = place.host()
     with Writer(place.connect(old), "ended") as writer:
         time.sleep(1)
@@ -163,7 +163,7 @@ def test_a_host_that_somebody_ends_saves_while_it_shuts_down(place: Sandbox) -> 
 
 def test_of_two_hosts_that_boot_at_once_one_serves(place: Sandbox) -> None:
     old = place.host()
-    assert place.on_host(old, "spotcache-keeper save --json").returncode == 0
+    assert place.on_host(old, "spotcache-keeper backup --json").returncode == 0
     resize(place, 1, 2, 2)
     until(lambda: place.hosts() if len(place.hosts()) == 2 else None, 60, "a second host")
     place.verb("kill", old.id)
@@ -180,7 +180,7 @@ def test_of_two_hosts_that_boot_at_once_one_serves(place: Sandbox) -> None:
     [waiting] = [host for host in place.hosts() if host.id != new.id]
     said = place.on_host(waiting, "journalctl -u spotcache-boot --no-pager").stdout
     assert f"waiting: {new.id} serves this environment" in said
-    # One host again, for whoever comes next; the one that waits has nothing to save.
+    # One host again, for whoever comes next; the one that waits has nothing to back up.
     place.client("autoscaling").terminate_instance_in_auto_scaling_group(
         InstanceId=waiting.id, ShouldDecrementDesiredCapacity=True
     )

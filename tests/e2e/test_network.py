@@ -23,7 +23,7 @@ MIRROR = "http://deb.debian.org/debian/dists/bookworm/InRelease"
 # What curl is asked for. An answer of any kind is a way; what AWS says to a stranger is 403.
 PROBES = {
     "s3": f"https://s3.{REGION}.amazonaws.com/",
-    "bucket": f"https://saves.s3.{REGION}.amazonaws.com/",
+    "bucket": f"https://backups.s3.{REGION}.amazonaws.com/",
     "s3 dual-stack": f"https://s3.dualstack.{REGION}.amazonaws.com/",
     "ec2": f"https://ec2.{REGION}.amazonaws.com/",
     "ec2 dual-stack": f"https://ec2.{REGION}.api.aws/",

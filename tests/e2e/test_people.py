@@ -285,7 +285,7 @@ def test_the_same_notice_is_told_once_however_often_it_comes(place: Place, slack
 def test_without_spot_capacity_a_host_on_demand_stands_in(place: Place, slack: Slack) -> None:
     old = place.sandbox.host()
     assert place.redis(old).set("before", "the loss")
-    assert place.sandbox.on_host(old, "spotcache-keeper save --json").returncode == 0
+    assert place.sandbox.on_host(old, "spotcache-keeper backup --json").returncode == 0
     for zone in place.sandbox.state["zones"]:
         place.sandbox.verb("no-spot-capacity", "--name", place.sandbox.name, zone, "*")
     place.sandbox.verb("kill", "--name", place.sandbox.name, old.id)
@@ -302,7 +302,7 @@ def test_without_spot_capacity_a_host_on_demand_stands_in(place: Place, slack: S
         "the new host's own word",
     )
     # Who asks for the host gets this one.
-    assert new.id in place.play("snapshot").text
+    assert new.id in place.play("backup").text
 
 
 def test_the_stand_in_goes_when_spot_succeeds_and_hands_over_all_it_has(place: Place, slack: Slack) -> None:
@@ -317,7 +317,7 @@ def test_the_stand_in_goes_when_spot_succeeds_and_hands_over_all_it_has(place: P
     [group] = place.groups.describe_auto_scaling_groups(AutoScalingGroupNames=[STANDBY])["AutoScalingGroups"]
     assert group["DesiredCapacity"] == 0
     place.told_once(f"{stand_in.id} goes")
-    assert [text for text in slack.heard if "NOT saved" in text] == []
+    assert [text for text in slack.heard if "NOT backed up" in text] == []
 
 
 def test_provisioning_a_host_that_came_by_itself_changes_nothing(place: Place) -> None:
@@ -325,9 +325,9 @@ def test_provisioning_a_host_that_came_by_itself_changes_nothing(place: Place) -
     assert place.play("provision", "--diff", notify_slack_webhook="").changed == 0
 
 
-def test_the_evening_saves_and_gives_the_volume_back_and_the_morning_restores(place: Place, slack: Slack) -> None:
+def test_the_evening_backups_and_gives_the_volume_back_and_the_morning_restores(place: Place, slack: Slack) -> None:
     evening = place.sandbox.host()
-    assert place.redis(evening).set("evening", "all is saved")
+    assert place.redis(evening).set("evening", "all is backed up")
     assert place.play("schedule").changed > 0
     actions = place.groups.describe_scheduled_actions()["ScheduledUpdateGroupActions"]
     assert sorted((a["AutoScalingGroupName"], a["ScheduledActionName"], a["Recurrence"]) for a in actions) == [
@@ -341,9 +341,9 @@ def test_the_evening_saves_and_gives_the_volume_back_and_the_morning_restores(pl
         {"Name": "attachment.device", "Values": ["/dev/sdf"]},
     ]
     [volume] = place.ec2.describe_volumes(Filters=attached)["Volumes"]
-    # The timer saves at quarters of an hour and after a boot that missed one: not between this look and the evening.
-    quiet = 'until [ "$(systemctl is-active spotcache-save.service)" != activating ]; do sleep 0.2; done'
-    assert place.sandbox.on_host(evening, f"systemctl stop spotcache-save.timer; {quiet}").returncode == 0
+    # The timer backs up at quarters of an hour and after a boot that missed one: not between this look and the evening.
+    quiet = 'until [ "$(systemctl is-active spotcache-backup.service)" != activating ]; do sleep 0.2; done'
+    assert place.sandbox.on_host(evening, f"systemctl stop spotcache-backup.timer; {quiet}").returncode == 0
     # EBS takes no more than one snapshot of a volume in 15 seconds, and this one may have come from the stand-in.
     held = {"Name": "volume-id", "Values": [volume["VolumeId"]]}
     before = place.ec2.describe_snapshots(OwnerIds=["self"], Filters=[held])["Snapshots"]
@@ -360,7 +360,7 @@ def test_the_evening_saves_and_gives_the_volume_back_and_the_morning_restores(pl
 
     wait(given_back, 40, "the volume to be given back")
     assert place.play("schedule", schedule_do="start").changed > 0
-    assert place.redis(place.server(SPOT, 120)).get("evening") == "all is saved"
+    assert place.redis(place.server(SPOT, 120)).get("evening") == "all is backed up"
 
 
 def test_volumes_in_whose_place_another_one_is_are_given_up_after_their_term(place: Place) -> None:
@@ -376,7 +376,7 @@ def test_volumes_in_whose_place_another_one_is_are_given_up_after_their_term(pla
     used, left = volumes("in-use"), volumes("available")
     assert used
     assert left, "the hosts that were lost have left volumes"
-    assert place.sandbox.on_host(place.sandbox.host(), "spotcache-keeper save --json").returncode == 0
+    assert place.sandbox.on_host(place.sandbox.host(), "spotcache-keeper backup --json").returncode == 0
 
     def marked() -> bool | None:
         look()
@@ -399,7 +399,7 @@ def test_volumes_in_whose_place_another_one_is_are_given_up_after_their_term(pla
 
 
 def test_a_restore_also_brings_what_the_next_host_needs(place: Place) -> None:
-    """As after a destroy that kept the saves: nothing looks after the host, and no image is as it is."""
+    """As after a destroy that kept the backups: nothing looks after the host, and no image is as it is."""
     before = {image["ImageId"] for image in place.ec2.describe_images(Owners=["self"], Filters=OWN)["Images"]}
     assert before
     place.functions.delete_function(FunctionName=CARETAKER)
@@ -411,7 +411,7 @@ def test_a_restore_also_brings_what_the_next_host_needs(place: Place) -> None:
     assert template["LaunchTemplateVersions"][0]["LaunchTemplateData"]["ImageId"] == image["ImageId"]
     assert place.functions.get_function(FunctionName=CARETAKER)["Configuration"]["State"] == "Active"
     # Both leases are given back.
-    locks = place.sandbox.client("s3").list_objects_v2(Bucket=f"spotcache-{place.sandbox.name}-saves", Prefix=LOCKS)
+    locks = place.sandbox.client("s3").list_objects_v2(Bucket=f"spotcache-{place.sandbox.name}-backups", Prefix=LOCKS)
     assert locks["KeyCount"] == 0
 
 
@@ -434,6 +434,6 @@ def everything(place: Place) -> dict[str, Any]:
 
 
 def test_destroy_leaves_nothing(place: Place) -> None:
-    place.play("destroy", destroy_confirm="sandbox", destroy_saves=True)
+    place.play("destroy", destroy_confirm="sandbox", destroy_backups=True)
     assert place.sandbox.resources() == place.empty
     assert not [kind for kind, found in everything(place).items() if found]

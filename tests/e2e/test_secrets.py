@@ -28,9 +28,9 @@ true
 
 @pytest.fixture(scope="module")
 def run(provisioned: Sandbox, watched: Watched) -> tuple[Sandbox, Host, str]:
-    """Everything a person does, as talkative as it can be: after provision change a setting, save, restore."""
+    """Everything a person does, as talkative as it can be: after provision change a setting, backup, restore."""
     watched.play(provisioned, "provision", "--diff", "-e", '{"redis_settings": {"maxclients": 200}}')
-    watched.play(provisioned, "snapshot")
+    watched.play(provisioned, "backup")
     # Which also takes the setting back.
     watched.play(provisioned, "restore", "--diff", "-e", "restore_force=true")
     return provisioned, provisioned.host(), watched.said

@@ -99,7 +99,7 @@ def test_a_host_on_demand_in_an_existing_vpc(existing: Existing) -> None:
     assert row["VpcId"] == existing.vpc
     assert row["SubnetId"] in existing.subnets
     assert "InstanceLifecycle" not in row
-    assert existing.sandbox.on_host(host, "spotcache-keeper save --json").returncode == 0
+    assert existing.sandbox.on_host(host, "spotcache-keeper backup --json").returncode == 0
     assert existing.play("provision", log="again").changed == 0
 
 
@@ -130,7 +130,7 @@ def test_through_the_endpoint_and_nobody_else(existing: Existing) -> None:
 def test_over_session_manager(existing: Existing) -> None:
     host = existing.sandbox.host()
     over = existing.play(
-        "snapshot",
+        "backup",
         "-vvv",
         log="ssm",
         spot_host_connection="ssm",
@@ -152,7 +152,7 @@ def test_directly_where_addresses_are_routed(existing: Existing) -> None:
     here = existing.state["cidr"].replace(".0.0/16", ".0.1")
     # Not over what is left of Session Manager's connection, either.
     assert seen_from(existing, host)[-2:] == [here] * 2
-    existing.play("snapshot", log="ssh", **existing.open)
+    existing.play("backup", log="ssh", **existing.open)
     assert seen_from(existing, host)[-1] == here
 
 
@@ -181,6 +181,6 @@ def test_through_a_host_to_jump_through(existing: Existing) -> None:
 
 
 def test_destroy_leaves_the_vpc_and_what_else_is_in_it(existing: Existing) -> None:
-    existing.play("destroy", log="destroy", destroy_confirm="sandbox", destroy_saves=True, **existing.open)
+    existing.play("destroy", log="destroy", destroy_confirm="sandbox", destroy_backups=True, **existing.open)
     wait(lambda: True if not existing.sandbox.hosts() else None, 60, "the host's end")
     assert existing.sandbox.resources() == existing.kept

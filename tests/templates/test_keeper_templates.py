@@ -20,7 +20,7 @@ from tests.unit.keeper_support import TIMEOUTS
 BASE: dict[str, Any] = {
     "keeper_environment": "stg",
     "keeper_region": "ap-northeast-1",
-    "keeper_bucket": "spotcache-stg-saves",
+    "keeper_bucket": "spotcache-stg-backups",
     "keeper_redis_password": "a \"strange' pass\\word {{ no }}",
     # As the playbooks hand it over.
     "redis_result": {"image": "redis", "volume": value("redis", "redis__volume_facts", {})},
@@ -50,11 +50,11 @@ EVERYTHING: dict[str, Any] = BASE | {
     "keeper_redis_image": "redis:7",
     "keeper_dbfilename": "cache.rdb",
     "keeper_appendonly": True,
-    "keeper_timeouts": {"save": 60},
+    "keeper_timeouts": {"backup": 60},
     "keeper_metadata_url": "http://127.0.0.1:1338",
     "keeper_watch_seconds": 2,
     "keeper_topic_arn": "arn:aws:sns:ap-northeast-1:123456789012:spotcache-stg",
-    "keeper_hook": "save",
+    "keeper_hook": "backup",
     "keeper_dns_zone_id": "Z1",
     "keeper_dns_name": "redis.stg.example",
     "keeper_dns_ttl": 5,
@@ -65,14 +65,14 @@ EVERYTHING: dict[str, Any] = BASE | {
     "keeper_fetched": [{"path": "/etc/x", "parameter": "/spotcache/stg/x", "mode": "0400", "uid": 999, "gid": 999}],
 }
 SPEC = yaml.safe_load((ROOT / "roles/keeper/meta/argument_specs.yml").read_text())["argument_specs"]["main"]["options"]
-INTERVALS: list[str] = SPEC["keeper_save_interval"]["choices"]
+INTERVALS: list[str] = SPEC["keeper_backup_interval"]["choices"]
 
 
 def test_the_program_accepts_what_the_role_writes() -> None:
     config = parse_config(json.loads(render("keeper", "keeper.json.j2", BASE)), "test")
     assert (config.environment, config.bucket, config.endpoint_url, config.image) == (
         "stg",
-        "spotcache-stg-saves",
+        "spotcache-stg-backups",
         None,
         "redis",
     )
@@ -85,7 +85,7 @@ def test_every_option_arrives() -> None:
     assert config == Config(
         environment="stg",
         region="ap-northeast-1",
-        bucket="spotcache-stg-saves",
+        bucket="spotcache-stg-backups",
         volume_path=Path("/data"),
         redis_directory=Path("/data/redis"),
         container="other",
@@ -107,7 +107,7 @@ def test_every_option_arrives() -> None:
         metadata_url="http://127.0.0.1:1338",
         watch_seconds=2,
         topic_arn="arn:aws:sns:ap-northeast-1:123456789012:spotcache-stg",
-        hook="save",
+        hook="backup",
         dns_zone_id="Z1",
         dns_name="redis.stg.example",
         dns_ttl=5,
@@ -121,7 +121,7 @@ def test_every_option_arrives() -> None:
         address="10.20.0.5",
         address_files=(Path("/etc/spotcache/keeper.json"),),
         secrets=(Secret(Path("/etc/x"), "/spotcache/stg/x", 0o400, 999, 999),),
-        timeouts=replace(TIMEOUTS, save=60),
+        timeouts=replace(TIMEOUTS, backup=60),
         redis_username=None,
         appendfilename="appendonly.aof",
         appenddirname="appendonlydir",
@@ -164,8 +164,8 @@ def test_the_password_is_in_no_file_that_a_diff_shows() -> None:
     assert [entry["path"] for entry in written] == [
         "/var/lib/spotcache",
         "/etc/spotcache/keeper.json",
-        "/etc/systemd/system/spotcache-save.service",
-        "/etc/systemd/system/spotcache-save.timer",
+        "/etc/systemd/system/spotcache-backup.service",
+        "/etc/systemd/system/spotcache-backup.timer",
         "/etc/systemd/system/spotcache-watch.service",
         "/etc/systemd/system/spotcache-boot.service",
     ]
@@ -175,7 +175,7 @@ def test_the_password_is_in_no_file_that_a_diff_shows() -> None:
 
 @pytest.mark.parametrize("interval", INTERVALS)
 def test_every_interval_is_a_calendar_that_fires_that_often(interval: str) -> None:
-    timer = render("keeper", "spotcache-save.timer.j2", BASE | {"keeper_save_interval": interval})
+    timer = render("keeper", "spotcache-backup.timer.j2", BASE | {"keeper_backup_interval": interval})
     (calendar,) = (line.removeprefix("OnCalendar=") for line in timer.splitlines() if line.startswith("OnCalendar="))
     if interval.endswith("min"):
         assert calendar == f"*:0/{interval.removesuffix('min')}"
@@ -190,8 +190,8 @@ def test_every_interval_is_a_calendar_that_fires_that_often(interval: str) -> No
 
 
 def test_the_service_may_write_the_data_volume_and_nothing_else() -> None:
-    service = render("keeper", "spotcache-save.service.j2", EVERYTHING).splitlines()
-    assert "ExecStart=/usr/local/sbin/spotcache-keeper save --reason timer" in service
+    service = render("keeper", "spotcache-backup.service.j2", EVERYTHING).splitlines()
+    assert "ExecStart=/usr/local/sbin/spotcache-keeper backup --reason timer" in service
     assert [line for line in service if "WritePaths" in line] == ["ReadWritePaths=/data"]
     assert "RequiresMountsFor=/data" in service
     assert "ProtectSystem=strict" in service

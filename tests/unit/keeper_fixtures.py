@@ -41,7 +41,7 @@ def clients() -> Iterator[dict[str, Any]]:
 def aws(clients: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The clients with a fresh account that has a bucket."""
     with mock_aws():
-        clients["s3"].create_bucket(Bucket="saves", CreateBucketConfiguration={"LocationConstraint": REGION})
+        clients["s3"].create_bucket(Bucket="backups", CreateBucketConfiguration={"LocationConstraint": REGION})
         yield clients
 
 

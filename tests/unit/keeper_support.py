@@ -18,7 +18,7 @@ from typing import Any
 import redis
 from spotcache_keeper.aws.machine import Identity
 from spotcache_keeper.backup import switch_data
-from spotcache_keeper.backup.create import SaveResult, save
+from spotcache_keeper.backup.create import BackupResult, backup
 from spotcache_keeper.backup.restore import Request, RestoreResult, restore
 from spotcache_keeper.backup.switch_data import recover
 from spotcache_keeper.config import Config, Timeouts, parse_config
@@ -40,7 +40,7 @@ VOLUME = "vol-0123456789abcdef0"
 
 
 TIMEOUTS = Timeouts(
-    lock=60, answer=10, save=1800, check=1800, start=900, stop=120, volume=300, lease=90, handover=180, drain=90
+    lock=60, answer=10, backup=1800, check=1800, start=900, stop=120, volume=300, lease=90, handover=180, drain=90
 )
 # A whole keeper.json, as the role writes it.
 KEEPER_JSON: dict[str, Any] = {
@@ -48,7 +48,7 @@ KEEPER_JSON: dict[str, Any] = {
     "region": REGION,
     "endpoint_url": None,
     "dualstack": "none",
-    "bucket": "spotcache-stg-saves",
+    "bucket": "spotcache-stg-backups",
     "prefix": "",
     "volume_path": "/srv/redis",
     "redis_directory": "/srv/redis/redis",
@@ -187,7 +187,7 @@ class NativeEngine:
 
 
 class FakeMachine:
-    """`Machine` whose EBS volumes are directories: a snapshot is a copy of the saves as they were."""
+    """`Machine` whose EBS volumes are directories: a snapshot is a copy of the backups as they were."""
 
     def __init__(self, snapshots: Path) -> None:
         self.snapshots = snapshots
@@ -237,7 +237,7 @@ class FakeMachine:
 
 
 class Ec2WithContent:
-    """moto's EC2 client; a snapshot also copies the saves."""
+    """moto's EC2 client; a snapshot also copies the backups."""
 
     def __init__(self, client: Any, host: TestHost) -> None:
         self._client = client
@@ -272,7 +272,7 @@ class NoS3:
     def sources(self) -> list[Any]:
         return []
 
-    def find(self, save_id: str) -> None:  # noqa: ARG002
+    def find(self, backup_id: str) -> None:  # noqa: ARG002
         return None
 
     def put(self, directory: Path, manifest: Any) -> str:  # noqa: ARG002
@@ -313,7 +313,7 @@ class TestHost:
         self.config = make_config(
             environment=self.environment,
             region=REGION,
-            bucket="saves",
+            bucket="backups",
             volume_path=self.volume_path,
             redis_directory=self.redis_directory,
             container="spotcache-redis",
@@ -323,7 +323,7 @@ class TestHost:
             redis_password_file=self.directory / "password",
             appendonly=self.appendonly,
             ebs_snapshots=False,
-            timeouts=replace(TIMEOUTS, lock=1, answer=5, save=30, check=30, start=20, stop=10, volume=5),
+            timeouts=replace(TIMEOUTS, lock=1, answer=5, backup=30, check=30, start=20, stop=10, volume=5),
         )
 
     @property
@@ -335,19 +335,19 @@ class TestHost:
         return self.volume_path / "redis"
 
     @property
-    def saves(self) -> Path:
-        return self.volume_path / "saves"
+    def backups(self) -> Path:
+        return self.volume_path / "backups"
 
     def use_aws(self, s3: Any, ec2: Any, *, multipart_bytes: int = 32 * 1024 * 1024) -> None:
         """Give the host moto's S3 and EC2."""
-        self.s3 = S3Store(lambda: s3, "saves", self.config.s3_prefix, self.environment, multipart_bytes)
+        self.s3 = S3Store(lambda: s3, "backups", self.config.s3_prefix, self.environment, multipart_bytes)
         self.machine.client = ec2
         wrapped = Ec2WithContent(ec2, self)
         self.ebs = EbsStore(
             lambda: wrapped,
             self.environment,
             self.volume_path,
-            self.saves,
+            self.backups,
             self.machine,
             5,
             sleep=lambda _seconds: None,
@@ -356,7 +356,7 @@ class TestHost:
 
     def snapshot_content(self, snapshot_id: str) -> None:
         """What a snapshot of the volume contains."""
-        shutil.copytree(self.saves, self.machine.snapshots / snapshot_id / "saves")
+        shutil.copytree(self.backups, self.machine.snapshots / snapshot_id / "backups")
 
     def context(self, **changes: Any) -> Context:
         """The keeper's parts."""
@@ -365,7 +365,7 @@ class TestHost:
             "config": self.config,
             "engine": self.engine,
             "machine": self.machine,
-            "volume": VolumeStore(self.config.saves_directory, self.environment),
+            "volume": VolumeStore(self.config.backups_directory, self.environment),
             "s3": self.s3,
             "ebs": self.ebs,
             "report": self.steps.append,
@@ -421,11 +421,11 @@ class TestHost:
                     found[f"{database}/{key}"] = (kind, value, seconds >= 0)
         return found
 
-    def save(self, reason: str = "manual", **options: Any) -> SaveResult:
-        """One save."""
+    def backup(self, reason: str = "manual", **options: Any) -> BackupResult:
+        """One backup."""
         context = self.context()
         recover(context)
-        result = save(context, reason, **options)
+        result = backup(context, reason, **options)
         assert result.problems == []
         return result
 
@@ -435,9 +435,9 @@ class TestHost:
         recover(context)
         return restore(context, Request(wanted, **options)), context.warnings
 
-    def rdb(self, save_id: str) -> Path:
-        """A local save's RDB."""
-        return self.saves / save_id / "dump.rdb"
+    def rdb(self, backup_id: str) -> Path:
+        """A local backup's RDB."""
+        return self.backups / backup_id / "dump.rdb"
 
 
 def replace_bytes(path: Path, data: bytes) -> None:
@@ -484,7 +484,7 @@ def kill_after(count: int, only: str | None) -> None:
             setattr(owner, name, wrapped(getattr(owner, name)))
 
 
-def restore_until_killed(host: TestHost, save_id: str, count: int, only: str | None = None) -> bool:
+def restore_until_killed(host: TestHost, backup_id: str, count: int, only: str | None = None) -> bool:
     """Restore in a process of its own that is killed at moment `count`; False when it was over before that.
 
     With `only`, just the moments before and after calls of that name count.
@@ -494,7 +494,7 @@ def restore_until_killed(host: TestHost, save_id: str, count: int, only: str | N
         code = 1
         try:
             kill_after(count, only)
-            host.restore(save_id, force=True)
+            host.restore(backup_id, force=True)
             code = 0
         except BaseException:  # noqa: BLE001 - nothing of the parent may run in this copy of it
             traceback.print_exc()

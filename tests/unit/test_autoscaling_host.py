@@ -247,14 +247,14 @@ def test_a_standby_has_no_host_until_something_asks_for_one(
 
 
 def test_a_host_that_the_group_ends_is_held(aws: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
-    held = {**aws["parameters"], "termination_hook": "save"}
+    held = {**aws["parameters"], "termination_hook": "backup"}
     assert run(capsys, aws["parameters"])["changed"]
     assert run(capsys, held, _ansible_check_mode=True)["changed"]
     assert run(capsys, held)["changed"]
     for check in (True, False):
         assert not run(capsys, held, _ansible_check_mode=check)["changed"]
     changed = run(capsys, held, termination_hook_timeout=120)
-    assert changed["diff"]["before"]["termination_hook"] == {"save": 300}
+    assert changed["diff"]["before"]["termination_hook"] == {"backup": 300}
     [hook] = aws["autoscaling"].describe_lifecycle_hooks(AutoScalingGroupName=NAME)["LifecycleHooks"]
     assert (hook["LifecycleTransition"], hook["HeartbeatTimeout"], hook["DefaultResult"]) == (
         "autoscaling:EC2_INSTANCE_TERMINATING",

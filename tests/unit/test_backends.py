@@ -34,7 +34,7 @@ ELSEWHERE = {
             "clients": "members of sg-1",
             "login": "",
             "outdated": "",
-            "saved": ["s3"],
+            "backed-up": ["s3"],
         }
     },
 }

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from spotcache_caretaker.decide import (
     SUPERSEDED,
+    Backup,
     Group,
-    Save,
     Superseded,
     at_rest,
+    backup_of,
     failing,
     group_of,
-    save_of,
     stand_in,
     superseded,
     to_return,
@@ -137,7 +137,7 @@ def test_a_volume_is_superseded_when_another_one_in_use_has_a_younger_verified_s
     lost, blank, used = volume("vol-lost", 30), volume("vol-blank", 2), volume("vol-used", 3, "in-use")
     before, after = snapshot("vol-lost", 3.1), snapshot("vol-used", 1)
     assert superseded([lost, blank, used], [before, after], NOW, TERM) == Superseded(["vol-lost", "vol-blank"], [], [])
-    # What was saved from it last is younger than anything of the other one: it is the better one.
+    # What was backed up from it last is younger than anything of the other one: it is the better one.
     assert superseded([lost, used], [snapshot("vol-lost", 0.5), after], NOW, TERM).marked == []
     # Younger than the blank volume is none.
     assert superseded([blank, used], [snapshot("vol-used", 2.5)], NOW, TERM).marked == []
@@ -147,31 +147,31 @@ def test_a_volume_is_superseded_when_another_one_in_use_has_a_younger_verified_s
     assert superseded([lost, {**used, "State": "available"}], [before, after], NOW, TERM).marked == []
 
 
-def test_a_save_in_s3_supersedes_as_well() -> None:
+def test_a_backup_in_s3_supersedes_as_well() -> None:
     """A host without a way to EC2 has no snapshots, and each loss of it would leave a volume that is paid for ever."""
     attached = {"Attachments": [{"InstanceId": "i-2"}]}
     lost, used = volume("vol-lost", 30), {**volume("vol-used", 3, "in-use"), **attached}
 
-    def marked(*saves: Save, snapshots: list[dict[str, Any]] | None = None) -> list[str]:
-        return superseded([lost, used], snapshots or [], NOW, TERM, saves).marked
+    def marked(*backups: Backup, snapshots: list[dict[str, Any]] | None = None) -> list[str]:
+        return superseded([lost, used], snapshots or [], NOW, TERM, backups).marked
 
-    assert marked(Save("i-2", days(1))) == ["vol-lost"]
+    assert marked(Backup("i-2", days(1))) == ["vol-lost"]
     # Of the host that was lost, or older than what is known of its volume: the volume may hold more.
-    assert marked(Save("i-1", days(1))) == []
-    assert marked(Save("i-2", days(31))) == []
-    assert marked(Save("i-2", days(1)), snapshots=[snapshot("vol-lost", 0.5)]) == []
-    # In the night no host runs: the save is the volume's own.
+    assert marked(Backup("i-1", days(1))) == []
+    assert marked(Backup("i-2", days(31))) == []
+    assert marked(Backup("i-2", days(1)), snapshots=[snapshot("vol-lost", 0.5)]) == []
+    # In the night no host runs: the backup is the volume's own.
     alone = volume("vol-lost", 30)
-    assert superseded([alone], [], NOW, TERM, [Save("i-2", days(1))]).marked == []
+    assert superseded([alone], [], NOW, TERM, [Backup("i-2", days(1))]).marked == []
 
 
-def test_at_the_end_of_its_term_a_save_must_be_younger_than_its_beginning() -> None:
+def test_at_the_end_of_its_term_a_backup_must_be_younger_than_its_beginning() -> None:
     lost = volume("vol-lost", 30, since=days(8).isoformat())
     for created, over in ((7.9, ["vol-lost"]), (8.1, [])):
         # At a weekend, when no host runs.
-        assert superseded([lost], [], NOW, TERM, [Save("i-2", days(created))]).over == over
+        assert superseded([lost], [], NOW, TERM, [Backup("i-2", days(created))]).over == over
     young = volume("vol-lost", 30, since=days(6).isoformat())
-    assert superseded([young], [], NOW, TERM, [Save("i-2", days(1))]) == Superseded([], [], [])
+    assert superseded([young], [], NOW, TERM, [Backup("i-2", days(1))]) == Superseded([], [], [])
 
 
 GOOD = {"verified": True, "environment": "stg", "created": "2026-11-22T12:00:00Z", "host": "i-2"}
@@ -190,9 +190,9 @@ GOOD = {"verified": True, "environment": "stg", "created": "2026-11-22T12:00:00Z
         [],
     ],
 )
-def test_only_a_verified_save_of_the_environment_counts(manifest: Any) -> None:
-    assert save_of(GOOD, "stg") == Save("i-2", NOW)
-    assert save_of(manifest, "stg") is None
+def test_only_a_verified_backup_of_the_environment_counts(manifest: Any) -> None:
+    assert backup_of(GOOD, "stg") == Backup("i-2", NOW)
+    assert backup_of(manifest, "stg") is None
 
 
 def test_a_superseded_volume_goes_after_its_term_and_not_before() -> None:

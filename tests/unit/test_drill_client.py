@@ -172,7 +172,7 @@ def test_the_protocol() -> None:
 def server(tmp_path: Path) -> Iterator[int]:
     """A Redis with a password."""
     port = Port()
-    settings = {"port": str(port), "bind": "127.0.0.1", "save": "", "requirepass": "secret", "dir": str(tmp_path)}
+    settings = {"port": str(port), "bind": "127.0.0.1", "backup": "", "requirepass": "secret", "dir": str(tmp_path)}
     arguments = [word for name, value in settings.items() for word in (f"--{name}", value)]
     with subprocess.Popen(["redis-server", *arguments], stdout=subprocess.DEVNULL) as process:
         try:
@@ -312,7 +312,7 @@ class Aws:
 
     def __init__(self, at: str = "10.0.0.1") -> None:
         self.address = self.at = at
-        self.keys = ["p/stg/saves/one/dump.rdb", "p/stg/saves/one/manifest.json", "p/stg/saves/two/dump.rdb"]
+        self.keys = ["p/stg/backups/one/dump.rdb", "p/stg/backups/one/manifest.json", "p/stg/backups/two/dump.rdb"]
         self.asked: list[str] = []
 
     def __call__(self, service: str) -> Any:  # noqa: ARG002
@@ -345,10 +345,10 @@ class Aws:
         return {"Contents": found, "KeyCount": len(found)}
 
     def get_object(self, Bucket: str, Key: str) -> dict[str, Any]:  # noqa: ARG002, N803
-        return {"Body": io.BytesIO(b'{"save": "one", "off_host": true}')}
+        return {"Body": io.BytesIO(b'{"backup": "one", "off_host": true}')}
 
 
-def test_the_observer_follows_the_name_and_counts_whole_saves() -> None:
+def test_the_observer_follows_the_name_and_counts_whole_backups() -> None:
     aws, clock = Aws(), Clock()
     observer = Observer(Place("stg", "b", "p/stg/", "redis.stg.internal", "i-1"), aws, 1.0, clock)
     observer.look_at_instances()
@@ -361,15 +361,15 @@ def test_the_observer_follows_the_name_and_counts_whole_saves() -> None:
     assert [address for address, _ in observer.seen.addresses] == ["10.0.0.1", "10.0.0.2"]
     # The zone with the longest name is the one that answers for it.
     assert set(aws.asked) == {"long"}
-    observer.look_at_saves()
-    assert list(observer.seen.saves) == ["one"]
+    observer.look_at_backups()
+    assert list(observer.seen.backups) == ["one"]
     before = observer.seen.final
     aws.keys.append("p/stg/keeper/final/i-1.json")
-    observer.look_at_saves()
+    observer.look_at_backups()
     after = observer.seen.final
     assert before is None
     assert after is not None
-    assert after[0] == {"save": "one", "off_host": True}
+    assert after[0] == {"backup": "one", "off_host": True}
 
 
 def test_without_a_name_the_newest_instance_is_followed() -> None:
@@ -391,10 +391,10 @@ def test_a_drill_is_over_when_another_host_has_taken_a_write() -> None:
     assert not cli.is_over("successor", struck, accounts, seen)
     accounts.services[-1] = Service("10.0.0.2", "i-2", 130.0, 131.0)
     assert cli.is_over("successor", struck, accounts, seen)
-    seen.saves = {"old": 50.0}
-    assert not cli.is_over("save", struck, accounts, seen)
-    seen.saves["new"] = 101.0
-    assert cli.is_over("save", struck, accounts, seen)
+    seen.backups = {"old": 50.0}
+    assert not cli.is_over("backup", struck, accounts, seen)
+    seen.backups["new"] = 101.0
+    assert cli.is_over("backup", struck, accounts, seen)
 
 
 def test_a_client_that_was_left_behind_takes_no_other_drills_strike(tmp_path: Path) -> None:

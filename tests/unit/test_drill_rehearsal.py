@@ -13,7 +13,7 @@ import yaml
 from rehearsal import drill, floors, strike
 from rehearsal.work import ROOT
 
-FLOOR = {"save_s": 4.0, "restore_s": 6.0}
+FLOOR = {"backup_s": 4.0, "restore_s": 6.0}
 
 
 def run(**more: Any) -> dict[str, Any]:
@@ -24,7 +24,7 @@ def run(**more: Any) -> dict[str, Any]:
         "gone_to_serving_s": 9.0,
         "acknowledged_lost": 0,
         "oldest_lost_s": 0.0,
-        "lost_older_than_save": 0,
+        "lost_older_than_backup": 0,
         "outage_s": 28.0,
         "values_equal": True,
         "problems": [],
@@ -53,15 +53,15 @@ def test_what_was_not_measured_is_no_goal_met() -> None:
 
 def test_a_limit_is_the_floor_of_the_same_run_and_a_little() -> None:
     limits = {one["goal"]: one["limit"] for one in drill.goals(drill.Plan(), [run()], FLOOR)}
-    assert limits["seen to a verified save off the host, s"] == 7.0
+    assert limits["seen to a verified backup off the host, s"] == 7.0
     assert limits["host gone to serving, s"] == 16.0
 
 
 def test_without_a_notice_only_the_older_writes_count() -> None:
     lost = run(kind="kill", notice_to_seen_s=None, seen_to_safe_s=None, acknowledged_lost=40, oldest_lost_s=0.8)
     assert missed(drill.Plan("kill"), lost) == []
-    assert missed(drill.Plan("kill"), {**lost, "lost_older_than_save": 1}) == [
-        "lost writes older than the last save, most of any run"
+    assert missed(drill.Plan("kill"), {**lost, "lost_older_than_backup": 1}) == [
+        "lost writes older than the last backup, most of any run"
     ]
     kept = drill.Plan("kill", append_only=True)
     assert missed(kept, lost) == []
@@ -103,7 +103,7 @@ def test_a_strike_that_nobody_directs_says_how_it_is_used(
     assert "SPOTCACHE_DRILL_INSTANCE" in capsys.readouterr().err
 
 
-def test_a_notice_leaves_time_for_a_save() -> None:
+def test_a_notice_leaves_time_for_a_backup() -> None:
     assert drill.notice_for(4.0) == 20.0
     assert drill.notice_for(10.5) == 33.0
     assert drill.notice_for(300.0) == 120.0
@@ -159,9 +159,11 @@ def test_bad_arguments_are_refused_before_anything_is_done(
 
 
 def test_the_floors_are_medians() -> None:
-    save = {"bgsave": 1.0, "check": 0.5, "upload": 0.25, "all": 1.75, "bytes": 1000}
+    backup = {"bgsave": 1.0, "check": 0.5, "upload": 0.25, "all": 1.75, "bytes": 1000}
     found = floors.summary(
-        [save, {**save, "all": 9.0}, {**save, "all": 2.0}], [{"all": 1.0}, {"all": 3.0}, {"all": 2.0}], [4.0, 4.5, 90.0]
+        [backup, {**backup, "all": 9.0}, {**backup, "all": 2.0}],
+        [{"all": 1.0}, {"all": 3.0}, {"all": 2.0}],
+        [4.0, 4.5, 90.0],
     )
-    assert (found["save_s"], found["load_s"], found["instance_start_s"], found["restore_s"]) == (2.0, 2.0, 4.5, 6.5)
+    assert (found["backup_s"], found["load_s"], found["instance_start_s"], found["restore_s"]) == (2.0, 2.0, 4.5, 6.5)
     assert found["rdb_bytes"] == 1000

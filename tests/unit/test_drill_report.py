@@ -26,18 +26,18 @@ def journal(*lines: tuple[float, str], kept: dict[str, Any] | None = None) -> st
 ENDING = {
     "seen": "2026-11-22T07:00:01Z",
     "due": "2026-11-22T07:00:20Z",
-    "save": {"seconds": {"bgsave": 1.0, "check": 0.5, "s3": 1.5, "ebs": 0.2}},
+    "backup": {"seconds": {"bgsave": 1.0, "check": 0.5, "s3": 1.5, "ebs": 0.2}},
 }
 OLD_WORDS = journal(
-    (-90.0, "final save of an earlier life: 1 keys, verified; on the volume, s3"),
+    (-90.0, "final backup of an earlier life: 1 keys, verified; on the volume, s3"),
     (1.0, "writes are held back; 19 s are left"),
     (1.1, "Spot notice: EC2 will terminate this host at 2026-11-22T07:00:20Z; 19 s are left"),
-    (6.0, "final save 20261122T070001Z-abcdef: 5 keys, 1 MiB, verified; on the volume, s3, ebs; 14 s were left"),
+    (6.0, "final backup 20261122T070001Z-abcdef: 5 keys, 1 MiB, verified; on the volume, s3, ebs; 14 s were left"),
     kept=ENDING,
 )
 NEW_WORDS = journal(
     (24.0, "/etc/spotcache/keeper-password was fetched from /spotcache/stg/host/redis-password"),
-    (30.0, "restored: 5 keys from final save 20261122T070001Z-abcdef (S3), last written ...; nothing was lost"),
+    (30.0, "restored: 5 keys from final backup 20261122T070001Z-abcdef (S3), last written ...; nothing was lost"),
     kept={
         "last_boot": {"what": "restored", "created": "2026-11-22T07:00:01Z", "source": "S3", "seconds": {"name": 2.0}}
     },
@@ -65,7 +65,7 @@ def kept(**more: Any) -> dict[str, Any]:
         "addresses": [{"address": "10.0.0.1", "at": T - 5}, {"address": "10.0.0.2", "at": T + 30.5}],
         "final": {"record": {"off_host": True}, "at": T + 6.4},
         # One from before the client wrote, one meanwhile, the final one, and one of the next host.
-        "saves": [
+        "backups": [
             {"id": "20261122T065000Z-000000", "at": T - 5},
             {"id": "20261122T065958Z-111111", "at": T - 0.5},
             {"id": "20261122T070001Z-abcdef", "at": T + 6.4},
@@ -97,7 +97,7 @@ def test_a_notice() -> None:
         ("notice published", 0.0),
         ("writes fenced", 0.9),
         ("notice seen", 1.0),
-        ("save verified", 4.5),
+        ("backup verified", 4.5),
         ("off the host", 6.0),
         # At the announced time, although EC2 was seen to end it a little later.
         ("host gone", 20.0),
@@ -132,7 +132,7 @@ def test_a_notice() -> None:
 def test_a_host_that_said_nothing_any_more_is_told_from_outside() -> None:
     one = report.run_of(settings(old_words="", new_words=""), kept())
     names = [event["name"] for event in one["timeline"]]
-    assert "save verified" not in names
+    assert "backup verified" not in names
     assert "restored" not in names
     # By the first write that was held back, and by the record in S3.
     assert one["notice_to_seen_s"] == 0.9
@@ -159,21 +159,21 @@ def test_a_loss_despite_a_notice_is_a_fault() -> None:
     assert report.report_of([one])["verdict"] == "NOT passed"
 
 
-def test_without_a_notice_only_what_is_older_than_the_save_must_be_there() -> None:
+def test_without_a_notice_only_what_is_older_than_the_backup_must_be_there() -> None:
     asked = settings(kind="kill", notice=False, old_words="")
     one = report.run_of(
         asked, kept(missing=[[98, T - 1.5], [99, T + 2.0]], refused_at=T + 2.4, last_write_before=T + 2.3)
     )
     assert (one["notice_to_seen_s"], one["seen_to_safe_s"]) == (None, None)
-    assert (one["acknowledged_lost"], one["lost_older_than_save"]) == (2, 0)
+    assert (one["acknowledged_lost"], one["lost_older_than_backup"]) == (2, 0)
     # The last acknowledged write is the earliest moment at which the host can have been gone.
     assert one["oldest_lost_s"] == 3.8
     assert one["gone_to_serving_s"] == 28.7
     assert one["problems"] == []
     assert one["timeline"][0]["name"] == "interruption"
-    # Also when an older save was restored than there is: it is the newest that counts.
+    # Also when an older backup was restored than there is: it is the newest that counts.
     older = report.run_of(asked, kept(missing=[[1, T - 2.5]], last_write_before=T + 2.3))
-    assert older["problems"] == ["1 writes were lost that are older than the newest verified save"]
+    assert older["problems"] == ["1 writes were lost that are older than the newest verified backup"]
 
 
 def test_a_successor_with_the_address_of_the_host_before_needs_no_move() -> None:
@@ -187,7 +187,7 @@ def test_a_successor_with_the_address_of_the_host_before_needs_no_move() -> None
 def test_a_recommendation_costs_nothing() -> None:
     one = report.run_of(
         settings(
-            kind="rebalance", notice=False, until="save", new_words="", old_words=journal((0.8, "EC2 recommends a"))
+            kind="rebalance", notice=False, until="backup", new_words="", old_words=journal((0.8, "EC2 recommends a"))
         ),
         kept(services=kept()["services"][:1], host_gone=None, hosts=kept()["hosts"][:1], outage_s=0.02, final=None),
     )
@@ -270,7 +270,7 @@ def test_the_picture_shows_every_event_and_can_be_read_aloud() -> None:
         for bar in root.iter(f"{SVG}rect")
         if (title := bar.find(f"{SVG}title")) is not None
     }
-    assert bars == {"last save", "next host", "boot and restore"}
+    assert bars == {"last backup", "next host", "boot and restore"}
 
 
 def test_names_in_the_picture_are_text_and_not_markup() -> None:

@@ -145,10 +145,10 @@ def lost(world: World, *, zone: str = ZONE, terminate: bool = True, clean: bool 
     return lease, volume
 
 
-def record(world: World, lease: Lease, save: str, *, complete: bool = True) -> None:
+def record(world: World, lease: Lease, backup: str, *, complete: bool = True) -> None:
     """What the lost host left."""
     world.outside.leases.write_final(
-        FinalRecord(lease.host, zone=lease.zone, volume=lease.volume, save=save, complete=complete, off_host=True)
+        FinalRecord(lease.host, zone=lease.zone, volume=lease.volume, backup=backup, complete=complete, off_host=True)
     )
 
 
@@ -158,8 +158,8 @@ def record(world: World, lease: Lease, save: str, *, complete: bool = True) -> N
 def test_a_kept_volume_in_the_same_zone_is_taken_over(world: World) -> None:
     world.host.fill("one")
     one = world.host.content()
-    final = world.host.save("final").manifest.id
-    # As Redis does when it is stopped: other bytes than those of the save, with the same data.
+    final = world.host.backup("final").manifest.id
+    # As Redis does when it is stopped: other bytes than those of the backup, with the same data.
     time.sleep(1.1)
     with world.host.client() as client:
         client.save()
@@ -171,7 +171,7 @@ def test_a_kept_volume_in_the_same_zone_is_taken_over(world: World) -> None:
     result = new.boot().run()
     assert (result.what, result.source, result.lost, result.before) == (
         "restored",
-        f"final save {final} (the kept volume)",
+        f"final backup {final} (the kept volume)",
         "",
         lease.host,
     )
@@ -195,7 +195,7 @@ def test_a_kept_volume_in_the_same_zone_is_taken_over(world: World) -> None:
     assert list(world.host.directory.rglob("replaced-*")) == []
 
 
-def test_the_append_only_file_of_a_kept_volume_is_newer_than_every_save(tmp_path: Path, moto: str) -> None:
+def test_the_append_only_file_of_a_kept_volume_is_newer_than_every_backup(tmp_path: Path, moto: str) -> None:
     with made_world(tmp_path / "host", moto) as world:
         world.host.engine.kill()
         world.host.appendonly = True
@@ -204,13 +204,13 @@ def test_the_append_only_file_of_a_kept_volume_is_newer_than_every_save(tmp_path
         config = world.host.config
         world.host.__post_init__()
         world.host.config = replace(config, appendonly=True)
-        world.host.s3 = S3Store(lambda: world.client("s3"), "saves", world.host.config.s3_prefix, "stg")
+        world.host.s3 = S3Store(lambda: world.client("s3"), "backups", world.host.config.s3_prefix, "stg")
         world.host.start()
         world.host.fill("one", keys=5)
-        world.host.save()
+        world.host.backup()
         time.sleep(1.1)
         with world.host.client() as client:
-            client.set("since", "the save")
+            client.set("since", "the backup")
         time.sleep(1.2)
         content = world.host.content()
         lost(world)
@@ -223,17 +223,17 @@ def test_the_append_only_file_of_a_kept_volume_is_newer_than_every_save(tmp_path
         assert message["level"] == "warning"
 
 
-def test_a_volume_is_not_waited_for_when_the_complete_final_save_is_in_s3(world: World) -> None:
+def test_a_volume_is_not_waited_for_when_the_complete_final_backup_is_in_s3(world: World) -> None:
     world.host.fill("one")
     one = world.host.content()
-    final = world.host.save("final").manifest.id
+    final = world.host.backup("final").manifest.id
     lease, volume = lost(world, terminate=False)
     # EC2 lets go of it only when the old host has ended.
     world.client("ec2").attach_volume(VolumeId=volume, InstanceId=lease.host, Device="/dev/sdf")
     record(world, lease, final)
     new = NewHost(world)
     result = new.boot(timeouts=replace(world.host.config.timeouts, volume=30, handover=2)).run()
-    assert (result.source, result.lost, result.before) == (f"final save {final} (S3)", "", lease.host)
+    assert (result.source, result.lost, result.before) == (f"final backup {final} (S3)", "", lease.host)
     assert world.host.content() == one
     assert new.mounted == new.blank
     # Not even tried: what cannot be had in time would give way to S3 as well, after that time.
@@ -245,7 +245,7 @@ def test_a_volume_is_not_waited_for_when_the_complete_final_save_is_in_s3(world:
 @pytest.mark.parametrize("kind", ["ext4", "xfs"])
 def test_the_kept_volume_is_found_again_at_every_further_boot(world: World, kind: str) -> None:
     world.host.fill("kept")
-    world.host.save()
+    world.host.backup()
     lost(world)
     new = NewHost(world, kind=kind)
     fstab = world.host.directory / "fstab"
@@ -277,26 +277,26 @@ def test_a_blank_volume_gets_the_filesystem_that_was_chosen(world: World, kind: 
     assert f"LABEL={label} " in (world.host.directory / "fstab").read_text()
 
 
-def test_a_volume_in_another_zone_is_left_and_the_final_save_comes_from_s3(world: World) -> None:
+def test_a_volume_in_another_zone_is_left_and_the_final_backup_comes_from_s3(world: World) -> None:
     world.host.fill("one")
     one = world.host.content()
-    final = world.host.save("final").manifest.id
+    final = world.host.backup("final").manifest.id
     lease, volume = lost(world, zone=OTHER_ZONE)
     record(world, lease, final)
     new = NewHost(world)
     result = new.boot().run()
-    assert (result.source, result.lost) == (f"final save {final} (S3)", "")
+    assert (result.source, result.lost) == (f"final backup {final} (S3)", "")
     assert world.host.content() == one
     assert new.mounted == new.blank
     assert ["mkfs.ext4", "-L", "spotcache-data", f"/dev/{new.blank}"] in new.commands
     assert world.client("ec2").describe_volumes(VolumeIds=[volume])["Volumes"][0]["State"] == "available"
-    # The timer may save here now: this is the environment's data.
-    assert world.host.save("timer").manifest.keys == 900
+    # The timer may back up here now: this is the environment's data.
+    assert world.host.backup("timer").manifest.keys == 900
 
 
 def test_a_volume_that_cannot_be_used_gives_way_to_the_hosts_own(world: World) -> None:
     world.host.fill("one")
-    world.host.save()
+    world.host.backup()
     _, volume = lost(world)
     shutil.rmtree(world.host.directory / volume)
     new = NewHost(world)
@@ -311,18 +311,18 @@ def test_a_volume_that_cannot_be_used_gives_way_to_the_hosts_own(world: World) -
 def test_a_bad_source_is_set_aside_and_the_next_one_tried(world: World, damage: str) -> None:
     world.host.fill("one")
     one = world.host.content()
-    first = world.host.save().manifest.id
+    first = world.host.backup().manifest.id
     world.host.fill("two")
-    second = world.host.save().manifest.id
+    second = world.host.backup().manifest.id
     s3 = world.client("s3")
-    key = f"stg/saves/{second}/dump.rdb"
-    body = bytearray(s3.get_object(Bucket="saves", Key=key)["Body"].read())
+    key = f"stg/backups/{second}/dump.rdb"
+    body = bytearray(s3.get_object(Bucket="backups", Key=key)["Body"].read())
     body[len(body) // 2] ^= 1
-    s3.put_object(Bucket="saves", Key=key, Body=bytes(body if damage == "flipped" else body[:-100]))
+    s3.put_object(Bucket="backups", Key=key, Body=bytes(body if damage == "flipped" else body[:-100]))
     _, volume = lost(world, zone=OTHER_ZONE)
     result = NewHost(world).boot().run()
     assert any(f"{volume} of the host before is in {OTHER_ZONE}" in line for line in world.said)
-    assert result.save == first
+    assert result.backup == first
     assert "what was written after" in result.lost
     assert world.host.content() == one
     [message] = world.told()
@@ -338,39 +338,39 @@ def test_a_damaged_copy_in_s3_gives_way_to_that_on_the_volume_that_was_not_waite
 ) -> None:
     world.host.fill("one")
     one = world.host.content()
-    world.host.save()
+    world.host.backup()
     world.host.fill("two")
     two = world.host.content()
-    final = world.host.save("final").manifest.id
+    final = world.host.backup("final").manifest.id
     lease, volume = lost(world)
     record(world, lease, final)
     s3 = world.client("s3")
-    key = f"stg/saves/{final}/dump.rdb"
-    body = bytearray(s3.get_object(Bucket="saves", Key=key)["Body"].read())
+    key = f"stg/backups/{final}/dump.rdb"
+    body = bytearray(s3.get_object(Bucket="backups", Key=key)["Body"].read())
     body[len(body) // 2] ^= 1
-    s3.put_object(Bucket="saves", Key=key, Body=bytes(body if damage == "flipped" else body[:-50]))
+    s3.put_object(Bucket="backups", Key=key, Body=bytes(body if damage == "flipped" else body[:-50]))
     new = NewHost(world)
     result = new.boot().run()
-    assert (result.source, result.lost) == (f"final save {final} (the kept volume)", "")
+    assert (result.source, result.lost) == (f"final backup {final} (the kept volume)", "")
     assert new.mounted == volume
     assert world.host.content() == two != one
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped"])
-def test_with_damaged_saves_only_redis_stays_down_unless_that_is_allowed(world: World, damage: str) -> None:
+def test_with_damaged_backups_only_redis_stays_down_unless_that_is_allowed(world: World, damage: str) -> None:
     world.host.fill("one")
-    save = world.host.save().manifest.id
+    backup = world.host.backup().manifest.id
     lost(world, zone=OTHER_ZONE)
-    s3, key = world.client("s3"), f"stg/saves/{save}/dump.rdb"
-    body = bytearray(s3.get_object(Bucket="saves", Key=key)["Body"].read())
+    s3, key = world.client("s3"), f"stg/backups/{backup}/dump.rdb"
+    body = bytearray(s3.get_object(Bucket="backups", Key=key)["Body"].read())
     body[len(body) // 2] ^= 1
-    s3.put_object(Bucket="saves", Key=key, Body=bytes(body if damage == "flipped" else body[:-50]))
+    s3.put_object(Bucket="backups", Key=key, Body=bytes(body if damage == "flipped" else body[:-50]))
     new = NewHost(world)
-    with pytest.raises(KeeperError, match=rf"{save}.*Redis is not started.*keeper_allow_empty"):
+    with pytest.raises(KeeperError, match=rf"{backup}.*Redis is not started.*keeper_allow_empty"):
         new.boot().run()
     result = new.boot(allow_empty=True).run()
     assert result.what == "began empty"
-    assert save in " ".join(result.skipped)
+    assert backup in " ".join(result.skipped)
     assert world.host.content() == {}
 
 
@@ -382,18 +382,18 @@ def test_with_nothing_to_restore_redis_stays_down_unless_that_is_allowed(world: 
         boot.run()
     assert world.host.engine.state() is not None
     assert not world.host.engine.state().running  # type: ignore[union-attr]
-    boot.tell_failure("there is no save")
+    boot.tell_failure("there is no backup")
     # Started again, as systemd does, with the permission.
     result = new.boot(allow_empty=True).run()
     assert result.what == "began empty"
     assert "everything" in result.lost
     assert [message["level"] for message in world.told()] == ["error", "warning"]
-    assert world.host.save("timer").manifest.keys == 0
+    assert world.host.backup("timer").manifest.keys == 0
 
 
 def test_a_host_that_serves_already_goes_on(world: World) -> None:
     world.host.fill("one")
-    world.host.save()
+    world.host.backup()
     new = NewHost(world)
     new.mounted, world.host.machine.mounted_volume = new.blank, True
     result = new.boot().run()
@@ -404,7 +404,7 @@ def test_a_host_that_serves_already_goes_on(world: World) -> None:
 
 def test_a_host_that_was_only_started_anew_goes_on_with_its_own_data(world: World) -> None:
     world.host.fill("one")
-    world.host.save()
+    world.host.backup()
     one = world.host.content()
     new = NewHost(world)
     new.mounted, world.host.machine.mounted_volume = new.blank, True
@@ -421,7 +421,7 @@ def test_secrets_are_fetched_at_every_boot_and_belong_to_whom_they_should(world:
     world.client("ssm").put_parameter(Name="/spotcache/stg/redis", Value="requirepass x\n", Type="SecureString")
     path = world.host.directory / "etc" / "secrets.conf"
     world.host.fill("one")
-    world.host.save()
+    world.host.backup()
     lost(world)
     new = NewHost(world)
     secret = Secret(path, "/spotcache/stg/redis", 0o400, 999, 999)
@@ -454,7 +454,7 @@ def test_the_name_moves_and_that_it_could_not_is_told(world: World) -> None:
     route53 = world.client("route53")
     zone = route53.create_hosted_zone(Name="stg.example", CallerReference="x")["HostedZone"]["Id"].split("/")[-1]
     world.host.fill("one")
-    world.host.save()
+    world.host.backup()
     lost(world)
     new = NewHost(world)
     new.boot(dns_zone_id=zone).run()
@@ -568,7 +568,7 @@ def test_the_last_words_of_a_host_that_is_being_ended_are_waited_for(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.host.fill("one")
-    final = world.host.save("final").manifest.id
+    final = world.host.backup("final").manifest.id
     lease, _ = lost(world, terminate=False)
     acquirer, said = acquirer_of(world, launch(world, ZONE), handover=60)
     monkeypatch.setattr(acquirer, "state_of", lambda _host: "shutting-down")
@@ -581,7 +581,7 @@ def test_the_last_words_of_a_host_that_is_being_ended_are_waited_for(
     record(world, lease, final)
     thread.join(30)
     assert got[0].final is not None
-    assert got[0].final.save == final
+    assert got[0].final.backup == final
     assert said == [f"waiting for the last words of {lease.host}, which EC2 ends"]
 
 
@@ -692,7 +692,7 @@ def test_a_shutdown_that_could_not_be_taken_back_is_tried_again(world: World, mo
     assert taken_back.withdrawn
 
 
-def test_a_host_that_waits_has_nothing_to_save_when_its_own_notice_comes(world: World) -> None:
+def test_a_host_that_waits_has_nothing_to_backup_when_its_own_notice_comes(world: World) -> None:
     world.outside.leases.write_lease(Lease("i-another"), None)
     world.host.engine.stop(5)
     world.host.machine.mounted_volume = False
@@ -701,12 +701,12 @@ def test_a_host_that_waits_has_nothing_to_save_when_its_own_notice_comes(world: 
     watch.step()
     assert watch.drain is not None
     assert watch.drain.over
-    world.line("there is nothing to save: i-another serves this environment")
+    world.line("there is nothing to back up: i-another serves this environment")
     assert [message["level"] for message in world.told()] == ["info"]
 
 
 def test_who_cannot_read_the_lease_does_not_serve(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    world.client("s3").delete_bucket(Bucket="saves")
+    world.client("s3").delete_bucket(Bucket="backups")
     acquirer, _ = acquirer_of(world, launch(world, ZONE))
     with pytest.raises(KeeperError, match="NoSuchBucket"):
         acquirer.acquire()
@@ -768,7 +768,7 @@ def boot_until_killed(new: NewHost, count: int) -> bool:
 def test_a_boot_killed_at_every_step_serves_when_started_again(world: World, tmp_path: Path, zone: str) -> None:
     world.host.fill("one", keys=3)
     one = world.host.content()
-    final = world.host.save("final").manifest.id
+    final = world.host.backup("final").manifest.id
     killed = 0
     kept = tmp_path / "kept"
     world.host.engine.stop(5)
@@ -804,7 +804,7 @@ def test_an_image_names_no_other_hosts_address(world: World) -> None:
     conf.write_text("bind 127.0.0.1 10.0.0.9\n# 10.0.0.99 and 110.0.0.9 are others\n")
     conf.chmod(0o640)
     world.host.fill("one")
-    world.host.save()
+    world.host.backup()
     lost(world)
     NewHost(world).boot(address="10.0.0.9", address_files=(conf, Path("/nowhere/file"))).run()
     assert conf.read_text() == "bind 127.0.0.1 10.0.0.7\n# 10.0.0.99 and 110.0.0.9 are others\n"

@@ -86,11 +86,11 @@ def test_the_sdk_and_the_hand_sign_for_the_same_region(monkeypatch: pytest.Monke
     ec2 = make_client("ec2", "ap-northeast-1", None, "services")
     assert signed_for(ec2, "describe_volumes") == ("ec2.ap-northeast-1.api.aws", "ap-northeast-1")
     s3 = make_client("s3", "ap-northeast-1", None, "services")
-    place = signed_for(s3, "list_objects_v2", Bucket="saves")
-    assert place == ("saves.s3.ap-northeast-1.amazonaws.com", "ap-northeast-1")
+    place = signed_for(s3, "list_objects_v2", Bucket="backups")
+    assert place == ("backups.s3.ap-northeast-1.amazonaws.com", "ap-northeast-1")
     everything = make_client("s3", "cn-north-1", None, "all")
-    place = signed_for(everything, "list_objects_v2", Bucket="saves")
-    assert place == ("saves.s3.dualstack.cn-north-1.amazonaws.com.cn", "cn-north-1")
+    place = signed_for(everything, "list_objects_v2", Bucket="backups")
+    assert place == ("backups.s3.dualstack.cn-north-1.amazonaws.com.cn", "cn-north-1")
 
 
 def test_an_endpoint_of_ones_own_is_for_all_services() -> None:

@@ -25,15 +25,15 @@ def host(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[TestHost]:
 
 def test_a_killed_restore_loses_nothing(host: TestHost) -> None:
     host.fill("one", keys=4)
-    first, one = host.save().manifest.id, host.content()
+    first, one = host.backup().manifest.id, host.content()
     host.fill("two", keys=4)
-    second, two = host.save().manifest.id, host.content()
+    second, two = host.backup().manifest.id, host.content()
     killed = 0
     held, wanted = second, first
     while restore_until_killed(host, wanted, killed):
-        # A save that comes next must not save something half done, a restore that comes next must get through.
+        # A backup that comes next must not back up something half done, a restore that comes next must get through.
         if killed % 2:
-            assert host.save(prune=False).manifest.keys == len(host.content())
+            assert host.backup(prune=False).manifest.keys == len(host.content())
         else:
             assert host.restore(wanted, force=True)[0].manifest.id == wanted
             assert host.content() == (one if wanted == first else two)
@@ -41,15 +41,15 @@ def test_a_killed_restore_loses_nothing(host: TestHost) -> None:
         assert content in (one, two)
         held, wanted = (first, second) if content == one else (second, first)
         assert not work_directory(host.context()).exists()
-        assert {path.name for path in host.saves.iterdir()} == set(host.context().volume.ids())
+        assert {path.name for path in host.backups.iterdir()} == set(host.context().volume.ids())
         killed += 1
     assert host.content() == (two if held == first else one)
     assert killed >= 14
 
 
-def kill_after_exchange(host: TestHost, save_id: str) -> None:
+def kill_after_exchange(host: TestHost, backup_id: str) -> None:
     """Kill a restore right after the directories were exchanged: Redis is stopped then."""
-    assert restore_until_killed(host, save_id, 1, only="exchange")
+    assert restore_until_killed(host, backup_id, 1, only="exchange")
     journal = read_journal(host.context())
     assert journal is not None
     assert host.redis_directory.stat().st_ino == journal.new_inode
@@ -57,9 +57,9 @@ def kill_after_exchange(host: TestHost, save_id: str) -> None:
 
 def test_a_restore_killed_after_the_exchange_is_completed(host: TestHost) -> None:
     host.fill("one", keys=4)
-    first, one = host.save().manifest.id, host.content()
+    first, one = host.backup().manifest.id, host.content()
     host.fill("two", keys=4)
-    host.save()
+    host.backup()
     kill_after_exchange(host, first)
     assert make_status(host.context())["interrupted_restore"] == first
     # Clients wrote to what the killed run put in place: that must not be undone.
@@ -75,11 +75,11 @@ def test_a_restore_killed_after_the_exchange_is_completed(host: TestHost) -> Non
 
 def test_a_restore_told_to_stop_puts_everything_back(host: TestHost, monkeypatch: pytest.MonkeyPatch) -> None:
     host.fill("one", keys=4)
-    first = host.save().manifest.id
+    first = host.backup().manifest.id
     host.fill("two", keys=4)
-    host.save()
+    host.backup()
     before = host.content()
-    for step in ("putting the save in place", "starting Redis", "comparing what Redis loaded"):
+    for step in ("putting the backup in place", "starting Redis", "comparing what Redis loaded"):
 
         def interrupt(said: str, step: str = step) -> None:
             if said == step:
@@ -96,9 +96,9 @@ def test_a_restore_told_to_stop_puts_everything_back(host: TestHost, monkeypatch
 
 def test_an_exchange_that_redis_does_not_start_with_is_undone(host: TestHost, monkeypatch: pytest.MonkeyPatch) -> None:
     host.fill("one", keys=4)
-    first = host.save().manifest.id
+    first = host.backup().manifest.id
     host.fill("two", keys=4)
-    host.save()
+    host.backup()
     two = host.content()
     kill_after_exchange(host, first)
     real, tries = host.engine.start, []
@@ -120,9 +120,9 @@ def test_a_container_started_by_something_else_is_not_pulled_apart(
     host: TestHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host.fill("one", keys=4)
-    first = host.save().manifest.id
+    first = host.backup().manifest.id
     host.fill("two", keys=4)
-    host.save()
+    host.backup()
     before = host.content()
     monkeypatch.setattr(host.engine, "stop", lambda _timeout: None)
     with pytest.raises(KeeperError, match="was started by something else during the restore"):

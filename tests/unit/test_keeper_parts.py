@@ -35,7 +35,7 @@ from spotcache_keeper.server.rdb import databases_of, read_counts, read_length
 from spotcache_keeper.stores.ebs import EbsStore, source_of
 from spotcache_keeper.stores.manifest import Manifest, parse_manifest
 from spotcache_keeper.stores.retention import Kept, Policy, given_up
-from spotcache_keeper.stores.source import BEFORE_RESTORE, Source, State, Wanted, choose, parse_wanted, same_save
+from spotcache_keeper.stores.source import BEFORE_RESTORE, Source, State, Wanted, choose, parse_wanted, same_backup
 from spotcache_keeper.system.commands import Completed, run_command
 from spotcache_keeper.system.files import exchange, write_atomically
 from spotcache_keeper.system.lock import is_held, only_run
@@ -61,8 +61,8 @@ NOON = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
 
 def test_what_follows_from_a_configuration() -> None:
     config = parse_config(KEEPER_JSON, "test")
-    assert str(config.saves_directory) == "/srv/redis/saves"
-    assert config.s3_prefix == "stg/saves/"
+    assert str(config.backups_directory) == "/srv/redis/backups"
+    assert config.s3_prefix == "stg/backups/"
     assert config.password() is None
 
 
@@ -156,7 +156,7 @@ def test_an_id_tells_when_it_was_made(naive: datetime) -> None:
 def test_what_is_no_id() -> None:
     for text in ("", "20261122T001503Z", "20261322T001503Z-3f9a1c", "20261122T001503Z-3F9A1C", "../x"):
         assert not is_id(text)
-    with pytest.raises(ValueError, match="is not a save's id"):
+    with pytest.raises(ValueError, match="is not a backup's id"):
         created_of("nonsense")
 
 
@@ -275,7 +275,7 @@ def test_a_manifest_survives_its_file() -> None:
     [
         (lambda data: data.pop("rdb"), "lacks or misstates 'rdb'"),
         (lambda data: data.update(schema=2), "has schema 2; this keeper reads 1"),
-        (lambda data: data.update(id="x"), "id 'x' is no save's id"),
+        (lambda data: data.update(id="x"), "id 'x' is no backup's id"),
         (lambda data: data.update(keys=12), "databases hold 11 keys, but it says 12"),
         (lambda data: data["rdb"].update(bytes=-1), "a count: -1"),
         (lambda data: data["rdb"].update(bytes=True), "a count: True"),
@@ -318,7 +318,7 @@ NEARNESS = {"volume": 0, "s3": 1, "ebs": 2}
 
 
 def source(hours: int, where: str = "s3", *, state: State = "complete", **more: Any) -> Source:
-    """A save made some hours after noon."""
+    """A backup made some hours after noon."""
     created = NOON + timedelta(hours=hours)
     usable = state == "complete"
     snapshot = {"snapshot_id": f"snap-{hours:08x}"} if where == "ebs" else {}
@@ -326,7 +326,7 @@ def source(hours: int, where: str = "s3", *, state: State = "complete", **more: 
     return Source(f"{created:%Y%m%dT%H%M%SZ}-{hours:06x}", created, where, NEARNESS[where], state=state, **values)
 
 
-def test_the_newest_verified_save_and_its_nearest_copy_come_first() -> None:
+def test_the_newest_verified_backup_and_its_nearest_copy_come_first() -> None:
     sources = [
         source(1, "ebs"),
         source(1, "volume"),
@@ -343,7 +343,7 @@ def test_the_newest_verified_save_and_its_nearest_copy_come_first() -> None:
         (source(1).id, "s3"),
         (source(1).id, "ebs"),
     ]
-    assert [item.where for item in same_save(chosen)] == ["s3", "ebs"]
+    assert [item.where for item in same_backup(chosen)] == ["s3", "ebs"]
 
 
 def test_a_time_takes_the_newest_at_or_before_it() -> None:
@@ -354,11 +354,11 @@ def test_a_time_takes_the_newest_at_or_before_it() -> None:
         choose(sources, Wanted(moment=NOON + timedelta(minutes=59, seconds=59)))
 
 
-def test_a_save_left_on_purpose_is_not_the_newest() -> None:
+def test_a_backup_left_on_purpose_is_not_the_newest() -> None:
     left = source(3, reason=BEFORE_RESTORE)
     assert choose([left, source(1), source(2)], Wanted())[0].id == source(2).id
     assert choose([left], Wanted())[0] == left
-    assert choose([left, source(1)], Wanted(save_id=left.id))[0] == left
+    assert choose([left, source(1)], Wanted(backup_id=left.id))[0] == left
 
 
 def test_a_chosen_snapshot_comes_before_nearer_copies() -> None:
@@ -370,13 +370,13 @@ def test_a_chosen_snapshot_comes_before_nearer_copies() -> None:
 @pytest.mark.parametrize(
     ("sources", "wanted", "kind", "message"),
     [
-        ([], Wanted(), NoSourceError, "there is no save of this environment"),
-        ([source(1)], Wanted(save_id="20200101T000000Z-000000"), NoSourceError, f"the newest is {source(1).id}"),
-        ([], Wanted(save_id="20200101T000000Z-000000"), NoSourceError, "there is none at all"),
+        ([], Wanted(), NoSourceError, "there is no backup of this environment"),
+        ([source(1)], Wanted(backup_id="20200101T000000Z-000000"), NoSourceError, f"the newest is {source(1).id}"),
+        ([], Wanted(backup_id="20200101T000000Z-000000"), NoSourceError, "there is none at all"),
         ([source(1)], Wanted(snapshot_id="snap-1"), NoSourceError, "there is no EBS snapshot snap-1"),
         ([source(1, "ebs", state="pending")], Wanted(), KeeperError, "still pending: try again once it is completed"),
-        ([source(1, state="incomplete")], Wanted(save_id=source(1).id), NoUsableCopyError, "its upload never ended"),
-        ([source(1, state="foreign", environment="prod")], Wanted(save_id=source(1).id), ConfigError, "'prod'"),
+        ([source(1, state="incomplete")], Wanted(backup_id=source(1).id), NoUsableCopyError, "its upload never ended"),
+        ([source(1, state="foreign", environment="prod")], Wanted(backup_id=source(1).id), ConfigError, "'prod'"),
         ([source(1, verified=False)], Wanted(), NoUsableCopyError, "it was never verified"),
     ],
 )
@@ -400,7 +400,7 @@ def test_sources_that_cannot_be_taken(
         max_size=12,
     )
 )
-def test_only_usable_saves_are_ever_chosen_and_the_newest_of_them(sources: list[Source]) -> None:
+def test_only_usable_backups_are_ever_chosen_and_the_newest_of_them(sources: list[Source]) -> None:
     usable = [item for item in sources if item.usable]
     try:
         chosen = choose(sources, Wanted())
@@ -413,7 +413,7 @@ def test_only_usable_saves_are_ever_chosen_and_the_newest_of_them(sources: list[
 
 def test_the_meaning_of_from() -> None:
     assert parse_wanted(None) == parse_wanted("newest") == Wanted()
-    assert parse_wanted("20261122T120000Z-3f9a1c") == Wanted(save_id="20261122T120000Z-3f9a1c")
+    assert parse_wanted("20261122T120000Z-3f9a1c") == Wanted(backup_id="20261122T120000Z-3f9a1c")
     assert parse_wanted("snap-0123") == Wanted(snapshot_id="snap-0123")
     assert parse_wanted("2026-11-22T12:00Z") == Wanted(moment=NOON)
     with pytest.raises(ConfigError, match="--from 'latest' is none of: newest,"):
@@ -485,27 +485,27 @@ def info(**more: Any) -> Any:
 
 
 def test_what_a_restore_may_replace() -> None:
-    save = source(1, keys=10)
+    backup = source(1, keys=10)
 
     def verdict(state: Any, held: str | None, hours: float | None, *, settled: bool) -> str:
         as_of = None if hours is None else NOON + timedelta(hours=hours)
-        return judge(Present("running", state, held, as_of, settled), save)[0]
+        return judge(Present("running", state, held, as_of, settled), backup)[0]
 
-    assert verdict(info(), save.id, 1, settled=True) == "in-place"
+    assert verdict(info(), backup.id, 1, settled=True) == "in-place"
     assert verdict(info(), None, 0.9, settled=True) == "free"
     assert verdict(info(), None, 1.1, settled=True) == "newer"
-    assert verdict(info(), save.id, 1, settled=False) == "newer"
-    assert verdict(info(db0={"keys": 0, "expires": 0}), save.id, 1, settled=True) == "free"
+    assert verdict(info(), backup.id, 1, settled=False) == "newer"
+    assert verdict(info(db0={"keys": 0, "expires": 0}), backup.id, 1, settled=True) == "free"
     assert verdict(info(db0={"keys": 0, "expires": 0}), None, 5, settled=False) == "free"
     assert verdict(None, None, None, settled=False) == "free"
     assert verdict(None, None, 0.5, settled=False) == "free"
     assert verdict(None, None, 1.5, settled=False) == "newer"
-    assert verdict(None, save.id, 1.5, settled=False) == "free"
+    assert verdict(None, backup.id, 1.5, settled=False) == "free"
 
 
 def test_loaded_data_is_compared_with_the_manifest() -> None:
-    saved = {0: DatabaseCount(10, 2), 4: DatabaseCount(5, 5)}
-    manifest = Manifest(**{**MANIFEST.__dict__, "databases": saved})
+    backed_up = {0: DatabaseCount(10, 2), 4: DatabaseCount(5, 5)}
+    manifest = Manifest(**{**MANIFEST.__dict__, "databases": backed_up})
     four = {"keys": 5, "expires": 5}
     good = info(db4=four, rdb_last_load_keys_loaded=15)
     assert (compare(manifest, good).keys, compare(manifest, good).compared) == (15, True)
@@ -522,11 +522,11 @@ def test_loaded_data_is_compared_with_the_manifest() -> None:
     old = {"redis_version": "6.2", "db0": {"keys": 10, "expires": 0}, "db4": {"keys": 1, "expires": 1}}
     assert compare(manifest, parse_info(old)).expired == 4
     for wrong, message in (
-        (info(db4=four, rdb_last_load_keys_loaded=14), "loaded 14 keys and left out 0 expired ones; the save has 15"),
-        (info(rdb_last_load_keys_loaded=15), "holds 10 keys; the save has 15, and only 0 expired"),
+        (info(db4=four, rdb_last_load_keys_loaded=14), "loaded 14 keys and left out 0 expired ones; the backup has 15"),
+        (info(rdb_last_load_keys_loaded=15), "holds 10 keys; the backup has 15, and only 0 expired"),
         (
             info(db0={"keys": 7, "expires": 0}, db4=four, rdb_last_load_keys_loaded=12, rdb_last_load_keys_expired=3),
-            "database 0 holds 7 keys; the save has 10, of which 2 may have expired",
+            "database 0 holds 7 keys; the backup has 10, of which 2 may have expired",
         ),
         (
             info(db0={"keys": 11, "expires": 0}, db4={"keys": 4, "expires": 4}, rdb_last_load_keys_loaded=15),
@@ -566,11 +566,11 @@ def test_two_runs_do_not_overlap(tmp_path: Path) -> None:
     with only_run(path, "restore", 1, NOON):
         assert is_held(path)
         message = f"another run of the keeper is at work: restore, process {os.getpid()}, since 2026-11-22T12:00:00Z"
-        with pytest.raises(KeeperError) as caught, only_run(path, "save", 0.2, NOON):
+        with pytest.raises(KeeperError) as caught, only_run(path, "backup", 0.2, NOON):
             pass
         assert message in str(caught.value)
     assert not is_held(path)
-    with only_run(path, "save", 0, NOON):
+    with only_run(path, "backup", 0, NOON):
         pass
 
 
@@ -837,7 +837,7 @@ def test_aws_that_is_not_reached() -> None:
 def test_a_snapshot_is_known_by_its_tags() -> None:
     tags = [
         {"Key": "spotcache:environment", "Value": "stg"},
-        {"Key": "spotcache:save", "Value": MANIFEST.id},
+        {"Key": "spotcache:backup", "Value": MANIFEST.id},
         {"Key": "spotcache:verified", "Value": "true"},
         {"Key": "spotcache:keys", "Value": "11"},
     ]
@@ -879,7 +879,7 @@ def ebs(client: Ec2, timeout: float = 0.2) -> EbsStore:
         lambda: client,
         "stg",
         Path("/srv/redis"),
-        Path("/srv/redis/saves"),
+        Path("/srv/redis/backups"),
         LinuxMachine(run_command),
         timeout,
         sleep=lambda _seconds: None,
@@ -960,7 +960,7 @@ def test_a_volume_that_ec2_does_not_know_yet_is_used_and_not_left_behind(seed: i
     machine.wait_for_volume = lambda *_: Path("/dev/x")  # type: ignore[method-assign]
     machine.mounted = mounted  # type: ignore[method-assign, assignment]
     store = EbsStore(
-        lambda: client, "stg", Path("/srv/redis"), Path("/srv/redis/saves"), machine, 5, sleep=lambda _seconds: None
+        lambda: client, "stg", Path("/srv/redis"), Path("/srv/redis/backups"), machine, 5, sleep=lambda _seconds: None
     )
     if usable:
         with store.opened("snap-1") as path:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What every place for saves keeps to, whichever it is; a new store is named in STORES and passes the same."""
+"""What every place for backups keeps to, whichever it is; a new store is named in STORES and passes the same."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from spotcache_keeper.stores.source import Source
 from tests.unit.keeper_support import TestHost
 
 STORES: dict[str, Callable[[TestHost], Store]] = {
-    "volume": lambda host: VolumeStore(host.directory / "another volume" / "saves", host.environment),
+    "volume": lambda host: VolumeStore(host.directory / "another volume" / "backups", host.environment),
     "s3": lambda host: host.s3,
     "ebs": lambda host: host.context().ebs,  # type: ignore[dict-item,return-value]
 }
@@ -35,20 +35,20 @@ def store(request: pytest.FixtureRequest, in_aws: TestHost) -> Store:
 
 
 def taken(host: TestHost, text: str) -> tuple[Manifest, Path]:
-    """A verified save, and where it lies on the host's own volume."""
+    """A verified backup, and where it lies on the host's own volume."""
     host.fill(text)
     # Copies elsewhere are what the tests make.
     s3, ebs, host.ebs = host.s3, host.ebs, None
     try:
-        manifest = host.save(prune=False).manifest
+        manifest = host.backup(prune=False).manifest
     finally:
         host.ebs = ebs
     s3.remove(manifest.id)
-    return manifest, host.saves / manifest.id
+    return manifest, host.backups / manifest.id
 
 
-def copies(store: Store, save_id: str) -> list[Source]:
-    return [source for source in store.sources() if source.id == save_id]
+def copies(store: Store, backup_id: str) -> list[Source]:
+    return [source for source in store.sources() if source.id == backup_id]
 
 
 def test_places_are_told_apart(in_aws: TestHost) -> None:
@@ -95,16 +95,16 @@ def test_a_copy_that_is_gone_is_damage_and_no_failure_of_the_place(
 
 
 def test_retention_deletes_the_older_and_never_the_newest_good_one(store: Store, in_aws: TestHost) -> None:
-    saves = [taken(in_aws, text) for text in ("one", "two", "three")]
-    for manifest, directory in saves:
+    backups = [taken(in_aws, text) for text in ("one", "two", "three")]
+    for manifest, directory in backups:
         store.put(directory, manifest)
-    now = saves[-1][0].created
+    now = backups[-1][0].created
     one, all_of_them = Policy(1, 0), Policy(9, 0)
     assert list(store.prune(Retention(now, all_of_them, all_of_them))) == []
     # On the volume there is room for fewer.
     deleted = [len(list(store.prune(Retention(now, local=one, policy=rest)))) for rest in (all_of_them, one)]
     assert deleted == ([2, 0] if store.name == "volume" else [0, 2])
-    assert store.ids() == [saves[-1][0].id]
+    assert store.ids() == [backups[-1][0].id]
     assert list(store.prune(Retention(now, one, one))) == []
 
 

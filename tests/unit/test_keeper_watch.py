@@ -107,7 +107,7 @@ def test_a_faulty_metadata_service_is_said_and_hides_no_later_notice(world: Worl
     assert watch.step() <= 2
     world.line("the metadata service answers again")
     world.line("Spot notice: EC2 will terminate this host")
-    assert world.saves_in_s3
+    assert world.backups_in_s3
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_garbage_in_place_of_a_notice_ends_nothing(world: World, text: str) -> N
 # --- a rebalance recommendation
 
 
-def test_a_rebalance_makes_one_early_save_and_nothing_else(world: World) -> None:
+def test_a_rebalance_makes_one_early_backup_and_nothing_else(world: World) -> None:
     world.imds.rebalance()
     watch = world.watch()
     for _ in range(3):
@@ -135,16 +135,16 @@ def test_a_rebalance_makes_one_early_save_and_nothing_else(world: World) -> None
     assert world.early.started == 1
     assert watch.drain is None
     assert world.writes()
-    world.line("an early save is taken, and nothing else")
-    world.early.result = (True, "saved 20261122T001503Z-3f9a1c")
+    world.line("an early backup is taken, and nothing else")
+    world.early.result = (True, "backed_up 20261122T001503Z-3f9a1c")
     watch.step()
-    world.line("early save: saved 20261122T001503Z-3f9a1c")
+    world.line("early backup: backed_up 20261122T001503Z-3f9a1c")
 
 
 # --- a notice
 
 
-def test_a_notice_saves_everything_that_was_acknowledged(world: World) -> None:
+def test_a_notice_backups_everything_that_was_acknowledged(world: World) -> None:
     world.host.fill("one")
     acknowledged: list[int] = []
     stop = threading.Event()
@@ -171,19 +171,19 @@ def test_a_notice_saves_everything_that_was_acknowledged(world: World) -> None:
     final = world.final
     assert final is not None
     assert (final.complete, final.off_host, final.cause, final.withdrawn) == (True, True, "spot", False)
-    assert world.saves_in_s3 == [final.save]
-    assert world.host.context().volume.manifest(final.save).reason == "final"  # type: ignore[union-attr]
+    assert world.backups_in_s3 == [final.backup]
+    assert world.host.context().volume.manifest(final.backup).reason == "final"  # type: ignore[union-attr]
     assert not world.writes()
-    # What the save holds, and not what Redis holds now.
+    # What the backup holds, and not what Redis holds now.
     world.host.engine.kill()
     world.host.engine.start()
-    world.host.restore(final.save, force=True)
+    world.host.restore(final.backup, force=True)
     held = set(world.host.content())
     assert {f"0/n:{number}" for number in acknowledged} <= held
     assert len(acknowledged) > 20
     [message] = world.told()
     assert message["level"] == "good"
-    assert message["fields"]["Save"] == final.save
+    assert message["fields"]["Backup"] == final.backup
     assert set(message) == {"text", "title", "level", "key", "window", "fields"}
 
 
@@ -208,7 +208,7 @@ def image_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[.
     return run
 
 
-def test_a_notice_while_an_image_is_made_fences_and_saves(world: World, image_secrets: Callable[..., None]) -> None:
+def test_a_notice_while_an_image_is_made_fences_and_backups(world: World, image_secrets: Callable[..., None]) -> None:
     world.host.fill("one")
     password = world.host.config.redis_password_file
     assert password is not None
@@ -230,7 +230,7 @@ def test_the_same_notice_again_changes_nothing(world: World) -> None:
     world.imds.notice()
     watch = world.watch()
     watch.step()
-    saves, lines = world.saves_in_s3, list(world.said)
+    backups, lines = world.backups_in_s3, list(world.said)
     # Also when its time slides, as one emulator has it.
     world.imds.notice(130)
     for _ in range(4):
@@ -239,7 +239,7 @@ def test_the_same_notice_again_changes_nothing(world: World) -> None:
     again = world.watch()
     for _ in range(3):
         again.step()
-    assert world.saves_in_s3 == saves
+    assert world.backups_in_s3 == backups
     assert world.said == [*lines, "the keeper was started again while this host ends (spot): it goes on"]
     assert len(world.told()) == 1
     assert not world.writes()
@@ -375,13 +375,13 @@ def test_a_spared_host_does_not_go_on_when_another_one_serves(world: World) -> N
     assert not world.writes()
 
 
-def test_auto_scaling_is_told_once_all_is_saved(world: World) -> None:
-    world.host.config = replace(world.host.config, hook="save")
+def test_auto_scaling_is_told_once_all_is_backed_up(world: World) -> None:
+    world.host.config = replace(world.host.config, hook="backup")
     world.host.fill("one")
     world.imds.values["autoscaling/target-lifecycle-state"] = "InService"
     watch = world.watch()
     watch.step()
-    assert not world.saves_in_s3
+    assert not world.backups_in_s3
     world.imds.values["autoscaling/target-lifecycle-state"] = "Terminated"
     asked: list[tuple[str, bool]] = []
 
@@ -389,7 +389,7 @@ def test_auto_scaling_is_told_once_all_is_saved(world: World) -> None:
         if action == "DescribeAutoScalingInstances":
             return b"<AutoScalingGroupName>spotcache-stg</AutoScalingGroupName>"
         if service == "autoscaling":
-            asked.append((action, bool(world.saves_in_s3)))
+            asked.append((action, bool(world.backups_in_s3)))
             assert parameters["AutoScalingGroupName"] == "spotcache-stg"
             assert parameters["InstanceId"] == HOST
             assert version == "2011-01-01"
@@ -407,7 +407,7 @@ def test_auto_scaling_is_told_once_all_is_saved(world: World) -> None:
 # --- bad things
 
 
-def test_s3_refused_keeps_the_save_and_goes_on_trying(world: World) -> None:
+def test_s3_refused_keeps_the_backup_and_goes_on_trying(world: World) -> None:
     world.host.fill("one")
     good = world.host.s3
     world.host.s3 = S3Store(lambda: world.client("s3"), "nowhere", world.host.config.s3_prefix, "stg")
@@ -438,7 +438,7 @@ def test_s3_that_stays_away_is_told_with_what_there_is(world: World) -> None:
     assert (final.complete, final.off_host) == (True, False)
     [message] = world.told()
     assert message["level"] == "error"
-    assert "NOT saved" in message["title"]
+    assert "NOT backed up" in message["title"]
     assert "the bucket does not exist" in message["text"]
 
 
@@ -448,7 +448,7 @@ def test_a_slow_s3_costs_no_last_words(world: World) -> None:
         client.set("large", os.urandom(200_000))
     with slow_way_to(world.endpoint, bytes_per_second=40_000) as way:
         slow = boto3.client("s3", region_name=REGION, endpoint_url=way)
-        world.host.s3 = S3Store(lambda: slow, "saves", world.host.config.s3_prefix, "stg")
+        world.host.s3 = S3Store(lambda: slow, "backups", world.host.config.s3_prefix, "stg")
         world.imds.notice(12)
         watch = world.watch()
         begun = time.monotonic()
@@ -464,12 +464,12 @@ def test_a_slow_s3_costs_no_last_words(world: World) -> None:
             watch.step()
             final = world.final
         assert final.complete
-        assert world.saves_in_s3 == [final.save]
+        assert world.backups_in_s3 == [final.backup]
     puts = [line for line in world.said if "is in S3 now" in line]
     assert len(puts) == 1
 
 
-def test_half_an_upload_is_no_save(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_half_an_upload_is_no_backup(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.host.fill("one")
     real = S3Store.put
     calls: list[int] = []
@@ -477,7 +477,7 @@ def test_half_an_upload_is_no_save(world: World, monkeypatch: pytest.MonkeyPatch
     def breaks_off(store: S3Store, directory: Path, manifest: Any) -> str:
         calls.append(1)
         if len(calls) == 1:
-            world.client("s3").put_object(Bucket="saves", Key=f"stg/saves/{manifest.id}/dump.rdb", Body=b"REDIS")
+            world.client("s3").put_object(Bucket="backups", Key=f"stg/backups/{manifest.id}/dump.rdb", Body=b"REDIS")
             raise KeeperError("the connection broke off")
         return real(store, directory, manifest)
 
@@ -485,20 +485,20 @@ def test_half_an_upload_is_no_save(world: World, monkeypatch: pytest.MonkeyPatch
     world.imds.notice()
     watch = world.watch()
     watch.step()
-    assert world.saves_in_s3 == []
+    assert world.backups_in_s3 == []
     watch.step()
     final = world.final
     assert final is not None
-    assert world.saves_in_s3 == [final.save]
-    body = world.client("s3").get_object(Bucket="saves", Key=f"stg/saves/{final.save}/dump.rdb")["Body"].read()
-    assert len(body) == world.host.rdb(final.save).stat().st_size
+    assert world.backups_in_s3 == [final.backup]
+    body = world.client("s3").get_object(Bucket="backups", Key=f"stg/backups/{final.backup}/dump.rdb")["Body"].read()
+    assert len(body) == world.host.rdb(final.backup).stat().st_size
 
 
 def test_a_refused_bgsave_is_taken_in_the_foreground(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.host.fill("one")
 
     def refuses(_server: Redis) -> bool:
-        raise KeeperError("Redis refuses BGSAVE: Can't save in background: fork: Cannot allocate memory")
+        raise KeeperError("Redis refuses BGSAVE: Can't backup in background: fork: Cannot allocate memory")
 
     monkeypatch.setattr(Redis, "background_save", refuses)
     world.imds.notice()
@@ -509,14 +509,14 @@ def test_a_refused_bgsave_is_taken_in_the_foreground(world: World, monkeypatch: 
     final = world.final
     assert final is not None
     assert final.complete
-    assert sha256_of(world.host.rdb(final.save))
+    assert sha256_of(world.host.rdb(final.backup))
     assert final.keys == 900
 
 
-def test_a_full_disk_leaves_the_newest_verified_save(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_the_newest_verified_backup(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.host.fill("one")
     s3, world.host.s3 = world.host.s3, NoS3()
-    before = world.host.save().manifest.id
+    before = world.host.backup().manifest.id
     world.host.s3 = s3
     usage = type("Usage", (), {"free": 1024})
     monkeypatch.setattr("spotcache_keeper.stores.local.shutil.disk_usage", lambda _path: usage)
@@ -526,13 +526,13 @@ def test_a_full_disk_leaves_the_newest_verified_save(world: World, monkeypatch: 
         watch.step()
     assert any("not enough room on" in line for line in world.said)
     # It had not reached S3 before.
-    assert world.saves_in_s3 == [before]
+    assert world.backups_in_s3 == [before]
     final = world.final
     assert final is not None
-    assert (final.complete, final.save) == (False, before)
+    assert (final.complete, final.backup) == (False, before)
     [message] = world.told()
     assert "not enough room" in message["text"]
-    # Once there is room again, the final save is made up for.
+    # Once there is room again, the final backup is made up for.
     monkeypatch.undo()
     watch.step()
     later = world.final
@@ -541,14 +541,14 @@ def test_a_full_disk_leaves_the_newest_verified_save(world: World, monkeypatch: 
     assert [entry["level"] for entry in world.told()] == ["error", "good"]
 
 
-def test_a_stopped_redis_is_started_for_the_final_save(world: World) -> None:
+def test_a_stopped_redis_is_started_for_the_final_backup(world: World) -> None:
     world.host.fill("one")
-    world.host.save()
+    world.host.backup()
     world.host.engine.stop(5)
     world.imds.notice()
     watch = world.watch()
     watch.step()
-    world.line("it was started for the final save")
+    world.line("it was started for the final backup")
     with world.host.context().redis() as server:
         server.wait_until_ready(10)
     watch.step()
@@ -559,7 +559,7 @@ def test_a_stopped_redis_is_started_for_the_final_save(world: World) -> None:
 
 def test_a_redis_that_hangs_costs_seconds_not_minutes(world: World) -> None:
     world.host.fill("one")
-    before = world.host.save().manifest.id
+    before = world.host.backup().manifest.id
     pid = int(world.host.engine.pid_file.read_text())
     os.kill(pid, signal.SIGSTOP)
     try:
@@ -571,11 +571,11 @@ def test_a_redis_that_hangs_costs_seconds_not_minutes(world: World) -> None:
     finally:
         os.kill(pid, signal.SIGCONT)
     assert any("writes could not be held back" in line for line in world.said)
-    assert any("the final save failed (try 1)" in line for line in world.said)
-    assert before in world.saves_in_s3
+    assert any("the final backup failed (try 1)" in line for line in world.said)
+    assert before in world.backups_in_s3
 
 
-def test_a_topic_that_is_gone_keeps_nothing_from_being_saved(world: World) -> None:
+def test_a_topic_that_is_gone_keeps_nothing_from_being_backed_up(world: World) -> None:
     world.client("sns").delete_topic(TopicArn=TOPIC)
     world.host.fill("one")
     world.imds.notice()
@@ -586,14 +586,14 @@ def test_a_topic_that_is_gone_keeps_nothing_from_being_saved(world: World) -> No
     assert watch.drain is not None
     assert watch.drain.over
     assert world.final is not None
-    assert world.saves_in_s3
+    assert world.backups_in_s3
 
 
-def test_a_host_that_serves_nobody_has_nothing_to_save(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_that_serves_nobody_has_nothing_to_backup(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuses(*_arguments: Any, **_named: Any) -> None:
         raise RefusedError("this volume is new and nothing was restored onto it")
 
-    monkeypatch.setattr(drain_module, "save", refuses)
+    monkeypatch.setattr(drain_module, "backup", refuses)
     world.imds.notice()
     watch = world.watch()
     watch.step()
@@ -627,7 +627,7 @@ def test_a_notice_during_a_restore_waits_for_it(world: World) -> None:
     assert final.complete
 
 
-def test_a_shutdown_saves_and_a_host_that_was_only_started_anew_goes_on(world: World) -> None:
+def test_a_shutdown_backups_and_a_host_that_was_only_started_anew_goes_on(world: World) -> None:
     world.host.fill("one")
     watch = world.watch()
     watch.step()
@@ -671,7 +671,7 @@ def step_until_killed(world: World, count: int) -> bool:
             for owner, name in (
                 (Drainer, "fence"),
                 (Drainer, "note"),
-                (drain_module, "save"),
+                (drain_module, "backup"),
                 (drain_module, "write_atomically"),
                 (S3Store, "put"),
                 (LeaseStore, "write_final"),
@@ -692,7 +692,7 @@ def step_until_killed(world: World, count: int) -> bool:
     return False
 
 
-def test_a_watcher_killed_at_every_step_still_saves_all(world: World) -> None:
+def test_a_watcher_killed_at_every_step_still_backups_all(world: World) -> None:
     world.host.fill("one", keys=3)
     holder = LeaseHolder(world.host.context(), world.outside)
     killed = 0
@@ -716,8 +716,8 @@ def test_a_watcher_killed_at_every_step_still_saves_all(world: World) -> None:
         final = world.final
         assert final is not None
         assert final.complete
-        assert final.save in world.saves_in_s3
-        assert final.keys == world.host.context().volume.manifest(final.save).keys  # type: ignore[union-attr]
+        assert final.backup in world.backups_in_s3
+        assert final.keys == world.host.context().volume.manifest(final.backup).keys  # type: ignore[union-attr]
         assert final.keys == len(world.host.content())
         lease = leases.lease()
         assert lease is not None
@@ -775,7 +775,7 @@ def test_a_dead_hosts_lease_is_taken_only_when_it_has_ended(world: World) -> Non
 def test_a_lease_that_cannot_be_renewed_is_said_once(world: World) -> None:
     watch = world.watch()
     nowhere = Signed(REGION, "http://127.0.0.1:9", lambda: role_credentials(Imds()))
-    watch._lease.outside = replace(world.outside, leases=LeaseStore(Objects(nowhere, "saves"), ""))
+    watch._lease.outside = replace(world.outside, leases=LeaseStore(Objects(nowhere, "backups"), ""))
     watch._lease.renew()
     for _ in range(3):
         watch.step()
@@ -789,14 +789,14 @@ def test_too_much_data_for_a_notice_is_said_beforehand(world: World) -> None:
     slow = {"bgsave": 300.0, "check": 90.0, "s3": 200.0}
     size = 4 * 1024**3
 
-    def saved(number: int, seconds: dict[str, float]) -> None:
-        save = {"id": f"save-{number}", "at": "2026-11-22T00:00:00Z", "seconds": seconds}
-        save |= {"rdb": {"bytes": size}, "stored": {"s3": "s3://x"}}
-        (world.host.config.state_directory / "status.json").write_text(json.dumps({"last_save": save}))
+    def backed_up(number: int, seconds: dict[str, float]) -> None:
+        backup = {"id": f"backup-{number}", "at": "2026-11-22T00:00:00Z", "seconds": seconds}
+        backup |= {"rdb": {"bytes": size}, "stored": {"s3": "s3://x"}}
+        (world.host.config.state_directory / "status.json").write_text(json.dumps({"last_backup": backup}))
 
     watch = world.watch()
     for number in range(3):
-        saved(number, slow)
+        backed_up(number, slow)
         os.utime(world.host.config.state_directory / "status.json", (number, number))
         watch.step()
     world.line("but a Spot notice leaves 100 s")
@@ -807,7 +807,7 @@ def test_too_much_data_for_a_notice_is_said_beforehand(world: World) -> None:
     assert "but a Spot notice leaves" in status_table(status, world.host.context().now())
 
 
-def test_the_expectation_is_that_of_the_middle_save() -> None:
+def test_the_expectation_is_that_of_the_middle_backup() -> None:
     speeds = [{"bytes": 200e6, "seconds": 2 + s} for s in (10.0, 90.0, 12.0)]
     budget = estimate(speeds, int(400e6))
     assert budget.seconds == pytest.approx(2 + 24)
@@ -847,5 +847,5 @@ def test_whether_the_system_goes_down_is_asked_until_systemd_says_so(
         now[0] += seconds
 
     assert system_is_stopping(run, lambda: now[0], sleep) is stops
-    # What is left of the unit's time is the final save's.
+    # What is left of the unit's time is the final backup's.
     assert now[0] < 60

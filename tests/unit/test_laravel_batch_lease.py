@@ -21,7 +21,7 @@ BOB = replace(ALICE, user="bob", host="desk", boot="boot-2")
 LEASE = "stg/locks/batch-shop-batch-warm.json"
 SHARED = {
     "id": "shop/batch:warm",
-    "bucket": "saves",
+    "bucket": "backups",
     "region": "us-east-1",
     "lease": LEASE,
     "ledger": "stg/batches/",
@@ -38,17 +38,17 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setattr(action, "this_run", lambda: ALICE)
     with mock_aws():
         client = boto3.client("s3", region_name="us-east-1")
-        client.create_bucket(Bucket="saves")
+        client.create_bucket(Bucket="backups")
         yield client
 
 
 def keys(s3: Any) -> list[str]:
-    return [item["Key"] for item in s3.list_objects_v2(Bucket="saves").get("Contents", [])]
+    return [item["Key"] for item in s3.list_objects_v2(Bucket="backups").get("Contents", [])]
 
 
 def test_it_is_held_while_the_batch_runs_and_given_back(s3: Any) -> None:
     with action.leased(SHARED, "the batch shop/batch:warm", 60) as client:
-        told = json.loads(s3.get_object(Bucket="saves", Key=LEASE)["Body"].read())
+        told = json.loads(s3.get_object(Bucket="backups", Key=LEASE)["Body"].read())
         assert (told["purpose"], told["owner"]["user"]) == ("the batch shop/batch:warm", "alice")
         assert client
         assert os.environ["AWS_SECRET_ACCESS_KEY"] == "hidden-key"
@@ -59,14 +59,14 @@ def test_it_is_held_while_the_batch_runs_and_given_back(s3: Any) -> None:
 
 
 def test_another_run_is_refused_and_told_by_whom_and_since_when(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    lease_module.Lease(s3, "saves", LEASE, 600).take(BOB, "the batch shop/batch:warm")
+    lease_module.Lease(s3, "backups", LEASE, 600).take(BOB, "the batch shop/batch:warm")
     with pytest.raises(action.Trouble) as refused, action.leased(SHARED, "the batch", 60):
         pytest.fail("it must not be held by two")
     for part in ("the batch shop/batch:warm by bob@desk", "process 4711", "since 20", "Nothing was changed"):
         assert part in str(refused.value)
     assert keys(s3) == [LEASE]
     # One that has expired is taken over.
-    lease_module.Lease(s3, "saves", LEASE, -1).take(BOB, "the batch shop/batch:warm")
+    lease_module.Lease(s3, "backups", LEASE, -1).take(BOB, "the batch shop/batch:warm")
     with action.leased(SHARED, "the batch", 60) as client:
         assert client
 
@@ -89,7 +89,7 @@ def test_a_good_run_is_noted_and_a_note_that_fails_is_a_warning(s3: Any) -> None
     action.note(s3, SHARED, told)
     (key,) = keys(s3)
     assert key.startswith("stg/batches/runs/shop-batch-warm-")
-    written = json.loads(s3.get_object(Bucket="saves", Key=key)["Body"].read())
+    written = json.loads(s3.get_object(Bucket="backups", Key=key)["Body"].read())
     assert written == {"id": "shop/batch:warm", "started": 1000.5, "ended": 1002.0}
     assert "warnings" not in told
     action.note(s3, {**SHARED, "bucket": "nothing"}, told)

@@ -119,13 +119,13 @@ def test_no_and_equal_applications() -> None:
     ("losses", "lost"),
     [
         ([], False),
-        ([(2500, 3000)], False),  # saved after it had ended
-        ([(1500, 3000)], True),  # saved while it ran
-        ([(500, 3000)], True),  # saved before it began
+        ([(2500, 3000)], False),  # backed_up after it had ended
+        ([(1500, 3000)], True),  # backed_up while it ran
+        ([(500, 3000)], True),  # backed_up before it began
         ([(0, 3000)], True),  # nothing came back
         ([(100, 500)], False),  # it began after the restore
         ([(100, 1500)], True),  # the restore came while it ran
-        ([(500, 3000), (3500, 4000)], True),  # a later restore of a save without it brings nothing back
+        ([(500, 3000), (3500, 4000)], True),  # a later restore of a backup without it brings nothing back
         ([(2030, 3000)], True),  # within the margin for clocks that differ
         ([(100, 950)], True),
     ],
@@ -152,12 +152,12 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         monkeypatch.delenv(name, raising=False)
     with mock_aws():
         client = boto3.client("s3", region_name="us-east-1")
-        client.create_bucket(Bucket="saves")
+        client.create_bucket(Bucket="backups")
         yield client
 
 
 def ledger(capsys: pytest.CaptureFixture[str], **parameters: Any) -> dict[str, Any]:
-    with patch_module_args({"bucket": "saves", "prefix": "stg/batches/", **parameters}), pytest.raises(SystemExit):
+    with patch_module_args({"bucket": "backups", "prefix": "stg/batches/", **parameters}), pytest.raises(SystemExit):
         batch_ledger.main()
     answer: dict[str, Any] = json.loads(capsys.readouterr().out)
     return answer
@@ -167,7 +167,7 @@ def test_ledger(bucket: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert ledger(capsys) == {**ledger(capsys), "changed": False, "runs": {}, "losses": []}
     run = {"id": "shop/batch:warm", "started": "1000.5", "ended": 2000}
     assert not ledger(capsys, run=run, _ansible_check_mode=True)["changed"]
-    assert "Contents" not in bucket.list_objects_v2(Bucket="saves")
+    assert "Contents" not in bucket.list_objects_v2(Bucket="backups")
     ledger(capsys, run=run)
     ledger(capsys, run={**run, "id": "shop/batch-warm", "ended": 3000})
     ledger(capsys, loss={"created": "1970-01-01T00:16:40Z", "at": "1970-01-01T00:50:00Z"})

@@ -20,7 +20,7 @@ from ansible_collections.spotcache.redis.plugins.modules import lease as module
 from botocore.exceptions import ClientError
 from moto import mock_aws
 
-BUCKET, KEY = "example-saves", "stg/locks/environment.json"
+BUCKET, KEY = "example-backups", "stg/locks/environment.json"
 NOW = datetime(2026, 11, 22, 1, 0, tzinfo=rules.UTC)
 ALICE = rules.Owner("alice", "laptop", "boot-1", "pid:[1]", 4711, "100")
 BOB = rules.Owner("bob", "desk", "boot-2", "pid:[2]", 4711, "100")

@@ -90,9 +90,9 @@ def test_other_events_are_shown_as_they_are() -> None:
 
 def test_messages_of_the_host() -> None:
     told = tell(
-        notice({"text": "saved", "title": "t", "level": "warning", "key": "k", "window": 60, "fields": {"n": 1}})
+        notice({"text": "backed-up", "title": "t", "level": "warning", "key": "k", "window": 60, "fields": {"n": 1}})
     )
-    assert told == Message("t", "saved", "warning", "k", 60, None, {"n": "1"})
+    assert told == Message("t", "backed-up", "warning", "k", 60, None, {"n": "1"})
     assert tell(notice({"text": "x", "level": "loud"})).level == "info"
     assert tell(notice({"text": "x"}, Subject="s")).title == "stg: s"
     assert tell(notice({"text": "x"})).key == "message/m-1"

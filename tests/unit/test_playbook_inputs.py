@@ -28,7 +28,7 @@ from rehearsal.work import ROOT
 pytestmark = pytest.mark.plays
 
 REGION = "ap-northeast-1"
-BUCKET = "spotcache-t-saves"
+BUCKET = "spotcache-t-backups"
 PASSWORD = "correct-horse-battery-staple"
 # moto's server, with decisions about permissions as IAM makes them.
 SERVER = """
@@ -590,14 +590,14 @@ def test_a_second_run_is_refused_while_one_runs(aws: Aws) -> None:
 
 def test_of_a_bucket_that_others_use_only_the_environments_own_is_deleted(aws: Aws) -> None:
     """Also where others have more in it than one answer of S3 lists, and sort before it."""
-    s3, bucket = aws.client("s3"), "spotcache-shared-saves"
+    s3, bucket = aws.client("s3"), "spotcache-shared-backups"
     s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": REGION})
-    others = {f"a/{number:04}" for number in range(1000)} | {"teams/t/saves/1", "t-2/saves/1", "tt"}
-    own = {"t/saves/1/dump.rdb", "t/saves/1/manifest.json", "t/locks/x"}
+    others = {f"a/{number:04}" for number in range(1000)} | {"teams/t/backups/1", "t-2/backups/1", "tt"}
+    own = {"t/backups/1/dump.rdb", "t/backups/1/manifest.json", "t/locks/x"}
     for key in others | own:
         s3.put_object(Bucket=bucket, Key=key, Body=b"x")
-    variables = {**aws.variables(), "spotcache_bucket": bucket, "destroy_confirm": "t", "destroy_saves": True}
-    code, said = aws.play("playbooks/destroy.yml", variables, "-e", "destroy_last_save=false")
+    variables = {**aws.variables(), "spotcache_bucket": bucket, "destroy_confirm": "t", "destroy_backups": True}
+    code, said = aws.play("playbooks/destroy.yml", variables, "-e", "destroy_last_backup=false")
     assert code == 0, said
     pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket)
     assert {entry["Key"] for page in pages for entry in page.get("Contents", [])} == others

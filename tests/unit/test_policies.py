@@ -32,13 +32,13 @@ SCENARIOS: dict[str, dict[str, Any]] = {
     "caretaker": {
         "caretaker_return_volume": True,
         "caretaker_superseded_days": 7,
-        "caretaker_bucket": "spotcache-saves",
+        "caretaker_bucket": "spotcache-backups",
     },
     "drill": {},
     "keeper": {},
     "notify": {"notify_to": "slack"},
     "spot_host": {
-        "spot_host_bucket": "spotcache-saves",
+        "spot_host_bucket": "spotcache-backups",
         "spot_host_topic_arn": "{}:sns:{region}:{account}:spotcache-stg",
         "spot_host_dns_zone_id": "Z0123456789ABCDEFGHIJ",
         "spot_host_dns_zone_name": "spotcache.internal",
@@ -53,7 +53,7 @@ PLAIN: dict[str, dict[str, Any]] = {
     "caretaker": {"caretaker_return_volume": False, "caretaker_superseded_days": 0, "caretaker_bucket": ""},
     "notify": {"notify_to": "mail"},
     "spot_host": {
-        "spot_host_bucket": "spotcache-saves",
+        "spot_host_bucket": "spotcache-backups",
         "spot_host_topic_arn": "",
         "spot_host_dns_zone_id": "",
         "spot_host_data_volume_kms_key": "",
@@ -198,8 +198,8 @@ BAD = [
     ({"Action": "ec2:DescribeVolume", "Resource": "*"}, "there is no such action"),
     ({"Action": "ec2:Glance*", "Resource": "*"}, "there is no such action"),
     ({"Action": "dlm:CreateLifecyclePolicy", "Resource": "arn:aws:dlm:*:*:policy/*"}, "only the resource *"),
-    ({"Action": "s3:GetObject", "Resource": "arn:aws:s3:::saves"}, "no resource here is one"),
-    ({"Action": "s3:ListBucket", "Resource": "arn:aws:s3:::saves/*"}, "no resource here is one"),
+    ({"Action": "s3:GetObject", "Resource": "arn:aws:s3:::backups"}, "no resource here is one"),
+    ({"Action": "s3:ListBucket", "Resource": "arn:aws:s3:::backups/*"}, "no resource here is one"),
     ({"Action": "ec2:DeleteVolume", "Resource": "arn:aws:ec2:*::snapshot/*"}, "no resource here is one"),
     (
         {"Action": "ec2:CreateVpc", "Resource": "*", "Condition": {"StringEquals": {"aws:ResourceTag/team": "a"}}},

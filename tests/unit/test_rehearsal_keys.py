@@ -33,7 +33,7 @@ class Server:
             "bind": "127.0.0.1",
             "dir": str(self.folder),
             "requirepass": PASSWORD,
-            "save": "",
+            "backup": "",
         }
         words = [word for name, value in options.items() for word in (f"--{name}", value)]
         self.process = subprocess.Popen(["redis-server", *words], stdout=subprocess.DEVNULL)
@@ -110,7 +110,7 @@ def test_a_reloaded_server_is_equal_although_it_keeps_its_keys_in_another_order(
 def test_the_smallest_harm_is_seen(server: Server, harm: list[str]) -> None:
     before = server.fingerprint()
     client = server.client()
-    saved = {key: (client.dump(key), client.pexpiretime(key)) for key in [harm[1]]}
+    backed_up = {key: (client.dump(key), client.pexpiretime(key)) for key in [harm[1]]}
     client.execute_command(*harm)  # type: ignore[no-untyped-call]
     try:
         said = keys.differences(before, server.fingerprint())
@@ -118,7 +118,7 @@ def test_the_smallest_harm_is_seen(server: Server, harm: list[str]) -> None:
         assert said[0].startswith("database 0: ")
     finally:
         client.delete(harm[1])
-        for key, (dump, expires) in saved.items():
+        for key, (dump, expires) in backed_up.items():
             if dump is not None:
                 client.restore(key, max(expires, 0), dump, absttl=True)
     assert keys.differences(before, server.fingerprint()) == []

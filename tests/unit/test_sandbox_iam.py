@@ -47,15 +47,15 @@ DENY = {"Version": "2012-10-17", "Statement": {"Effect": "Deny", "Action": "ec2:
         ([allow("ec2:Describe*")], "ec2:DescribeVolumes", Target("*"), "allowed"),
         ([allow("ec2:Describe*", "arn:aws:ec2:*:*:volume/*")], "ec2:DescribeVolumes", Target("*"), "implicitDeny"),
         (
-            [allow("s3:ListBucket", "arn:aws:s3:::b", StringLike={"s3:prefix": "stg/saves/*"})],
+            [allow("s3:ListBucket", "arn:aws:s3:::b", StringLike={"s3:prefix": "stg/backups/*"})],
             "s3:ListBucket",
-            Target("arn:aws:s3:::b", context={"s3:prefix": "stg/saves/"}),
+            Target("arn:aws:s3:::b", context={"s3:prefix": "stg/backups/"}),
             "allowed",
         ),
         (
-            [allow("s3:ListBucket", "arn:aws:s3:::b", StringLike={"s3:prefix": "stg/saves/*"})],
+            [allow("s3:ListBucket", "arn:aws:s3:::b", StringLike={"s3:prefix": "stg/backups/*"})],
             "s3:ListBucket",
-            Target("arn:aws:s3:::b", context={"s3:prefix": "prod/saves/"}),
+            Target("arn:aws:s3:::b", context={"s3:prefix": "prod/backups/"}),
             "implicitDeny",
         ),
         (
@@ -222,7 +222,7 @@ def test_a_signature_is_verified_over_the_headers_that_were_signed(monkeypatch: 
     """As botocore of Debian 12 signs the upload of a file whose checksum follows it."""
     keys = Credentials("AKIAEXAMPLE", "secret")
     sent = {"Transfer-Encoding": "chunked", "X-Amz-Content-SHA256": "STREAMING-UNSIGNED-PAYLOAD-TRAILER"}
-    request = AWSRequest("PUT", "https://saves.s3.amazonaws.com/dump.rdb", headers=sent, data=b"")
+    request = AWSRequest("PUT", "https://backups.s3.amazonaws.com/dump.rdb", headers=sent, data=b"")
     with monkeypatch.context() as older:
         older.setattr("botocore.auth.SIGNED_HEADERS_BLACKLIST", ["expect", "user-agent"])
         S3SigV4Auth(keys, "s3", "ap-northeast-1").add_auth(request)

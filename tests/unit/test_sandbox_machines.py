@@ -192,10 +192,10 @@ def test_the_suite_is_no_part_of_the_tests_and_tells_each_scenario(tmp_path: Pat
     assert not [word for word in [*every, *suites.unit_folders()] if "tests/vm" in word]
     report = tmp_path / "report.xml"
     report.write_text(
-        "<testsuites><testsuite><testcase name='test_a_save' time='1.5'/><testcase name='test_b' time='2'><failure/>"
+        "<testsuites><testsuite><testcase name='test_a_backup' time='1.5'/><testcase name='test_b' time='2'><failure/>"
         "</testcase></testsuite></testsuites>"
     )
-    assert vm.scenarios(report) == [("a save", 1.5, "ok"), ("b", 2.0, "FAILED")]
+    assert vm.scenarios(report) == [("a backup", 1.5, "ok"), ("b", 2.0, "FAILED")]
     assert [vm.side_by_side(2, memory) for memory in (4.0, 7.8, 15.6, 64.0)] == [1, 1, 2, 2]
     scenarios = (ROOT / "tests" / "vm" / "test_machine.py").read_text()
     assert all(name in scenarios for names in vm.LEFT_OUT.values() for name in names)

@@ -35,7 +35,7 @@ def client(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Any]]:
 
 def bucket(client: Callable[[str], Any]) -> Any:
     s3 = client("s3")
-    s3.create_bucket(Bucket="saves", CreateBucketConfiguration={"LocationConstraint": REGION})
+    s3.create_bucket(Bucket="backups", CreateBucketConfiguration={"LocationConstraint": REGION})
     return s3
 
 
@@ -46,10 +46,10 @@ def test_an_account_in_which_nothing_was_made_pays_nothing(client: Callable[[str
 def test_what_lies_in_a_bucket_counts_also_before_an_upload_is_finished(client: Callable[[str], Any]) -> None:
     s3 = bucket(client)
     assert paid(client) == []
-    upload = s3.create_multipart_upload(Bucket="saves", Key="dump.rdb")["UploadId"]
-    s3.upload_part(Bucket="saves", Key="dump.rdb", UploadId=upload, PartNumber=1, Body=b"x" * 2**20)
+    upload = s3.create_multipart_upload(Bucket="backups", Key="dump.rdb")["UploadId"]
+    s3.upload_part(Bucket="backups", Key="dump.rdb", UploadId=upload, PartNumber=1, Body=b"x" * 2**20)
     (one,) = paid(client)
-    assert (one.kind, one.id) == ("bucket", "saves")
+    assert (one.kind, one.id) == ("bucket", "backups")
     assert "1048576 bytes, 1 unfinished uploads" in one.note
 
 

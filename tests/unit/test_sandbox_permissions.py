@@ -295,9 +295,9 @@ def test_only_private_zones_and_names_of_redis(aws: Aws, network: dict[str, str]
 def test_buckets_and_secrets_are_own_ones(aws: Aws) -> None:
     s3, ssm = aws.client("s3"), aws.client("ssm")
     where = {"CreateBucketConfiguration": {"LocationConstraint": REGION}}
-    s3.create_bucket(Bucket="spotcache-saves", **where)
-    s3.put_object(Bucket="spotcache-saves", Key="stg/locks/environment.json", Body=b"{}")
-    s3.list_objects_v2(Bucket="spotcache-saves", Prefix="stg/")
+    s3.create_bucket(Bucket="spotcache-backups", **where)
+    s3.put_object(Bucket="spotcache-backups", Key="stg/locks/environment.json", Body=b"{}")
+    s3.list_objects_v2(Bucket="spotcache-backups", Prefix="stg/")
     with pytest.raises(ClientError, match=r"s3:CreateBucket on resource: arn:aws:s3:::payroll"):
         s3.create_bucket(Bucket="payroll", **where)
     ssm.put_parameter(Name="/spotcache/stg/host/redis-password", Value="x", Type="SecureString", Tags=[TAG])

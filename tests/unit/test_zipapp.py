@@ -69,9 +69,9 @@ def test_the_keeper_runs_from_one_file(tmp_path: Path) -> None:
     path.chmod(0o755)
     done = subprocess.run([str(path), "--help"], capture_output=True, text=True, cwd="/", check=False)
     assert done.returncode == 0
-    assert "Saves this host's Redis" in done.stdout
+    assert "Backs up this host's Redis" in done.stdout
     done = subprocess.run(
-        [str(path), "--config", "/nonexistent", "save"], capture_output=True, text=True, cwd="/", check=False
+        [str(path), "--config", "/nonexistent", "backup"], capture_output=True, text=True, cwd="/", check=False
     )
     assert done.returncode == 2
     assert "/nonexistent cannot be read" in done.stderr

@@ -85,7 +85,7 @@ def slow_way_to(endpoint: str, bytes_per_second: int) -> Iterator[str]:
 
 
 class Early:
-    """In place of the process that takes an early save."""
+    """In place of the process that takes an early backup."""
 
     def __init__(self) -> None:
         self.started = 0
@@ -117,7 +117,7 @@ class World:
     def outside(self) -> Outside:
         imds = Imds(self.imds.url, timeout=0.3)
         aws = Signed(REGION, self.endpoint, lambda: role_credentials(imds), timeout=2)
-        book = LeaseStore(Objects(aws, "saves"), self.host.config.shared_prefix)
+        book = LeaseStore(Objects(aws, "backups"), self.host.config.shared_prefix)
         return Outside(imds, aws, book, self.host.config.topic_arn, self.client, "boot-1")
 
     def watch(self, **changes: Any) -> Watch:
@@ -145,8 +145,8 @@ class World:
         return self.outside.leases.final(HOST)
 
     @property
-    def saves_in_s3(self) -> list[str]:
-        return [save_id for save_id, save in self.host.s3.stored().items() if save.has_manifest]
+    def backups_in_s3(self) -> list[str]:
+        return [backup_id for backup_id, backup in self.host.s3.stored().items() if backup.has_manifest]
 
     def writes(self) -> bool:
         """Whether Redis takes a write."""
@@ -173,9 +173,9 @@ def made_world(directory: Path, moto: str) -> Iterator[World]:
     with FakeImds({"instance-id": HOST, "placement/availability-zone": ZONE, "local-ipv4": "10.0.0.7"}) as imds:
         made = World(host, imds, moto)
         s3 = made.client("s3")
-        s3.create_bucket(Bucket="saves", CreateBucketConfiguration={"LocationConstraint": REGION})
+        s3.create_bucket(Bucket="backups", CreateBucketConfiguration={"LocationConstraint": REGION})
         made.client("sns").create_topic(Name="spotcache-stg")
-        host.s3 = S3Store(lambda: s3, "saves", host.config.s3_prefix, host.environment)
+        host.s3 = S3Store(lambda: s3, "backups", host.config.s3_prefix, host.environment)
         host.config = replace(host.config, topic_arn=TOPIC)
         yield made
     host.engine.kill()

@@ -56,7 +56,7 @@ def assert_healthy(place: Sandbox, host: Host, filesystem: str) -> None:
 
 def stored(place: Sandbox, key: str) -> bytes:
     """An object of the environment."""
-    return bytes(place.client("s3").get_object(Bucket=f"spotcache-{place.name}-saves", Key=key)["Body"].read())
+    return bytes(place.client("s3").get_object(Bucket=f"spotcache-{place.name}-backups", Key=key)["Body"].read())
 
 
 def lease(place: Sandbox) -> dict[str, Any]:
@@ -64,14 +64,15 @@ def lease(place: Sandbox) -> dict[str, Any]:
     return dict(json.loads(stored(place, "sandbox/keeper/lease.json")))
 
 
-def newest_save(place: Sandbox, reason: str, host: Host) -> dict[str, Any]:
-    """The manifest of a host's newest save in S3, whose bytes are there and are what it says."""
-    s3, prefix = place.client("s3"), "sandbox/saves/"
-    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=f"spotcache-{place.name}-saves", Prefix=prefix)
+def newest_backup(place: Sandbox, reason: str, host: Host) -> dict[str, Any]:
+    """The manifest of a host's newest backup in S3, whose bytes are there and are what it says."""
+    s3, prefix = place.client("s3"), "sandbox/backups/"
+    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=f"spotcache-{place.name}-backups", Prefix=prefix)
     keys = [row["Key"] for page in pages for row in page.get("Contents", []) if row["Key"].endswith("/manifest.json")]
     manifests = [dict(json.loads(stored(place, key))) for key in keys]
     mine = [one for one in manifests if (one["reason"], one["host"]) == (reason, host.id)]
-    assert mine, f"no {reason} save of {host.id} among {[(one['id'], one['reason'], one['host']) for one in manifests]}"
+    there = [(one["id"], one["reason"], one["host"]) for one in manifests]
+    assert mine, f"no {reason} backup of {host.id} among {there}"
     found = max(mine, key=lambda one: str(one["id"]))
     rdb = stored(place, f"{prefix}{found['id']}/dump.rdb")
     assert found["verified"]
@@ -109,12 +110,12 @@ def test_a_second_run_changes_nothing(place: Sandbox) -> None:
     assert place.play("provision", log="4-second-run").changed == 0
 
 
-def test_a_save_is_verified_and_off_the_host(place: Sandbox) -> None:
+def test_a_backup_is_verified_and_off_the_host(place: Sandbox) -> None:
     host = place.host()
-    with Writer(place.connect(host), "save") as writer:
+    with Writer(place.connect(host), "backup") as writer:
         time.sleep(3)
-    done = json.loads(said(place, host, "spotcache-keeper save --json"))
-    found = newest_save(place, "manual", host)
+    done = json.loads(said(place, host, "spotcache-keeper backup --json"))
+    found = newest_backup(place, "manual", host)
     assert found["id"] == done["id"]
     assert len(writer.acknowledged) > 20
     assert found["keys"] == place.connect(host).dbsize()
@@ -129,19 +130,19 @@ def test_a_reboot_loses_nothing_and_ends_by_itself(place: Sandbox, filesystem: s
         begun = time.monotonic()
         goes_down(place, host, "reboot")
         until(lambda: silent(place, host), PATIENCE_S, "the end of Redis")
-        saved, seconds = len(writer.acknowledged), time.monotonic() - begun
+        written, seconds = len(writer.acknowledged), time.monotonic() - begun
         until(lambda: None if boot_of(place, host) in (None, boot) else True, PATIENCE_S, "another boot")
-        until(lambda: True if len(writer.acknowledged) > saved + 20 else None, PATIENCE_S, "writes after the reboot")
+        until(lambda: True if len(writer.acknowledged) > written + 20 else None, PATIENCE_S, "writes after the reboot")
         print(f"reboot to no Redis {seconds:.1f} s, to writes again {time.monotonic() - begun:.1f} s")
-    final = newest_save(place, "final", host)
+    final = newest_backup(place, "final", host)
     # What was sent and not acknowledged may be there as well: one write, which was held back.
-    assert there + saved <= final["keys"] <= there + saved + 2
+    assert there + written <= final["keys"] <= there + written + 2
     assert held(place.connect(host), list(writer.acknowledged)) == writer.acknowledged
     until(lambda: True if lease(place)["host"] == host.id and not lease(place)["released"] else None, 120, "the lease")
     assert_healthy(place, host, filesystem)
 
 
-def test_a_host_that_is_switched_off_has_saved_and_the_next_one_serves(place: Sandbox, filesystem: str) -> None:
+def test_a_host_that_is_switched_off_has_backed_up_and_the_next_one_serves(place: Sandbox, filesystem: str) -> None:
     old = place.host()
     there = place.connect(old).dbsize()
     with Writer(place.connect(old), "poweroff") as writer:
@@ -152,7 +153,7 @@ def test_a_host_that_is_switched_off_has_saved_and_the_next_one_serves(place: Sa
         seconds = time.monotonic() - begun
         new = place.successor(old, PATIENCE_S)
         print(f"poweroff to no Redis {seconds:.1f} s, to the next host {time.monotonic() - begun:.1f} s")
-    final = newest_save(place, "final", old)
+    final = newest_backup(place, "final", old)
     assert there + len(writer.acknowledged) <= final["keys"] <= there + len(writer.acknowledged) + 2
     assert held(place.connect(new), list(writer.acknowledged)) == writer.acknowledged
     assert last_boot(place, new)["last_boot"]["lost"] == ""
@@ -168,7 +169,7 @@ def test_after_a_spot_notice_nothing_is_lost(place: Sandbox, filesystem: str) ->
         new = place.successor(old, PATIENCE_S)
         print(f"notice to serving {time.monotonic() - begun:.1f} s, of which 120 s are the notice")
     assert len(writer.acknowledged) > 20
-    newest_save(place, "final", old)
+    newest_backup(place, "final", old)
     assert held(place.connect(new), list(writer.acknowledged)) == writer.acknowledged
     status = last_boot(place, new)
     assert (status["last_boot"]["lost"], status["last_boot"]["before"]) == ("", old.id)
@@ -183,7 +184,7 @@ def test_after_a_power_cut_the_next_host_takes_over_the_volume(place: Sandbox, f
     volume = lease(place)["volume"]
     with Writer(place.connect(old), "kept") as writer:
         time.sleep(5)
-    said(place, old, "spotcache-keeper save --json")
+    said(place, old, "spotcache-keeper backup --json")
     with Writer(place.connect(old), "cut"):
         time.sleep(3)
         begun = time.monotonic()

@@ -83,20 +83,20 @@ def since_of(volume: dict[str, Any]) -> datetime | None:
 
 
 def is_verified(snapshot: dict[str, Any]) -> bool:
-    """Whether a snapshot is complete and holds a verified save."""
+    """Whether a snapshot is complete and holds a verified backup."""
     return bool(snapshot["State"] == "completed") and tag_of(snapshot, "spotcache:verified") == "true"
 
 
 @dataclass(frozen=True)
-class Save:
-    """A whole, verified save in S3: which host took it, and a moment at which the data was as in it, or older."""
+class Backup:
+    """A whole, verified backup in S3: which host took it, and a moment at which the data was as in it, or older."""
 
     host: str
     created: datetime
 
 
-def save_of(manifest: Any, environment: str) -> Save | None:
-    """What a manifest says, or None where it vouches for no save of this environment."""
+def backup_of(manifest: Any, environment: str) -> Backup | None:
+    """What a manifest says, or None where it vouches for no backup of this environment."""
     if not isinstance(manifest, dict) or manifest.get("verified") is not True:
         return None
     try:
@@ -105,7 +105,7 @@ def save_of(manifest: Any, environment: str) -> Save | None:
         return None
     if manifest.get("environment") != environment or created.tzinfo is None or not manifest.get("host"):
         return None
-    return Save(str(manifest["host"]), created)
+    return Backup(str(manifest["host"]), created)
 
 
 def superseded(
@@ -113,7 +113,7 @@ def superseded(
     snapshots: list[dict[str, Any]],
     now: datetime,
     term: timedelta,
-    saves: Sequence[Save] = (),
+    backups: Sequence[Backup] = (),
 ) -> Superseded:
     """Volumes in whose place another one is, from all volumes and snapshots of the environment.
 
@@ -122,9 +122,9 @@ def superseded(
     that is known of this one; it ends when a host uses this one again. A volume is given up only after the term, and
     only as long as there is such a snapshot.
 
-    Where there are no snapshots (a host without a way to EC2 takes none), a verified save in S3 does as well: taken by
-    a host that runs, and younger than anything known of the volume. At the end of the term it must be younger than the
-    term's beginning, before which the volume may have been written to by somebody of whom nothing is known.
+    Where there are no snapshots (a host without a way to EC2 takes none), a verified backup in S3 does as well: taken
+    by a host that runs, and younger than anything known of the volume. At the end of the term it must be younger than
+    the term's beginning, before which the volume may have been written to by somebody of whom nothing is known.
     """
     known = {
         volume["VolumeId"]: max(
@@ -145,9 +145,9 @@ def superseded(
         elif volume["State"] != "available":
             continue
         elif since is None or since < known[name]:
-            if younger & in_use or any(one.host in hosts and one.created > known[name] for one in saves):
+            if younger & in_use or any(one.host in hosts and one.created > known[name] for one in backups):
                 found.marked.append(name)
-        elif now - since >= term and (younger or any(one.created > since for one in saves)):
+        elif now - since >= term and (younger or any(one.created > since for one in backups)):
             found.over.append(name)
     return found
 
@@ -156,7 +156,7 @@ def to_return(volumes: list[dict[str, Any]], snapshots: list[dict[str, Any]], si
     """Volumes that need not be paid any longer, each with the snapshot that holds what was on it.
 
     That is a snapshot of this very volume, completed, verified, and taken after the last host had begun to end: only
-    then does it hold the final save. Anything else keeps the volume.
+    then does it hold the final backup. Anything else keeps the volume.
     """
     found = []
     for volume in volumes:

@@ -14,19 +14,19 @@ from botocore.exceptions import ClientError
 
 from spotcache_caretaker.decide import (
     SUPERSEDED,
+    Backup,
     Group,
-    Save,
     at_rest,
+    backup_of,
     failing,
     group_of,
-    save_of,
     stand_in,
     superseded,
     to_return,
 )
 
-# So many saves in S3 are looked at; the newest may be half written.
-NEWEST_SAVES = 5
+# So many backups in S3 are looked at; the newest may be half written.
+NEWEST_BACKUPS = 5
 CONFIG = Config(connect_timeout=3, read_timeout=10, retries={"max_attempts": 4, "mode": "standard"})
 
 
@@ -95,8 +95,8 @@ class Caretaker:
         now = datetime.now(UTC)
         volumes, snapshots = self.volumes_and_snapshots()
         # S3 is asked only when there is a volume that nobody uses.
-        saves = self.saves() if any(one["State"] == "available" for one in volumes) else []
-        found = superseded(volumes, snapshots, now, self.term, saves)
+        backups = self.backups() if any(one["State"] == "available" for one in volumes) else []
+        found = superseded(volumes, snapshots, now, self.term, backups)
         if found.marked:
             since = now.isoformat(timespec="seconds")
             self.ec2.create_tags(Resources=found.marked, Tags=[{"Key": SUPERSEDED, "Value": since}])
@@ -109,23 +109,23 @@ class Caretaker:
                 said("the superseded volume is deleted", volume=volume)
         return found.over
 
-    def saves(self) -> list[Save]:
-        """The newest saves in S3; none where nobody said where they are, and none that is not whole."""
+    def backups(self) -> list[Backup]:
+        """The newest backups in S3; none where nobody said where they are, and none that is not whole."""
         if not self.bucket:
             return []
-        s3, below = boto3.client("s3", config=CONFIG), f"{self.prefix}{self.environment}/saves/"
+        s3, below = boto3.client("s3", config=CONFIG), f"{self.prefix}{self.environment}/backups/"
         pages = s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=below, Delimiter="/")
         # Their names begin with their time.
         names = sorted(one["Prefix"] for page in pages for one in page.get("CommonPrefixes", []))
         found = []
-        for name in names[-NEWEST_SAVES:]:
+        for name in names[-NEWEST_BACKUPS:]:
             try:
                 manifest = json.loads(s3.get_object(Bucket=self.bucket, Key=f"{name}manifest.json")["Body"].read())
             except (ClientError, ValueError) as error:
-                # The manifest comes last: without it the save is not whole, or is being removed.
-                said("a save does not count", save=name, because=str(error))
+                # The manifest comes last: without it the backup is not whole, or is being removed.
+                said("a backup does not count", backup=name, because=str(error))
                 continue
-            found.append(save_of(manifest, self.environment))
+            found.append(backup_of(manifest, self.environment))
         return [one for one in found if one is not None]
 
     def delete(self, volume: str) -> bool:

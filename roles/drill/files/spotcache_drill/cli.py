@@ -51,13 +51,13 @@ def read_struck(path: Path, mark: str) -> dict[str, Any] | None:
 
 
 def is_over(until: str, struck: dict[str, Any], accounts: Accounts, seen: Seen) -> bool:
-    """Whether what the drill waits for has come: another host's service, or a save.
+    """Whether what the drill waits for has come: another host's service, or a backup.
 
     A service that began after the last strike is another host's: the one that was struck served before.
     """
     last = float(struck["last"])
-    if until == "save":
-        return any(at >= last for at in list(seen.saves.values()))
+    if until == "backup":
+        return any(at >= last for at in list(seen.backups.values()))
     service = accounts.services[-1] if accounts.services else None
     return service is not None and service.first_write is not None and service.first_write >= last
 

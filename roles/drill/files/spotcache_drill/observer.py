@@ -1,4 +1,4 @@
-"""Looks at AWS while a drill runs: which instances there are, where the name points, what was saved.
+"""Looks at AWS while a drill runs: which instances there are, where the name points, what was backed up.
 
 One thread a question, so that a slow answer to one does not date another one's.
 """
@@ -49,14 +49,14 @@ class Seen:
         instances: by id.
         addresses: each address that the name had, and when it was first seen.
         final: the last record that the host under drill left, and when it was seen; None before.
-        saves: each save's id, and when its manifest was first seen.
+        backups: each backup's id, and when its manifest was first seen.
         trouble: the last error of each question.
     """
 
     instances: dict[str, Instance] = field(default_factory=dict)
     addresses: list[tuple[str, float]] = field(default_factory=list)
     final: tuple[dict[str, Any], float] | None = None
-    saves: dict[str, float] = field(default_factory=dict)
+    backups: dict[str, float] = field(default_factory=dict)
     trouble: dict[str, str] = field(default_factory=dict)
 
 
@@ -66,7 +66,7 @@ class Place:
 
     Attributes:
         environment: its name, the value of the tag `spotcache:environment`.
-        bucket: where the saves are.
+        bucket: where the backups are.
         prefix: what comes before the environment's folders in the bucket, with the environment's name.
         name: the DNS name that follows Redis; empty without one.
         host: instance id of the host under drill.
@@ -132,7 +132,7 @@ class Observer:
     def start(self) -> None:
         """Look once at everything, and from then on in the background."""
         # The name decides where the client goes; what else is looked at may be known a little later.
-        looks = [(self.look_at_instances, 2), (self.look_at_saves, 2)]
+        looks = [(self.look_at_instances, 2), (self.look_at_backups, 2)]
         looks += [(self.look_at_name, 1)] if self._place.name else []
         for look, pauses in looks:
             look()
@@ -178,16 +178,16 @@ class Observer:
                 if not self.seen.addresses or self.seen.addresses[-1][0] != address:
                     self.seen.addresses.append((address, self._clock()))
 
-    def look_at_saves(self) -> None:
-        """Which saves are in S3, and whether the host has left its last words."""
+    def look_at_backups(self) -> None:
+        """Which backups are in S3, and whether the host has left its last words."""
         s3 = self._client("s3")
-        answer = s3.list_objects_v2(Bucket=self._place.bucket, Prefix=f"{self._place.prefix}saves/")
+        answer = s3.list_objects_v2(Bucket=self._place.bucket, Prefix=f"{self._place.prefix}backups/")
         for one in answer.get("Contents", []):
             folder, _, name = one["Key"].rpartition("/")
             if name == "manifest.json":
-                self.seen.saves.setdefault(folder.rpartition("/")[2], self._clock())
+                self.seen.backups.setdefault(folder.rpartition("/")[2], self._clock())
         if self.seen.final is None or not self.seen.final[0].get("off_host"):
-            # A host that gets its save away only after it left a record leaves another one.
+            # A host that gets its backup away only after it left a record leaves another one.
             key = f"{self._place.prefix}keeper/final/{self._place.host}.json"
             if s3.list_objects_v2(Bucket=self._place.bucket, Prefix=key).get("KeyCount"):
                 record = json.loads(s3.get_object(Bucket=self._place.bucket, Key=key)["Body"].read())

@@ -40,7 +40,7 @@ def record(host: str, accounts: Accounts, seen: Seen, lost: Loss | None, since: 
         "hosts": [{**asdict(one), "gone_at": one.gone_at} for one in ([old] if old else []) + others],
         "addresses": [{"address": address, "at": at} for address, at in seen.addresses],
         "final": {"record": final[0], "at": final[1]} if final else None,
-        "saves": [{"id": name, "at": at} for name, at in sorted(seen.saves.items())],
+        "backups": [{"id": name, "at": at} for name, at in sorted(seen.backups.items())],
         "missing": [list(one) for one in lost.missing] if lost is not None else None,
         "altered": list(lost.altered) if lost is not None else None,
         "trouble": seen.trouble,

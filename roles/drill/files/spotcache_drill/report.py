@@ -19,7 +19,7 @@ FIGURES = ("notice_to_seen_s", "seen_to_safe_s", "gone_to_serving_s", "acknowled
 _SEEN = re.compile(
     r"^(Spot notice:|Auto Scaling ends this host|this host shuts down|writes are held back|EC2 recommends)"
 )
-_SAFE = re.compile(r"^final save \S+(: .*verified; .*\bs3\b| is in S3 now)")
+_SAFE = re.compile(r"^final backup \S+(: .*verified; .*\bs3\b| is in S3 now)")
 _TEXT = "%Y-%m-%dT%H:%M:%SZ"
 _ID = "%Y%m%dT%H%M%SZ"
 
@@ -81,12 +81,12 @@ def epoch(text: object, form: str = _TEXT) -> float | None:
         return None
 
 
-def newest_save(saves: Iterable[Mapping[str, Any]], struck: float) -> float | None:
-    """When the newest save was begun that was whole before the host was struck; None without one.
+def newest_backup(backups: Iterable[Mapping[str, Any]], struck: float) -> float | None:
+    """When the newest backup was begun that was whole before the host was struck; None without one.
 
-    By its id, such as 20261122T001503Z-3f9a1c: what a save of this name holds is at least as old as that.
+    By its id, such as 20261122T001503Z-3f9a1c: what a backup of this name holds is at least as old as that.
     """
-    begun = [epoch(str(save["id"]).partition("-")[0], _ID) for save in saves if float(save["at"]) <= struck]
+    begun = [epoch(str(backup["id"]).partition("-")[0], _ID) for backup in backups if float(backup["at"]) <= struck]
     return max((at for at in begun if at is not None), default=None)
 
 
@@ -136,7 +136,7 @@ def times_of(settings: Mapping[str, Any], kept: Mapping[str, Any], old: Words, n
     safe = old.first(_SAFE, struck)
     if safe is None and (final.get("record") or {}).get("off_host"):
         safe = float(final["at"])
-    seconds = ((ending.get("save") or {}).get("seconds") or {}) if noticed else {}
+    seconds = ((ending.get("backup") or {}).get("seconds") or {}) if noticed else {}
     service = kept["services"][-1] if replaced and len(kept["services"]) > 1 else {}
     hosts = [host for host in kept["hosts"] if host["id"] != kept["host"]]
     serving = next((host for host in hosts if host["address"] == service.get("address")), None)
@@ -191,7 +191,7 @@ def events_of(times: Times) -> list[Event]:
         ("notice published" if times.notice is not None else "interruption", times.struck, "AWS"),
         ("notice seen", times.seen, "keeper"),
         ("writes fenced", times.fenced, "client"),
-        ("save verified", times.verified, "keeper"),
+        ("backup verified", times.verified, "keeper"),
         ("off the host", times.safe, "keeper"),
         ("host gone", times.gone, "AWS"),
         ("new host", times.new_host, "AWS"),
@@ -215,19 +215,21 @@ def run_of(settings: Mapping[str, Any], kept: Mapping[str, Any]) -> dict[str, An
     times = times_of(settings, kept, old, new)
     boot = ((new.kept or {}).get("last_boot") or {}) if settings["until"] == "successor" else {}
     missing = kept["missing"]
-    saved = newest_save(kept["saves"], times.struck) if settings["until"] == "successor" else None
+    backed_up = newest_backup(kept["backups"], times.struck) if settings["until"] == "successor" else None
     one = {
         "kind": settings["kind"],
         "notice_to_seen_s": between(times.notice, times.seen),
         "seen_to_safe_s": between(times.seen, times.safe) if times.notice is not None else None,
-        "floor_save_s": None,
+        "floor_backup_s": None,
         "gone_to_serving_s": between(times.gone, times.first_read),
         "floor_restore_s": None,
         "acknowledged_lost": None if missing is None else len(missing) + len(kept["altered"]),
         "oldest_lost_s": _oldest(missing, times.gone),
         "outage_s": rounded(kept["outage_s"]),
         "values_equal": missing is not None and not kept["altered"],
-        "lost_older_than_save": None if missing is None or saved is None else sum(at < saved for _, at in missing),
+        "lost_older_than_backup": None
+        if missing is None or backed_up is None
+        else sum(at < backed_up for _, at in missing),
         "keys_acknowledged": kept["keys_acknowledged"],
         "host": kept["host"],
         "successor": kept["services"][-1]["host"] if times.first_read is not None else None,
@@ -266,8 +268,8 @@ def problems_of(one: Mapping[str, Any], noticed: bool, kept: Mapping[str, Any]) 
         said.append(f"{len(kept['altered'])} keys have another value than the one that was acknowledged")
     if noticed and one["acknowledged_lost"]:
         said.append(f"{one['acknowledged_lost']} acknowledged writes were lost although there was a notice")
-    if not noticed and one["lost_older_than_save"]:
-        said.append(f"{one['lost_older_than_save']} writes were lost that are older than the newest verified save")
+    if not noticed and one["lost_older_than_backup"]:
+        said.append(f"{one['lost_older_than_backup']} writes were lost that are older than the newest verified backup")
     return said
 
 

@@ -11,7 +11,7 @@ _WIDTH, _LEFT, _RIGHT, _TOP, _ROW = 960, 190, 110, 96, 30
 _STEPS = (0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1800)
 # From which event to which a bar reaches, what it is called, and its colour.
 _BARS = (
-    ("notice seen", "off the host", "last save", "#2c7fb8"),
+    ("notice seen", "off the host", "last backup", "#2c7fb8"),
     ("host gone", "first read", "next host", "#d95f0e"),
     ("new host", "restored", "boot and restore", "#7a7a7a"),
 )

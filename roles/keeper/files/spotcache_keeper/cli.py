@@ -1,4 +1,4 @@
-"""The command line: `spotcache-keeper save|restore|list|status|watch|boot [--json]`.
+"""The command line: `spotcache-keeper backup|restore|list|status|watch|boot [--json]`.
 
 JSON goes to standard output; one line for a person goes to standard error. Exit codes: 0 done, 1 failed, 2 wrong usage
 or configuration, 3 refused, 4 nothing to restore from.
@@ -19,7 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from spotcache_keeper.backup.create import SaveResult, save
+from spotcache_keeper.backup.create import BackupResult, backup
 from spotcache_keeper.backup.restore import Request, RestoreResult, restore
 from spotcache_keeper.backup.switch_data import recover
 from spotcache_keeper.config import DEFAULT_PATH, load_config
@@ -30,7 +30,7 @@ from spotcache_keeper.node.boot import Boot
 from spotcache_keeper.node.data_volume import Disks
 from spotcache_keeper.node.journal import Lines
 from spotcache_keeper.node.renew import LeaseHolder
-from spotcache_keeper.node.watch import EarlySave, Watch, system_is_stopping
+from spotcache_keeper.node.watch import EarlyBackup, Watch, system_is_stopping
 from spotcache_keeper.outside import build_outside
 from spotcache_keeper.overview import listing_table, make_listing, make_status, status_table
 from spotcache_keeper.stores.local import mib
@@ -46,12 +46,12 @@ def make_parser() -> argparse.ArgumentParser:
     """The options of all commands."""
     parser = argparse.ArgumentParser(
         prog="spotcache-keeper",
-        description="Saves this host's Redis, off the host and verified, and restores it.",
+        description="Backs up this host's Redis, off the host and verified, and restores it.",
         epilog="Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 refused since newer data would be "
         "overwritten, 4 nothing to restore from.",
     )
     parser.add_argument("--config", type=Path, default=DEFAULT_PATH, metavar="FILE", help="default: %(default)s")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="save|restore|list|status|watch|boot")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="backup|restore|list|status|watch|boot")
 
     def command(name: str, text: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text)
@@ -59,26 +59,28 @@ def make_parser() -> argparse.ArgumentParser:
         sub.add_argument("--verbose", "-v", action="store_true", help="say every step")
         return sub
 
-    sub = command("save", "Take a verified save and copy it to S3 and into an EBS snapshot.")
-    sub.add_argument("--reason", choices=REASONS, default="manual", help="written into the save; default: %(default)s")
+    sub = command("backup", "Take a verified backup and copy it to S3 and into an EBS snapshot.")
+    sub.add_argument(
+        "--reason", choices=REASONS, default="manual", help="written into the backup; default: %(default)s"
+    )
     sub.add_argument("--no-snapshot", action="store_true", help="ask for no EBS snapshot")
-    sub = command("restore", "Put a save in the place of what Redis holds.")
+    sub = command("restore", "Put a backup in the place of what Redis holds.")
     sub.add_argument(
         "--from",
         dest="wanted",
         metavar="ID|TIME|newest",
-        help="a save's id, an EBS snapshot's id, or a time (the newest save at or before it; UTC unless it has a "
-        "zone); default: the newest verified save",
+        help="a backup's id, an EBS snapshot's id, or a time (the newest backup at or before it; UTC unless it has a "
+        "zone); default: the newest verified backup",
     )
-    sub.add_argument("--force", action="store_true", help="replace newer data too; it is saved first")
+    sub.add_argument("--force", action="store_true", help="replace newer data too; it is backed up first")
     sub.add_argument(
-        "--fallback", action="store_true", help="take the next older good save when the wanted one is damaged"
+        "--fallback", action="store_true", help="take the next older good backup when the wanted one is damaged"
     )
     sub.add_argument("--expect-environment", metavar="ENV", help="refuse to work on another environment's host")
-    command("list", "List every save there is to restore from.")
-    command("status", "Say how Redis, its saves and the keeper itself are.")
+    command("list", "List every backup there is to restore from.")
+    command("status", "Say how Redis, its backups and the keeper itself are.")
     command("boot", "Become the host that serves: restore the best there is, start Redis, move the DNS name.")
-    command("watch", "Watch for the end of this host, and save before it comes; runs until it is stopped.")
+    command("watch", "Watch for the end of this host, and back up before it comes; runs until it is stopped.")
     return parser
 
 
@@ -131,24 +133,24 @@ def _run(options: argparse.Namespace, context: Context) -> int:
         return _watch(options, context)
     with only_run(context.lock_path, options.command, context.config.timeouts.lock, context.now()):
         recover(context)
-        return _save(options, context) if options.command == "save" else _restore(options, context)
+        return _backup(options, context) if options.command == "backup" else _restore(options, context)
 
 
-def _save(options: argparse.Namespace, context: Context) -> int:
-    """`save`."""
+def _backup(options: argparse.Namespace, context: Context) -> int:
+    """`backup`."""
     directory = context.config.state_directory
-    result = save(context, options.reason, snapshot=not options.no_snapshot)
+    result = backup(context, options.reason, snapshot=not options.no_snapshot)
     problem = "; ".join(result.problems)
     at = to_text(context.now())
     remember(
         directory,
-        last_save={**result.to_json(), "at": at, "warnings": context.warnings},
+        last_backup={**result.to_json(), "at": at, "warnings": context.warnings},
     )
-    remember_end(directory, "save", problem or None, at)
+    remember_end(directory, "backup", problem or None, at)
     if options.json:
-        _print_json("save", context, ok=not problem, changed=True, error=problem or None, **result.to_json())
+        _print_json("backup", context, ok=not problem, changed=True, error=problem or None, **result.to_json())
     _warn(context)
-    _say(save_line(result))
+    _say(backup_line(result))
     return 1 if problem else 0
 
 
@@ -182,15 +184,15 @@ def _begin_anew(context: Context) -> None:
 
 def _watch(options: argparse.Namespace, context: Context) -> int:
     """`watch`: one line for each thing that happens."""
-    # A pipe, since a signal may come at any moment, and must not interrupt a final save.
+    # A pipe, since a signal may come at any moment, and must not interrupt a final backup.
     told, tell = os.pipe()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda _number, _frame: os.write(tell, b"."))
     _begin_anew(context)
     outside = build_outside(context.config)
-    early = [sys.executable, "-I", sys.argv[0], "--config", str(options.config), "save", "--reason", "rebalance"]
+    early = [sys.executable, "-I", sys.argv[0], "--config", str(options.config), "backup", "--reason", "rebalance"]
     lease = LeaseHolder(context, outside)
-    watch = Watch(context, outside, _say, EarlySave(early), lease)
+    watch = Watch(context, outside, _say, EarlyBackup(early), lease)
     keeping = threading.Thread(target=lease.run, name="lease", daemon=True)
     keeping.start()
     _say(f"watching for the end of {context.machine.identity().instance_id}")
@@ -219,11 +221,11 @@ def _restore(options: argparse.Namespace, context: Context) -> int:
     return 0
 
 
-def save_line(result: SaveResult) -> str:
-    """A save for a person."""
+def backup_line(result: BackupResult) -> str:
+    """A backup for a person."""
     manifest = result.manifest
     places = ", ".join(["on the volume", *result.places])
-    line = f"saved {manifest.id}: {manifest.keys:,} keys, {mib(manifest.rdb_bytes)}, verified; {places}"
+    line = f"backed up {manifest.id}: {manifest.keys:,} keys, {mib(manifest.rdb_bytes)}, verified; {places}"
     return line + "".join(f"; BUT {problem}" for problem in result.problems)
 
 
@@ -231,7 +233,7 @@ def restore_line(result: RestoreResult) -> str:
     """A restore for a person."""
     manifest = result.manifest
     if not result.changed:
-        return f"save {manifest.id} is in place already, and unchanged since: nothing was done"
+        return f"backup {manifest.id} is in place already, and unchanged since: nothing was done"
     loaded = result.loaded
     line = (
         f"restored {manifest.id} of {to_text(manifest.created)} from {result.source.snapshot_id or result.source.where}"
@@ -240,8 +242,8 @@ def restore_line(result: RestoreResult) -> str:
         line += f": {loaded.keys:,} of {manifest.keys:,} keys loaded" + (
             f", {loaded.expired:,} had expired" if loaded.expired else ""
         )
-    if result.saved_before:
-        line += f"; what was there before is save {result.saved_before}"
+    if result.backed_up_before:
+        line += f"; what was there before is backup {result.backed_up_before}"
     if result.parked:
         line += f"; what was there before lies in {result.parked}"
     return line
@@ -249,7 +251,7 @@ def restore_line(result: RestoreResult) -> str:
 
 def _fail(options: argparse.Namespace, context: Context | None, message: str, code: int) -> int:
     """Report a failure, and remember it for `status`."""
-    if context is not None and options.command in ("save", "restore"):
+    if context is not None and options.command in ("backup", "restore"):
         try:
             remember_end(context.config.state_directory, options.command, message, to_text(context.now()))
         except KeeperError as second:

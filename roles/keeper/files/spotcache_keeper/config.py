@@ -24,19 +24,19 @@ class Timeouts:
     Attributes:
         lock: waiting for another run of the keeper to end.
         answer: Redis to answer one command.
-        save: a background save, from asking until it is seen finished.
+        backup: a background save, from asking until it is seen finished.
         check: redis-check-rdb of one file.
         start: Redis to load its data and answer after a start.
         stop: Redis to write its last save before Docker kills it.
         volume: EC2 to make, attach or detach an EBS volume.
         lease: how long the right to serve the environment lasts unless it is renewed.
         handover: a host that boots waits for the last words of the one before, once EC2 ends that.
-        drain: a final save may take where nothing says when the host ends.
+        drain: a final backup may take where nothing says when the host ends.
     """
 
     lock: int
     answer: int
-    save: int
+    backup: int
     check: int
     start: int
     stop: int
@@ -74,9 +74,9 @@ class Config:
     """What one host's keeper works with. Nothing here has a default: the role that writes the file says all of it.
 
     Attributes:
-        environment: name of the environment; saves of another one are never restored.
+        environment: name of the environment; backups of another one are never restored.
         region: AWS region.
-        bucket: S3 bucket for the saves.
+        bucket: S3 bucket for the backups.
         volume_path: mount point of the data volume.
         require_mount: refuse to work while nothing is mounted there.
         redis_directory: Redis' own directory, on the data volume.
@@ -84,7 +84,7 @@ class Config:
         image: Redis' image, used where the container does not exist to ask.
         endpoint_url: address of the AWS services, for a VPC endpoint; AWS's own names without one.
         dualstack: which of those names are used, see `endpoints`: none, services or all.
-        prefix: put before `<environment>/saves/` in the bucket.
+        prefix: put before `<environment>/backups/` in the bucket.
         state_directory: the keeper's own files.
         redis_host: address Redis listens on.
         redis_port: its TCP port.
@@ -94,15 +94,15 @@ class Config:
         appendonly: whether redis.conf switches the append-only file on.
         appendfilename: its base name.
         appenddirname: its directory (Redis 7).
-        ebs_snapshots: whether each save also asks for an EBS snapshot of the data volume.
-        keep_count: that many of the newest verified saves are kept in S3 and as EBS snapshots.
+        ebs_snapshots: whether each backup also asks for an EBS snapshot of the data volume.
+        keep_count: that many of the newest verified backups are kept in S3 and as EBS snapshots.
         keep_days: for so many days one a day is kept as well.
         keep_weeks: for so many weeks one a week is kept as well.
-        keep_local_count: verified saves kept on the data volume.
+        keep_local_count: verified backups kept on the data volume.
         metadata_url: address of the instance metadata service; EC2's own without one.
         watch_seconds: how often it is asked.
         topic_arn: the SNS topic by which people are told; nobody is without one.
-        hook: the Auto Scaling group's hook on termination, which waits for the final save; none waits without one.
+        hook: the Auto Scaling group's hook on termination, which waits for the final backup; none waits without one.
         dns_zone_id: the private zone with the name that clients use; no name is moved without one.
         dns_name: that name.
         dns_ttl: how long clients may remember it; seconds.
@@ -169,14 +169,14 @@ class Config:
         return f"{self.prefix}{self.environment}/keeper/"
 
     @property
-    def saves_directory(self) -> Path:
-        """Where the saves lie on the data volume."""
-        return self.volume_path / "saves"
+    def backups_directory(self) -> Path:
+        """Where the backups lie on the data volume."""
+        return self.volume_path / "backups"
 
     @property
     def s3_prefix(self) -> str:
-        """What every key of this environment's saves begins with."""
-        return f"{self.prefix}{self.environment}/saves/"
+        """What every key of this environment's backups begins with."""
+        return f"{self.prefix}{self.environment}/backups/"
 
     def password(self) -> str | None:
         """Redis' password, or None when the configuration names no file.
@@ -306,7 +306,7 @@ def parse_config(data: object, origin: str) -> Config:
     if config.volume_path not in config.redis_directory.parents:
         raise ConfigError(
             f"{origin}: redis_directory {config.redis_directory} must lie below volume_path {config.volume_path}: "
-            "a save is a hard link, which cannot leave its filesystem"
+            "a backup is a hard link, which cannot leave its filesystem"
         )
     return config
 

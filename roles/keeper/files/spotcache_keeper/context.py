@@ -1,4 +1,4 @@
-"""Everything a save or a restore works with, put together once."""
+"""Everything a backup or a restore works with, put together once."""
 
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 from __future__ import annotations
@@ -35,9 +35,9 @@ class Context:
         config: the configuration.
         engine: Redis' container.
         machine: the host.
-        volume: saves on the data volume.
-        s3: saves in S3.
-        ebs: saves in EBS snapshots, or None where the configuration does without.
+        volume: backups on the data volume.
+        s3: backups in S3.
+        ebs: backups in EBS snapshots, or None where the configuration does without.
         now: the present moment.
         report: told what is about to be done, step by step.
         warnings: what a person should know although the work went on.
@@ -55,7 +55,7 @@ class Context:
 
     @property
     def stores(self) -> tuple[Store, ...]:
-        """Every place that holds saves, the nearest first."""
+        """Every place that holds backups, the nearest first."""
         return (self.volume, *self.off_host)
 
     @property
@@ -69,7 +69,7 @@ class Context:
 
     @property
     def lock_path(self) -> Path:
-        """The lock that saves and restores hold."""
+        """The lock that backups and restores hold."""
         return self.config.state_directory / "lock"
 
     @property
@@ -130,7 +130,7 @@ def build_context(config: Config, report: Callable[[str], None] = no_report, *, 
         config=config,
         engine=DockerEngine(run_command, config.container, config.image),
         machine=machine,
-        volume=VolumeStore(config.saves_directory, config.environment),
+        volume=VolumeStore(config.backups_directory, config.environment),
         s3=S3Store(
             lambda: make_client("s3", config.region, config.endpoint_url, config.dualstack, read_timeout),
             config.bucket,
@@ -141,7 +141,7 @@ def build_context(config: Config, report: Callable[[str], None] = no_report, *, 
             lambda: make_client("ec2", config.region, config.endpoint_url, config.dualstack, read_timeout),
             config.environment,
             config.volume_path,
-            config.saves_directory,
+            config.backups_directory,
             machine,
             config.timeouts.volume,
         )

@@ -32,11 +32,11 @@ class NoSourceError(KeeperError):
 
 
 class NoUsableCopyError(KeeperError):
-    """There are saves to restore from, and none of them can be used (exit code 1)."""
+    """There are backups to restore from, and none of them can be used (exit code 1)."""
 
 
 class DamagedError(KeeperError):
-    """One copy of a save cannot be used; another copy or an older save may."""
+    """One copy of a backup cannot be used; another copy or an older backup may."""
 
 
 class InterruptedRunError(BaseException):

@@ -15,7 +15,7 @@ class Kind:
         name: as it is recorded.
         line: what the journal says; `action`, `mark` and `left` (seconds) are put in.
         reason: why the host goes, for people.
-        ends_host: whether the host is fenced and saved for good; otherwise one early save is taken.
+        ends_host: whether the host is fenced and backed up for good; otherwise one early backup is taken.
         outlives_reboot: whether it still counts after the host was started anew.
         has_hook: whether Auto Scaling waits for the host, which asks for more time and says when it is done.
         may_pass: whether a host that lives on long after the announced end was not ended.
@@ -44,7 +44,7 @@ GROUP = Kind(
 )
 SHUTDOWN = Kind("shutdown", "this host shuts down; about {left:.0f} s are left", "it shuts down", outlives_reboot=False)
 REBALANCE = Kind(
-    "rebalance", "EC2 recommends a rebalance (of {mark}): an early save is taken, and nothing else", ends_host=False
+    "rebalance", "EC2 recommends a rebalance (of {mark}): an early backup is taken, and nothing else", ends_host=False
 )
 KINDS = {kind.name: kind for kind in (SPOT, GROUP, SHUTDOWN, REBALANCE)}
 

@@ -58,8 +58,8 @@ class FinalRecord:
         zone: where it was.
         volume: id of its data volume.
         cause: what ended it: `spot`, `group` or `shutdown`.
-        save: id of its final save; of its newest verified one where `complete` is false; empty without any.
-        created: when that save was made, as text.
+        backup: id of its final backup; of its newest verified one where `complete` is false; empty without any.
+        created: when that backup was made, as text.
         keys: in it.
         complete: nothing that was acknowledged is missing in it.
         off_host: it lies in S3.
@@ -72,7 +72,7 @@ class FinalRecord:
     zone: str = ""
     volume: str = ""
     cause: str = ""
-    save: str = ""
+    backup: str = ""
     created: str = ""
     keys: int = 0
     complete: bool = False

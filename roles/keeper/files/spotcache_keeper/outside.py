@@ -1,4 +1,4 @@
-"""What the watcher and a boot need beside the parts of a save: notices, other hosts, people."""
+"""What the watcher and a boot need beside the parts of a backup: notices, other hosts, people."""
 
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 from __future__ import annotations

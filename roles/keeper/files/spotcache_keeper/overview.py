@@ -69,7 +69,7 @@ def listing_table(listing: Listing, now: datetime) -> str:
         for source in listing.sources
     ]
     head = ("ID", "CREATED (UTC)", "LOCAL", "AGE", "WHERE", "STATE", "VERIFIED", "KEYS", "RDB", "NOTE")
-    lines = [table(head, rows, right=(3, 7, 8))] if rows else [f"There is no save of {listing.environment} yet."]
+    lines = [table(head, rows, right=(3, 7, 8))] if rows else [f"There is no backup of {listing.environment} yet."]
     lines += [f"{place} could not be read: {reason}" for place, reason in listing.unreadable.items()]
     return "\n".join(lines)
 
@@ -93,7 +93,7 @@ def make_status(ctx: Context) -> dict[str, Any]:
         "newest": newest.to_json() if newest else None,
         "newest_age_seconds": int((ctx.now() - newest.created).total_seconds()) if newest else None,
         "sources": _summary(ctx, listing),
-        "last_save": remembered.get("last_save"),
+        "last_backup": remembered.get("last_backup"),
         "last_restore": remembered.get("last_restore"),
         "last_error": remembered.get("last_error"),
         "drain": _drain(ctx),
@@ -119,16 +119,16 @@ def status_table(status: dict[str, Any], now: datetime) -> str:
         age = age_text((now - created).total_seconds())
         keys = "?" if newest["keys"] is None else f"{newest['keys']:,}"
         text = f"{newest['id']} ({newest['where']}), {age} old, {keys} keys"
-        rows.append(("Newest save", f"{text}, {newest['created']} = {local_text(created)}"))
+        rows.append(("Newest backup", f"{text}, {newest['created']} = {local_text(created)}"))
     else:
-        rows.append(("Newest save", "none"))
+        rows.append(("Newest backup", "none"))
     for place, entry in status["sources"].items():
         text = (
             entry["unreadable"]
             or f"{entry['verified']} verified of {entry['count']}, newest {entry['newest'] or 'none'}"
         )
         rows.append((f"  {place}", text))
-    for key, name in (("last_save", "Last save"), ("last_restore", "Last restore")):
+    for key, name in (("last_backup", "Last backup"), ("last_restore", "Last restore")):
         if status[key]:
             rows.append((name, f"{status[key]['id']} at {status[key]['at']}"))
     rows.append(("Last error", f"{error['at']} {error['command']}: {error['message']}" if error else "none"))
@@ -139,7 +139,7 @@ def status_table(status: dict[str, Any], now: datetime) -> str:
         rows.append(
             (
                 "Unfinished",
-                f"the restore of {status['interrupted_restore']} was killed; the next save or restore ends it",
+                f"the restore of {status['interrupted_restore']} was killed; the next backup or restore ends it",
             )
         )
     width = max(len(name) for name, _ in rows)

@@ -86,7 +86,7 @@ def of_event(event: dict[str, Any], environment: str, zone: str) -> Message:
         return Message(
             f"{environment}: Spot interruption notice",
             f"{when}: EC2 takes back {instance} in about two minutes ({detail.get('instance-action', 'terminate')}). "
-            "The host saves by itself, and a successor restores.",
+            "The host backs up by itself, and a successor restores.",
             "warning",
             f"notice/{instance}",
             about=about,
@@ -94,8 +94,8 @@ def of_event(event: dict[str, Any], environment: str, zone: str) -> Message:
     if kind == "EC2 Instance Rebalance Recommendation":
         return Message(
             f"{environment}: Spot host at risk",
-            f"{when}: EC2 expects to take back {instance} sooner or later. The host makes an early save; nothing else "
-            "happens yet, and often nothing follows.",
+            f"{when}: EC2 expects to take back {instance} sooner or later. The host makes an early backup; nothing "
+            "else happens yet, and often nothing follows.",
             "info",
             f"rebalance/{instance}",
             6 * HOUR,
@@ -134,7 +134,7 @@ def _snapshot(detail: dict[str, Any], environment: str, when: str) -> Message:
     return Message(
         f"{environment}: EBS snapshot {'completed' if good else 'failed'}",
         f"{when}: {snapshot} of {volume} {'is complete' if good else 'failed' + cause}."
-        + ("" if good else " The saves in S3 do not depend on it."),
+        + ("" if good else " The backups in S3 do not depend on it."),
         "good" if good else "error",
         f"snapshot/{snapshot}/{detail.get('result')}",
         about=("snapshot", snapshot),

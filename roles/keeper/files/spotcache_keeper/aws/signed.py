@@ -190,7 +190,7 @@ class Signed:
 
     def _sign(self, service: str, method: str, url: str, body: bytes, extra: Mapping[str, str]) -> dict[str, str]:
         """The headers of a request, signed."""
-        # Imported here: what only saves has no need of it.
+        # Imported here: what only backs up has no need of it.
         from botocore.auth import S3SigV4Auth, SigV4Auth
         from botocore.awsrequest import AWSRequest
         from botocore.credentials import Credentials

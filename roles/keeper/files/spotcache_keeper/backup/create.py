@@ -1,4 +1,4 @@
-"""Taking a save: asked for, seen finished, checked, and only then copied off the host."""
+"""Taking a backup: asked for, seen finished, checked, and only then copied off the host."""
 
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 from __future__ import annotations
@@ -24,19 +24,19 @@ from spotcache_keeper.stores.retention import Policy
 from spotcache_keeper.system.files import read_json, readable_errors
 from spotcache_keeper.system.times import created_of, new_id, next_moment, to_text
 
-# What a save may take beside the RDB itself: manifest, directories, the filesystem's own blocks.
+# What a backup may take beside the RDB itself: manifest, directories, the filesystem's own blocks.
 _MARGIN_BYTES = 16 * 1024 * 1024
 
 
 @dataclass
-class SaveResult:
-    """What a save came to.
+class BackupResult:
+    """What a backup came to.
 
     Attributes:
-        manifest: of the save.
+        manifest: of the backup.
         stored: where it lies, by place; None for a place it did not reach.
         places: where else than on the volume it lies, for a person.
-        problems: what failed after the save itself was verified.
+        problems: what failed after the backup itself was verified.
         pruned: what retention deleted, by place.
         seconds: how long each part took.
     """
@@ -49,7 +49,7 @@ class SaveResult:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """The result as `save --json` prints it, without what every command adds."""
+        """The result as `backup --json` prints it, without what every command adds."""
         manifest = self.manifest
         return {
             "id": manifest.id,
@@ -67,10 +67,10 @@ class SaveResult:
         }
 
 
-def save(
+def backup(
     ctx: Context, reason: str, *, snapshot: bool = True, prune: bool = True, foreground: bool = False
-) -> SaveResult:
-    """Take a verified save and copy it off the host. The caller holds the lock.
+) -> BackupResult:
+    """Take a verified backup and copy it off the host. The caller holds the lock.
 
     Args:
         ctx: the host's parts.
@@ -80,17 +80,17 @@ def save(
         foreground: let Redis save without a fork; nobody is served meanwhile.
 
     Returns:
-        The verified save. Copies that failed are in `problems`: the save itself is good then, on this volume only.
+        The verified backup. Copies that failed are in `problems`: the backup itself is good then, on this volume only.
 
     Raises:
         RefusedError: this volume's data would pass for the newest although the environment's data is elsewhere.
-        KeeperError: there is no verified save.
+        KeeperError: there is no verified backup.
     """
     ctx.check_volume()
     ctx.volume.prepare()
     seconds: dict[str, float] = {}
-    manifest, directory = _save_on_volume(ctx, reason, seconds, foreground=foreground)
-    result = SaveResult(manifest, {store.name: None for store in ctx.stores}, seconds=seconds)
+    manifest, directory = _backup_on_volume(ctx, reason, seconds, foreground=foreground)
+    result = BackupResult(manifest, {store.name: None for store in ctx.stores}, seconds=seconds)
     result.stored[ctx.volume.name] = str(directory)
     first, *others = [store for store in ctx.off_host if snapshot or store.at_once]
     # All at once: asking EBS takes a moment, and a slow S3 must not keep it from being asked.
@@ -101,13 +101,13 @@ def save(
             one.result()
     result.places = [store.label(copy) for store in ctx.off_host if (copy := result.stored[store.name])]
     if prune:
-        ctx.report("pruning older saves")
+        ctx.report("pruning older backups")
         with _timed(seconds, "prune"):
             result.pruned = _prune(ctx)
     return result
 
 
-def _copy(ctx: Context, store: Store, directory: Path, result: SaveResult) -> None:
+def _copy(ctx: Context, store: Store, directory: Path, result: BackupResult) -> None:
     """A copy off the host; that there is none is said in the result."""
     ctx.report(f"copying {result.manifest.id} to {store.label(None)}")
     with _timed(result.seconds, store.name):
@@ -119,8 +119,10 @@ def _copy(ctx: Context, store: Store, directory: Path, result: SaveResult) -> No
             result.problems.append(f"{store.lacks}: {error}")
 
 
-def _save_on_volume(ctx: Context, reason: str, seconds: dict[str, float], *, foreground: bool) -> tuple[Manifest, Path]:
-    """The verified save on the data volume."""
+def _backup_on_volume(
+    ctx: Context, reason: str, seconds: dict[str, float], *, foreground: bool
+) -> tuple[Manifest, Path]:
+    """The verified backup on the data volume."""
     config = ctx.config
     with ctx.redis() as server:
         state = ctx.wait_for_redis(server)
@@ -129,10 +131,10 @@ def _save_on_volume(ctx: Context, reason: str, seconds: dict[str, float], *, for
         before = _mark(ctx.rdb_path)
         local = ctx.volume.ids()
         created = next_moment(ctx.now(), created_of(local[-1]) if local else None)
-        ctx.report(f"asking Redis for a save of {state.keys} keys")
+        ctx.report(f"asking Redis for a backup of {state.keys} keys")
         with _timed(seconds, "bgsave"):
             save_now = save_in_foreground if foreground else save_in_background
-            state = save_now(server, config.timeouts.save)
+            state = save_now(server, config.timeouts.backup)
     if _mark(ctx.rdb_path) == before:
         raise KeeperError(
             f"Redis says it saved, but {ctx.rdb_path} did not change: `dir` or `dbfilename` in redis.conf is not what "
@@ -149,9 +151,9 @@ def _save_on_volume(ctx: Context, reason: str, seconds: dict[str, float], *, for
 def _complete(
     ctx: Context, partial: Path, created: datetime, reason: str, version: str, seconds: dict[str, float]
 ) -> tuple[Manifest, Path]:
-    """A whole save of Redis' present RDB, put together in `partial`."""
+    """A whole backup of Redis' present RDB, put together in `partial`."""
     rdb = partial / RDB_NAME
-    with readable_errors("linking Redis' RDB into the saves"):
+    with readable_errors("linking Redis' RDB into the backups"):
         # Redis replaces its file by rename, so this link stays the same bytes whatever Redis saves next.
         os.link(ctx.rdb_path, rdb)
     ctx.report("checking the RDB")
@@ -177,10 +179,11 @@ def _complete(
 
 
 def _refuse_to_overtake(ctx: Context, reason: str, state: ServerState) -> None:
-    """Keep an automatic save of a host that was never restored from becoming the environment's newest.
+    """Keep an automatic backup of a host that was never restored from becoming the environment's newest.
 
-    A replacement host begins with an empty Redis. Were that saved by the timer before somebody restores, "the newest
-    verified save" would be an empty one. A save that a person asks for says that this is the data to go on with.
+    A replacement host begins with an empty Redis. Were that backed up by the timer before somebody restores, "the
+    newest verified backup" would be an empty one. A backup that a person asks for says that this is the data to go on
+    with.
     """
     if reason == "manual" or (reason != "timer" and state.keys > 0):
         return
@@ -189,38 +192,38 @@ def _refuse_to_overtake(ctx: Context, reason: str, state: ServerState) -> None:
     elsewhere = next(filter(None, (store.ids() for store in ctx.off_host)), [])
     if elsewhere:
         raise RefusedError(
-            f"this volume is new and nothing was restored onto it, but {ctx.config.environment} has saves (newest "
-            f"{max(elsewhere)}): restore first, or run `spotcache-keeper save` by hand to go on with the {state.keys} "
-            "keys that Redis holds now"
+            f"this volume is new and nothing was restored onto it, but {ctx.config.environment} has backups (newest "
+            f"{max(elsewhere)}): restore first, or run `spotcache-keeper backup` by hand to go on with the "
+            f"{state.keys} keys that Redis holds now"
         )
 
 
 def _check_room(ctx: Context, state: ServerState) -> None:
-    """Refuse to begin a save that could fill the disk; older saves that S3 has as well give way first.
+    """Refuse to begin a backup that could fill the disk; older backups that S3 has as well give way first.
 
-    Redis writes the new RDB beside the old one, which an older save may still hold; it may have grown meanwhile.
+    Redis writes the new RDB beside the old one, which an older backup may still hold; it may have grown meanwhile.
     """
     last = ctx.rdb_path.stat().st_size if ctx.rdb_path.exists() else 0
     needed = max(2 * last, state.data_bytes) + _MARGIN_BYTES
     try:
-        check_free_space(ctx.config.volume_path, needed, "a save")
+        check_free_space(ctx.config.volume_path, needed, "a backup")
     except KeeperError:
         older = ctx.volume.ids()[:-1]
         if not older:
             raise
         for store in [one for one in ctx.off_host if one.at_once]:
             held = set(store.ids())
-            for save_id in [one for one in older if one in held]:
-                older.remove(save_id)
-                ctx.volume.remove(save_id)
+            for backup_id in [one for one in older if one in held]:
+                older.remove(backup_id)
+                ctx.volume.remove(backup_id)
                 ctx.warnings.append(
-                    f"save {save_id} was removed from the volume to make room; {store.label(None)} has it"
+                    f"backup {backup_id} was removed from the volume to make room; {store.label(None)} has it"
                 )
-        check_free_space(ctx.config.volume_path, needed, "a save")
+        check_free_space(ctx.config.volume_path, needed, "a backup")
 
 
 def _prune(ctx: Context) -> dict[str, list[str]]:
-    """Apply retention everywhere; what fails is a warning, and tried again after the next save."""
+    """Apply retention everywhere; what fails is a warning, and tried again after the next backup."""
     config = ctx.config
     # What this volume's data was restored from stays: Redis' own files are recognised by it.
     restored = str((read_json(ctx.restored_path) or {}).get("id") or "")
@@ -235,7 +238,7 @@ def _prune(ctx: Context) -> dict[str, list[str]]:
         try:
             pruned[store.name].extend(store.prune(retention))
         except KeeperError as error:
-            ctx.warnings.append(f"older saves were not pruned ({store.name}): {error}")
+            ctx.warnings.append(f"older backups were not pruned ({store.name}): {error}")
     return pruned
 
 

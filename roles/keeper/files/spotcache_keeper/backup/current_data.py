@@ -29,10 +29,10 @@ class Present:
     Attributes:
         container: Docker's word for Redis' container.
         state: what Redis says, or None when it does not answer.
-        held: id of the save that Redis' RDB is, None when it is none that is known.
-        as_of: when the files were last written, or that save made; None when there is no data on the disk.
+        held: id of the backup that Redis' RDB is, None when it is none that is known.
+        as_of: when the files were last written, or that backup made; None when there is no data on the disk.
         settled: what Redis holds in memory is that RDB, unchanged.
-        loose_data: Redis is empty, but its directory holds an RDB with keys that is no known save.
+        loose_data: Redis is empty, but its directory holds an RDB with keys that is no known backup.
     """
 
     container: str
@@ -44,7 +44,7 @@ class Present:
 
 
 def judge(present: Present, source: Source) -> tuple[Verdict, str]:
-    """Whether a save may replace the present data, and why not.
+    """Whether a backup may replace the present data, and why not.
 
     Returns:
         `in-place` when it is the present data, `free` when nothing newer would be lost, `newer` otherwise; with a
@@ -56,9 +56,9 @@ def judge(present: Present, source: Source) -> tuple[Verdict, str]:
             return "free", ""
         return "newer", (
             f"Redis does not answer ({present.container}), and its files of {to_text(present.as_of)} are newer than "
-            f"save {source.id}"
+            f"backup {source.id}"
         )
-    # An empty Redis beside that save's RDB never read it, unless the save is empty as well.
+    # An empty Redis beside that backup's RDB never read it, unless the backup is empty as well.
     if present.settled and present.held == source.id and (state.keys > 0 or source.keys == 0):
         return "in-place", ""
     if state.keys == 0:
@@ -66,10 +66,10 @@ def judge(present: Present, source: Source) -> tuple[Verdict, str]:
     if not present.settled:
         since = f"{state.changes} changes since its last save"
         what = since if state.changes else "an append-only file of unknown content"
-        return "newer", f"Redis holds {state.keys} keys with {what}, which save {source.id} lacks"
+        return "newer", f"Redis holds {state.keys} keys with {what}, which backup {source.id} lacks"
     if present.as_of is not None and present.as_of > source.created:
-        which = f"save {present.held}" if present.held else f"the data of {to_text(present.as_of)}"
-        return "newer", f"Redis holds {state.keys} keys, {which}, newer than save {source.id}"
+        which = f"backup {present.held}" if present.held else f"the data of {to_text(present.as_of)}"
+        return "newer", f"Redis holds {state.keys} keys, {which}, newer than backup {source.id}"
     return "free", ""
 
 
@@ -114,7 +114,7 @@ def look(ctx: Context, known: Iterable[Source]) -> Present:
 
 
 def identify(ctx: Context, known: Iterable[Source]) -> Source | None:
-    """The save that Redis' RDB is: the same file, or the same bytes."""
+    """The backup that Redis' RDB is: the same file, or the same bytes."""
     rdb = ctx.rdb_path
     if not rdb.exists():
         return None
@@ -142,9 +142,9 @@ def append_only_files(ctx: Context) -> list[Path]:
     )
 
 
-def note_restored(ctx: Context, save_id: str) -> None:
-    """Note which save was restored, and how large the append-only file was then."""
-    record = {"id": save_id, "at": to_text(ctx.now()), "append_only": _append_only_sizes(ctx)}
+def note_restored(ctx: Context, backup_id: str) -> None:
+    """Note which backup was restored, and how large the append-only file was then."""
+    record = {"id": backup_id, "at": to_text(ctx.now()), "append_only": _append_only_sizes(ctx)}
     write_atomically(ctx.restored_path, json.dumps(record, indent=2) + "\n")
 
 
@@ -159,7 +159,7 @@ def _append_only_sizes(ctx: Context) -> dict[str, int]:
 
 
 def _restored(ctx: Context, known: Iterable[Source]) -> Source | None:
-    """The save that the append-only file was built from, while nothing was written to it since."""
+    """The backup that the append-only file was built from, while nothing was written to it since."""
     restored: dict[str, Any] = read_json(ctx.restored_path) or {}
     if restored.get("append_only") != _append_only_sizes(ctx):
         return None

@@ -1,4 +1,4 @@
-"""Restoring a save: picked, fetched, verified, put in place, compared."""
+"""Restoring a backup: picked, fetched, verified, put in place, compared."""
 
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 from __future__ import annotations
@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from spotcache_keeper.backup.create import save
+from spotcache_keeper.backup.create import backup
 from spotcache_keeper.backup.current_data import Present, judge, known_sources, look
 from spotcache_keeper.backup.switch_data import Loaded, put_in_place
 from spotcache_keeper.context import Context
 from spotcache_keeper.errors import ConfigError, DamagedError, KeeperError, NoUsableCopyError, RefusedError
 from spotcache_keeper.stores.local import check_free_space, verify
 from spotcache_keeper.stores.manifest import RDB_NAME, Manifest, databases_json
-from spotcache_keeper.stores.source import BEFORE_RESTORE, Source, Wanted, choose, parse_wanted, same_save
+from spotcache_keeper.stores.source import BEFORE_RESTORE, Source, Wanted, choose, parse_wanted, same_backup
 from spotcache_keeper.system.times import to_text
 
 _MARGIN_BYTES = 16 * 1024 * 1024
@@ -30,10 +30,10 @@ class Request:
     Attributes:
         wanted: `--from`, as typed; None for the newest.
         force: go on although Redis holds newer data.
-        fallback: take an older save when the wanted one turns out damaged, and go on when a place cannot be read.
+        fallback: take an older backup when the wanted one turns out damaged, and go on when a place cannot be read.
         expect_environment: refuse to work on another environment's host.
-        superseded: what lies in Redis' directory is known to hold nothing that the save lacks, however young its files
-            are; it is not kept.
+        superseded: what lies in Redis' directory is known to hold nothing that the backup lacks, however young its
+            files are; it is not kept.
     """
 
     wanted: str | None = None
@@ -48,12 +48,12 @@ class RestoreResult:
     """What a restore came to.
 
     Attributes:
-        manifest: of the save that Redis holds now.
+        manifest: of the backup that Redis holds now.
         source: the copy it was read from.
         changed: whether anything was done.
         loaded: what Redis loaded; None when nothing was done.
         skipped: copies that could not be used, and why.
-        saved_before: id of the save of the replaced data, made because of `force`.
+        backed_up_before: id of the backup of the replaced data, made because of `force`.
         parked: where the replaced data still is.
         seconds: how long each part took.
     """
@@ -63,7 +63,7 @@ class RestoreResult:
     changed: bool
     loaded: Loaded | None = None
     skipped: list[dict[str, str]] = field(default_factory=list)
-    saved_before: str | None = None
+    backed_up_before: str | None = None
     parked: str | None = None
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -84,18 +84,18 @@ class RestoreResult:
             "keys_expired": self.loaded.expired if self.loaded else None,
             "databases_compared": self.loaded.compared if self.loaded else None,
             "skipped": self.skipped,
-            "saved_before": self.saved_before,
+            "backed_up_before": self.backed_up_before,
             "parked": self.parked,
             "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
         }
 
 
 def restore(ctx: Context, request: Request) -> RestoreResult:
-    """Restore one save. The caller holds the lock, and `recover` has run.
+    """Restore one backup. The caller holds the lock, and `recover` has run.
 
     Raises:
         ConfigError: the request does not fit this host.
-        NoSourceError: there is no such save.
+        NoSourceError: there is no such backup.
         RefusedError: Redis holds newer data, and `force` is not set.
         NoUsableCopyError: none can be used; nothing was changed.
         KeeperError: Redis does not come up with it; the old data is in place then.
@@ -105,27 +105,27 @@ def restore(ctx: Context, request: Request) -> RestoreResult:
     wanted = parse_wanted(request.wanted)
     ctx.check_volume()
     ctx.volume.prepare()
-    ctx.report("looking for saves")
+    ctx.report("looking for backups")
     sources = _gather(ctx, request, wanted)
     candidates = choose(sources, wanted)
     _mention_pending(ctx, sources, candidates[0])
     ctx.report("looking at what Redis holds")
     present = look(ctx, known_sources([sources]))
     skipped: list[dict[str, str]] = []
-    for candidate in candidates if request.fallback else same_save(candidates):
+    for candidate in candidates if request.fallback else same_backup(candidates):
         verdict, why = judge(present, candidate)
         if verdict == "in-place" and (manifest := _manifest_of(candidate, sources)) is not None:
             return RestoreResult(manifest, candidate, changed=False, skipped=skipped)
         if verdict == "newer" and not request.force:
             raise RefusedError(
-                f"{why}; nothing was changed. Use --force to replace it all the same (it is saved first)"
+                f"{why}; nothing was changed. Use --force to replace it all the same (it is backed up first)"
             )
         fetching = time.monotonic()
         try:
             manifest = _obtain(ctx, candidate)
         except DamagedError as error:
             skipped.append({"id": candidate.id, "where": candidate.where, "reason": str(error)})
-            ctx.warnings.append(f"save {candidate.id} ({candidate.where}) cannot be used: {error}")
+            ctx.warnings.append(f"backup {candidate.id} ({candidate.where}) cannot be used: {error}")
             continue
         result = RestoreResult(manifest, candidate, changed=True, skipped=skipped)
         result.seconds["fetch"] = time.monotonic() - fetching
@@ -168,7 +168,7 @@ def _gather(ctx: Context, request: Request, wanted: Wanted) -> list[Source]:
     """Every source there is to choose from.
 
     Raises:
-        KeeperError: a place cannot be read, so that nobody can tell which save is the newest.
+        KeeperError: a place cannot be read, so that nobody can tell which backup is the newest.
     """
     if ctx.ebs is not None:
         try:
@@ -178,11 +178,11 @@ def _gather(ctx: Context, request: Request, wanted: Wanted) -> list[Source]:
             ctx.warnings.append(f"volumes that an interrupted restore may have left were not looked for: {error}")
     sources, unreadable = gather(ctx)
     for place, reason in unreadable.items():
-        found = any(source.usable and wanted.save_id == source.id for source in sources)
+        found = any(source.usable and wanted.backup_id == source.id for source in sources)
         if not found and not request.fallback:
             raise KeeperError(
-                f"{reason}; without it nobody can tell which save is the newest. Mend it, name a save with --from, or "
-                "take the best that can be read with --fallback"
+                f"{reason}; without it nobody can tell which backup is the newest. Mend it, name a backup with --from, "
+                "or take the best that can be read with --fallback"
             )
         ctx.warnings.append(f"{place} could not be read: {reason}")
     if wanted.snapshot_id is not None and all(source.snapshot_id != wanted.snapshot_id for source in sources):
@@ -196,19 +196,19 @@ def _gather(ctx: Context, request: Request, wanted: Wanted) -> list[Source]:
 
 
 def _mention_pending(ctx: Context, sources: Sequence[Source], chosen: Source) -> None:
-    """Say that a newer save exists but cannot be read yet."""
+    """Say that a newer backup exists but cannot be read yet."""
     for source in sources:
         if source.state == "pending" and source.verified and source.created > chosen.created:
-            ctx.warnings.append(f"{source.snapshot_id} holds a newer save, {source.id}, but is still pending")
+            ctx.warnings.append(f"{source.snapshot_id} holds a newer backup, {source.id}, but is still pending")
 
 
 def _manifest_of(candidate: Source, sources: Sequence[Source]) -> Manifest | None:
-    """The manifest of a save, from whichever copy has it at hand."""
+    """The manifest of a backup, from whichever copy has it at hand."""
     return next((source.manifest for source in sources if source.id == candidate.id and source.manifest), None)
 
 
 def _obtain(ctx: Context, source: Source) -> Manifest:
-    """A verified copy of the save on the volume.
+    """A verified copy of the backup on the volume.
 
     Raises:
         DamagedError: this copy cannot be used.
@@ -218,7 +218,7 @@ def _obtain(ctx: Context, source: Source) -> Manifest:
     if source.where == ctx.volume.name:
         return verify(ctx.volume.path(source.id), source.id, environment, ctx.engine, timeout)
     if source.bytes is not None:
-        check_free_space(ctx.config.volume_path, source.bytes + _MARGIN_BYTES, f"save {source.id}")
+        check_free_space(ctx.config.volume_path, source.bytes + _MARGIN_BYTES, f"backup {source.id}")
     partial = ctx.volume.new_partial(source.id)
     try:
         ctx.store(source).fetch(source, partial)
@@ -230,34 +230,34 @@ def _obtain(ctx: Context, source: Source) -> Manifest:
 
 
 def _keep_present(ctx: Context, present: Present, result: RestoreResult, *, newer: bool) -> Path | None:
-    """Save the data that is about to be replaced, if it is newer than what replaces it.
+    """Back up the data that is about to be replaced, if it is newer than what replaces it.
 
     Returns:
-        Where its files are to be kept because no verified save of it can be had; None when they need not be.
+        Where its files are to be kept because no verified backup of it can be had; None when they need not be.
     """
     parked = ctx.config.volume_path / f"replaced-{ctx.now().strftime('%Y%m%dT%H%M%SZ')}"
     if newer and present.state is not None:
         if present.settled and present.held is not None and ctx.volume.manifest(present.held) is not None:
-            result.saved_before = present.held
+            result.backed_up_before = present.held
             return None
-        ctx.report("saving the present data first")
+        ctx.report("backing up the present data first")
         try:
-            before = save(ctx, BEFORE_RESTORE, snapshot=False, prune=False)
+            before = backup(ctx, BEFORE_RESTORE, snapshot=False, prune=False)
         except KeeperError as error:
-            ctx.warnings.append(f"the present data could not be saved ({error}); its files are kept in {parked}")
+            ctx.warnings.append(f"the present data could not be backed up ({error}); its files are kept in {parked}")
             return parked
-        result.saved_before = before.manifest.id
+        result.backed_up_before = before.manifest.id
         ctx.warnings += before.problems
         return None
     if newer or present.loose_data:
-        ctx.warnings.append(f"the replaced data is no save that is known; its files are kept in {parked}")
+        ctx.warnings.append(f"the replaced data is no backup that is known; its files are kept in {parked}")
         return parked
     return None
 
 
 def _nothing_good(candidates: Sequence[Source], skipped: Sequence[dict[str, str]]) -> NoUsableCopyError:
     """What to say when no copy could be used."""
-    reasons = "; ".join(f"save {entry['id']} ({entry['where']}): {entry['reason']}" for entry in skipped)
+    reasons = "; ".join(f"backup {entry['id']} ({entry['where']}): {entry['reason']}" for entry in skipped)
     tried = {entry["id"] for entry in skipped}
     older = next((source for source in candidates if source.id not in tried), None)
     offer = (

@@ -34,7 +34,7 @@ class Journal:
     """What a run that is killed must leave behind.
 
     Attributes:
-        id: of the save that is being restored.
+        id: of the backup that is being restored.
         begun: when, as text.
         phase: `stopping` until the directories are exchanged, `starting` from then on, `undoing` when it went wrong.
         status: of Redis' container before, in Docker's words.
@@ -121,7 +121,7 @@ def put_in_place(ctx: Context, manifest: Manifest, rdb: Path, *, keep_as: Path |
 
     Args:
         ctx: the host's parts; no other restore is unfinished.
-        manifest: of the save.
+        manifest: of the backup.
         rdb: its verified RDB, on the data volume.
         keep_as: where the replaced data is to stay; None deletes it at the end.
 
@@ -157,7 +157,7 @@ def put_in_place(ctx: Context, manifest: Manifest, rdb: Path, *, keep_as: Path |
                 built = _build_append_only(ctx, manifest, new)
             for path in (new, *(found for found in new.rglob("*") if not found.is_symlink())):
                 sync(path)
-        ctx.report("putting the save in place")
+        ctx.report("putting the backup in place")
         _write(ctx, replace(journal, phase="starting"))
         _must_be_stopped(ctx)
         exchange(new, ctx.config.redis_directory)
@@ -191,7 +191,7 @@ def compare(manifest: Manifest, state: ServerState) -> Loaded:
     if state.loaded is not None and expired is not None:
         if state.loaded + expired != manifest.keys:
             raise KeeperError(
-                f"Redis loaded {state.loaded} keys and left out {expired} expired ones; the save has {manifest.keys}"
+                f"Redis loaded {state.loaded} keys and left out {expired} expired ones; the backup has {manifest.keys}"
             )
     else:
         expired = max(0, missing - state.gone)
@@ -199,7 +199,7 @@ def compare(manifest: Manifest, state: ServerState) -> Loaded:
         return Loaded(manifest.keys - expired, expired, compared=False)
     if state.loaded is not None and missing != expired + state.gone:
         raise KeeperError(
-            f"Redis holds {state.keys} keys; the save has {manifest.keys}, "
+            f"Redis holds {state.keys} keys; the backup has {manifest.keys}, "
             f"and only {expired + state.gone} expired meanwhile"
         )
     _compare_databases(manifest.databases, state.databases, evicted=state.gone > 0)
@@ -218,26 +218,26 @@ def _compare_appended(loaded: Loaded, expected: tuple[int, int], state: ServerSt
     return loaded
 
 
-def _compare_databases(saved: Databases, held: Databases, *, evicted: bool) -> None:
+def _compare_databases(backed_up: Databases, held: Databases, *, evicted: bool) -> None:
     """Each database must hold its keys; only those with a time to live may be gone.
 
     Raises:
         KeeperError: names the first database that differs.
     """
-    for number in sorted({*saved, *held}):
-        before = saved.get(number)
+    for number in sorted({*backed_up, *held}):
+        before = backed_up.get(number)
         now = held[number].keys if number in held else 0
         most = before.keys if before else 0
         # An eviction policy may drop keys without a time to live as soon as Redis runs.
         least = 0 if evicted or before is None else before.keys - before.expires
         if not least <= now <= most:
             raise KeeperError(
-                f"database {number} holds {now} keys; the save has {most}, of which {most - least} may have expired"
+                f"database {number} holds {now} keys; the backup has {most}, of which {most - least} may have expired"
             )
 
 
 def _prepare(ctx: Context, work: Path, manifest: Manifest, rdb: Path) -> Path:
-    """The directory that will be Redis' own: the save's RDB under Redis' name, owned like the present one."""
+    """The directory that will be Redis' own: the backup's RDB under Redis' name, owned like the present one."""
     config = ctx.config
     owner = config.redis_directory.stat()
     if work.exists():
@@ -248,7 +248,7 @@ def _prepare(ctx: Context, work: Path, manifest: Manifest, rdb: Path) -> Path:
     os.chown(new, owner.st_uid, owner.st_gid)
     new.chmod(owner.st_mode & 0o7777)
     target = new / config.dbfilename
-    # A link costs neither time nor room, and Redis replaces its file by rename: the save stays what it is.
+    # A link costs neither time nor room, and Redis replaces its file by rename: the backup stays what it is.
     os.link(rdb, target)
     os.chown(target, owner.st_uid, owner.st_gid)
     # What a file's age says must be the data's age, not that of the copy.
@@ -257,7 +257,7 @@ def _prepare(ctx: Context, work: Path, manifest: Manifest, rdb: Path) -> Path:
 
 
 def _carry_over(ctx: Context, old: Path, new: Path) -> None:
-    """Bring along what lies in Redis' directory and is neither its data nor left over from a broken save."""
+    """Bring along what lies in Redis' directory and is neither its data nor left over from a broken backup."""
     config = ctx.config
     data = {config.dbfilename, config.appendfilename, config.appenddirname}
     for path in old.iterdir():
@@ -302,13 +302,13 @@ def _build_append_only(ctx: Context, manifest: Manifest, new: Path) -> tuple[Loa
         loaded = compare(manifest, state)
         most = state.keys
         server.set_setting("appendonly", "yes")
-        deadline = time.monotonic() + config.timeouts.save
+        deadline = time.monotonic() + config.timeouts.backup
         for pause in pauses():
             state = server.state()
             if not state.aof_rewriting:
                 break
             if time.monotonic() >= deadline:
-                raise KeeperError(f"the append-only file was not written within {config.timeouts.save} s")
+                raise KeeperError(f"the append-only file was not written within {config.timeouts.backup} s")
             time.sleep(pause)
         if not (state.aof_enabled and state.aof_rewrite_ok):
             raise KeeperError("the second server could not write the append-only file (a full disk?)")

@@ -96,7 +96,7 @@ class Acquirer:
             self.sleep(_POLL_SECONDS)
 
     def _take_record_back(self, me: str) -> None:
-        """Before this host serves again: whoever reads that its final save is complete may take over at once."""
+        """Before this host serves again: whoever reads that its final backup is complete may take over at once."""
         final = self.outside.leases.final(me)
         if final is not None and not final.withdrawn:
             note = "the host was only started anew"

@@ -50,7 +50,7 @@ class BootResult:
     Attributes:
         what: `served already`, `went on with its own data`, `took over the volume`, `restored` or `began empty`.
         source: where the data came from, for a person.
-        save: id of the save; empty where it is none.
+        backup: id of the backup; empty where it is none.
         created: when the data was last written, as text; empty where unknown.
         keys: that Redis holds.
         lost: what is missing, for a person; empty when nothing is.
@@ -62,7 +62,7 @@ class BootResult:
 
     what: str
     source: str = ""
-    save: str = ""
+    backup: str = ""
     created: str = ""
     keys: int = 0
     lost: str = ""
@@ -224,7 +224,7 @@ class Boot:
         own = disks.own()
         if before.lease is not None and own and self._is_off_host(before):
             # It would have to be let go of first, which takes as long as the old host takes to end; it holds no more.
-            self.say(f"the complete final save of {before.lease.host} is in S3: its volume is not waited for")
+            self.say(f"the complete final backup of {before.lease.host} is in S3: its volume is not waited for")
         elif self._take_over(before, own):
             return True
         if not own:
@@ -249,7 +249,7 @@ class Boot:
             else:
                 self.say(f"took over the volume {volume} of {before.lease.host}")
                 return True
-        self.say(f"{why}: the data comes from a save")
+        self.say(f"{why}: the data comes from a backup")
         return False
 
     def _is_off_host(self, before: Predecessor) -> bool:
@@ -258,7 +258,7 @@ class Boot:
         if final is None or not final.complete or not final.off_host:
             return False
         try:
-            copy = self.ctx.s3.find(final.save)
+            copy = self.ctx.s3.find(final.backup)
         except KeeperError as error:
             self.say(str(error))
             return False
@@ -329,16 +329,16 @@ class Boot:
                 return adopted
         final = before.final if before.final is not None and before.final.complete else None
         try:
-            # What a complete final save lacks was never acknowledged: files that look younger hold nothing more.
-            wanted = final.save if final is not None and self._is_there(final.save) else None
-            # Redis saves once more when it is stopped after the final save.
+            # What a complete final backup lacks was never acknowledged: files that look younger hold nothing more.
+            wanted = final.backup if final is not None and self._is_there(final.backup) else None
+            # Redis saves once more when it is stopped after the final backup.
             request = Request(wanted, force=kept, fallback=wanted is None, superseded=kept and wanted is not None)
             try:
                 result = restore(self.ctx, request)
             except KeeperError as error:
                 if wanted is None:
                     raise
-                self.say(f"the final save {wanted} cannot be used: {error}")
+                self.say(f"the final backup {wanted} cannot be used: {error}")
                 if not kept and self._fall_back_on_volume(before):
                     return self._have_data(before, kept=True)
                 result = restore(self.ctx, Request(None, force=kept, fallback=True))
@@ -348,12 +348,12 @@ class Boot:
             return self._begin_empty(str(error), [str(error)])
         return self._restored(before, result)
 
-    def _is_there(self, save_id: str) -> bool:
-        """Whether a save can be read somewhere."""
-        return any(source.id == save_id and source.usable for source in gather(self.ctx)[0])
+    def _is_there(self, backup_id: str) -> bool:
+        """Whether a backup can be read somewhere."""
+        return any(source.id == backup_id and source.usable for source in gather(self.ctx)[0])
 
     def _adopt(self, before: Predecessor) -> BootResult | None:
-        """Go on with what Redis itself has on the volume, where it is newer than every save; None when it is not."""
+        """Go on with what Redis itself has on the volume, where it is newer than every backup; None when it is not."""
         sources = newest_first(gather(self.ctx)[0])
         newest = next((source for source in sources if source.usable), None)
         files = append_only_files(self.ctx) if self.ctx.config.appendonly else []
@@ -392,7 +392,7 @@ class Boot:
         with self.ctx.redis() as server:
             state = self.ctx.wait_for_redis(server)
         if state.keys == 0 and newest is not None and newest.keys:
-            raise KeeperError(f"Redis is empty with it, but the newest save has {newest.keys:,} keys")
+            raise KeeperError(f"Redis is empty with it, but the newest backup has {newest.keys:,} keys")
         return state.keys
 
     def _restored(self, before: Predecessor, result: RestoreResult) -> BootResult:
@@ -401,19 +401,19 @@ class Boot:
         if result.changed:
             entry = {**result.to_json(), "at": to_text(self.ctx.now()), "warnings": self.ctx.warnings}
             remember(self.ctx.config.state_directory, last_restore=entry)
-        whole = final is not None and final.complete and final.save == manifest.id
+        whole = final is not None and final.complete and final.backup == manifest.id
         lost = "" if whole else _since(manifest.created)
         keys = result.loaded.keys if result.loaded is not None else manifest.keys
         where = self.ctx.store(result.source).label(result.source.snapshot_id)
-        kind = "final save" if manifest.reason == "final" else "save"
+        kind = "final backup" if manifest.reason == "final" else "backup"
         return BootResult(
             "restored",
             source=f"{kind} {manifest.id} ({where})",
-            save=manifest.id,
+            backup=manifest.id,
             created=to_text(manifest.created),
             keys=keys,
             lost=lost if before.lease is not None else "",
-            skipped=[f"save {entry['id']} ({entry['where']}): {entry['reason']}" for entry in result.skipped],
+            skipped=[f"backup {entry['id']} ({entry['where']}): {entry['reason']}" for entry in result.skipped],
         )
 
     def _begin_empty(self, why: str, skipped: list[str]) -> BootResult:

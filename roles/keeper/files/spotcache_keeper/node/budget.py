@@ -1,4 +1,4 @@
-"""Whether a final save fits into a Spot notice, by how long earlier saves took: pure functions."""
+"""Whether a final backup fits into a Spot notice, by how long earlier backups took: pure functions."""
 
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 from __future__ import annotations
@@ -12,18 +12,18 @@ from typing import Any
 NOTICE_SECONDS = 100
 REMEMBERED = 8
 _PARTS = ("bgsave", "check", "s3")
-# What a save takes whatever its size; rates of very small saves say nothing.
+# What a backup takes whatever its size; rates of very small backups say nothing.
 _FIXED_SECONDS = 2.0
 _SMALLEST = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What a final save is expected to take.
+    """What a final backup is expected to take.
 
     Attributes:
         bytes: of the data, as an RDB.
-        seconds: expected; None before any save was measured.
+        seconds: expected; None before any backup was measured.
         limit: what there is.
     """
 
@@ -43,18 +43,18 @@ class Budget:
             return "not measured yet"
         size = f"{self.bytes / 1024 / 1024:,.0f} MiB"
         if self.fits:
-            return f"a final save of {size} takes about {self.seconds:.0f} s of {self.limit:.0f} s"
+            return f"a final backup of {size} takes about {self.seconds:.0f} s of {self.limit:.0f} s"
         return (
-            f"a final save of {size} takes about {self.seconds:.0f} s, but a Spot notice leaves {self.limit:.0f} s: "
-            "with a notice, changes since the last save would be lost. Use a larger instance type, keep less data, "
-            "or save more often"
+            f"a final backup of {size} takes about {self.seconds:.0f} s, but a Spot notice leaves {self.limit:.0f} s: "
+            "with a notice, changes since the last backup would be lost. Use a larger instance type, keep less data, "
+            "or back up more often"
         )
 
 
-def measured(save: Mapping[str, Any]) -> dict[str, float] | None:
-    """What one save teaches: its bytes, and the seconds until it was off the host; None when it never was."""
-    seconds, size = save.get("seconds") or {}, (save.get("rdb") or {}).get("bytes")
-    if not isinstance(size, int) or not (save.get("stored") or {}).get("s3"):
+def measured(backup: Mapping[str, Any]) -> dict[str, float] | None:
+    """What one backup teaches: its bytes, and the seconds until it was off the host; None when it never was."""
+    seconds, size = backup.get("seconds") or {}, (backup.get("rdb") or {}).get("bytes")
+    if not isinstance(size, int) or not (backup.get("stored") or {}).get("s3"):
         return None
     return {"bytes": float(size), "seconds": sum(float(seconds.get(part, 0.0)) for part in _PARTS)}
 
@@ -63,7 +63,7 @@ def estimate(speeds: Iterable[Mapping[str, float]], size: int) -> Budget:
     """The expectation for `size` bytes.
 
     Args:
-        speeds: of the latest saves, as `measured` gives them.
+        speeds: of the latest backups, as `measured` gives them.
         size: of the data.
     """
     rates = [

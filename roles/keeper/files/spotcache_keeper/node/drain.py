@@ -1,4 +1,4 @@
-"""The last a host does: hold writes back, save, bring the save away, leave a record, tell people.
+"""The last a host does: hold writes back, back up, bring the backup away, leave a record, tell people.
 
 Every step is noted on the disk when it is done, may be done twice, and is tried again until it succeeds or the host is
 gone. A keeper that is killed and started again goes on where it was.
@@ -19,7 +19,7 @@ from typing import Any
 from spotcache_keeper.aws.clients import AwsError
 from spotcache_keeper.aws.notify import Message
 from spotcache_keeper.aws.signed import ConflictError
-from spotcache_keeper.backup.create import SaveResult, save
+from spotcache_keeper.backup.create import BackupResult, backup
 from spotcache_keeper.backup.switch_data import recover
 from spotcache_keeper.config import Timeouts
 from spotcache_keeper.context import Context
@@ -59,9 +59,9 @@ class Drain:
         seen: when it was first seen, as text.
         due: when the host ends, as text, by AWS's clock; what is assumed where nobody says.
         steps: what is done, and when.
-        save: the final save, as `save --json` has it.
-        refused: why there is nothing to save; empty when there is.
-        tries: to save.
+        backup: the final backup, as `backup --json` has it.
+        refused: why there is nothing to back up; empty when there is.
+        tries: to back up.
         tells: how often people could not be told.
         problems: what went wrong, newest last.
         withdrawn: the host was not ended after all.
@@ -74,7 +74,7 @@ class Drain:
     seen: str
     due: str
     steps: dict[str, str] = field(default_factory=dict)
-    save: dict[str, Any] | None = None
+    backup: dict[str, Any] | None = None
     refused: str = ""
     tries: int = 0
     tells: int = 0
@@ -88,8 +88,8 @@ class Drain:
 
     @property
     def off_host(self) -> bool:
-        """Whether the final save lies in S3."""
-        return bool(self.save and (self.save.get("stored") or {}).get("s3"))
+        """Whether the final backup lies in S3."""
+        return bool(self.backup and (self.backup.get("stored") or {}).get("s3"))
 
     def in_force(self, host: str, boot: str) -> bool:
         """Whether it ends this run of this host's kernel.
@@ -152,9 +152,9 @@ class Drainer:
         Never raises: what fails is said, and tried again with the next call.
         """
         self.fence(drain)
-        if drain.save is None and not drain.refused:
-            self._save(drain)
-        elif drain.save is not None and not drain.off_host:
+        if drain.backup is None and not drain.refused:
+            self._backup(drain)
+        elif drain.backup is not None and not drain.off_host:
             self._bring_away(drain)
         if drain.off_host or drain.refused or self.remaining(drain) < _LAST_SECONDS or drain.tries >= 3:
             self._record(drain)
@@ -257,35 +257,35 @@ class Drainer:
         timeouts = replace(self.ctx.config.timeouts, answer=2, start=5)
         return replace(self.ctx, config=replace(self.ctx.config, timeouts=timeouts))
 
-    def _save(self, drain: Drain) -> None:
-        """The final save, by the one implementation there is."""
+    def _backup(self, drain: Drain) -> None:
+        """The final backup, by the one implementation there is."""
         drain.tries += 1
         left = max(_LAST_SECONDS, self.remaining(drain))
         running = is_held(self.ctx.lock_path)
         if running and "waited" not in drain.steps:
             self.note(drain, "waited")
             holder = (read_json(self.ctx.lock_path) or {}).get("command", "another run")
-            self.say(f"a {holder} of the keeper is at work: the final save begins when it has ended")
+            self.say(f"a {holder} of the keeper is at work: the final backup begins when it has ended")
         timeouts = _limited(self.ctx.config.timeouts, left)
         ctx = replace(self.ctx, config=replace(self.ctx.config, timeouts=timeouts), s3=self._s3(drain))
         try:
-            with only_run(ctx.lock_path, "final save", max(1.0, left / 3), ctx.now()):
+            with only_run(ctx.lock_path, "final backup", max(1.0, left / 3), ctx.now()):
                 recover(ctx)
-                # Redis may have been started anew by that; a save must not be overtaken by a write.
+                # Redis may have been started anew by that; a backup must not be overtaken by a write.
                 self.fence(drain)
-                result = save(ctx, "final", prune=False, foreground=drain.tries > 1)
+                result = backup(ctx, "final", prune=False, foreground=drain.tries > 1)
         except RefusedError as error:
             drain.refused = str(error)
             self.note(drain)
-            self.say(f"there is nothing to save: {error}")
+            self.say(f"there is nothing to back up: {error}")
             return
         except (KeeperError, OSError) as error:
             if (serving := self._another(drain)) is not None:
                 drain.refused = f"{serving} serves this environment, and not this host"
                 self.note(drain)
-                self.say(f"there is nothing to save: {drain.refused}")
+                self.say(f"there is nothing to back up: {drain.refused}")
                 return
-            self._problem(drain, f"the final save failed (try {drain.tries}): {error}")
+            self._problem(drain, f"the final backup failed (try {drain.tries}): {error}")
             if isinstance(error, NotAnsweringError):
                 self._start_redis(drain)
             if isinstance(error, ConfigError) or drain.tries >= 3:
@@ -293,7 +293,7 @@ class Drainer:
             return
         finally:
             self.ctx.warnings.clear()
-        self._saved(drain, result)
+        self._backed_up(drain, result)
 
     def _s3(self, drain: Drain) -> S3Store:
         """S3, with time left for a record: a slow upload must not take the words out of this host's mouth."""
@@ -315,63 +315,63 @@ class Drainer:
                 return
             self.ctx.engine.start()
         except KeeperError as error:
-            self._problem(drain, f"Redis is stopped and could not be started for the final save: {error}")
+            self._problem(drain, f"Redis is stopped and could not be started for the final backup: {error}")
             return
-        self.say("Redis was stopped: it was started for the final save")
+        self.say("Redis was stopped: it was started for the final backup")
 
-    def _saved(self, drain: Drain, result: SaveResult) -> None:
-        """Note a verified final save."""
-        # What was acknowledged between the save and the fence would be missing in it.
-        drain.save = result.to_json() | {"fenced": "fenced" in drain.steps}
+    def _backed_up(self, drain: Drain, result: BackupResult) -> None:
+        """Note a verified final backup."""
+        # What was acknowledged between the backup and the fence would be missing in it.
+        drain.backup = result.to_json() | {"fenced": "fenced" in drain.steps}
         for step in ("recorded", "told"):
             drain.steps.pop(step, None)
-        self.note(drain, "saved", *(["off-host"] if result.stored["s3"] else []))
+        self.note(drain, "backed-up", *(["off-host"] if result.stored["s3"] else []))
         manifest = result.manifest
         places = ", ".join(["on the volume", *result.places])
         self.say(
-            f"final save {manifest.id}: {manifest.keys:,} keys, {mib(manifest.rdb_bytes)}, verified; {places}; "
+            f"final backup {manifest.id}: {manifest.keys:,} keys, {mib(manifest.rdb_bytes)}, verified; {places}; "
             f"{self.remaining(drain):.0f} s were left"
         )
         for problem in result.problems:
-            self._problem(drain, f"final save {manifest.id}: {problem}")
+            self._problem(drain, f"final backup {manifest.id}: {problem}")
         try:
             at = to_text(self.ctx.now())
-            remember(self.ctx.config.state_directory, last_save={**drain.save, "at": at, "warnings": []})
+            remember(self.ctx.config.state_directory, last_backup={**drain.backup, "at": at, "warnings": []})
         except KeeperError as error:
             self._problem(drain, str(error))
 
     def _bring_away(self, drain: Drain) -> None:
-        """Try again to copy the final save to S3."""
-        if drain.save is None:
+        """Try again to copy the final backup to S3."""
+        if drain.backup is None:
             return
-        save_id = str(drain.save["id"])
-        manifest = self.ctx.volume.manifest(save_id)
+        backup_id = str(drain.backup["id"])
+        manifest = self.ctx.volume.manifest(backup_id)
         if manifest is None:
             # Somebody removed it, or the note is of another volume: there is none, then.
-            self._problem(drain, f"the final save {save_id} is not on the volume any more; another one is taken")
-            drain.save = None
+            self._problem(drain, f"the final backup {backup_id} is not on the volume any more; another one is taken")
+            drain.backup = None
             return
         try:
-            drain.save["stored"]["s3"] = self._s3(drain).put(self.ctx.volume.path(save_id), manifest)
+            drain.backup["stored"]["s3"] = self._s3(drain).put(self.ctx.volume.path(backup_id), manifest)
         except (KeeperError, OSError) as error:
-            self._problem(drain, f"final save {save_id}: not copied to S3: {error}")
+            self._problem(drain, f"final backup {backup_id}: not copied to S3: {error}")
             return
         for step in ("recorded", "told"):
             drain.steps.pop(step, None)
         self.note(drain, "off-host")
-        self.say(f"final save {save_id} is in S3 now; {self.remaining(drain):.0f} s are left")
+        self.say(f"final backup {backup_id} is in S3 now; {self.remaining(drain):.0f} s are left")
 
     def _rescue(self, drain: Drain) -> None:
-        """Without a final save, see that the newest verified one is off the host."""
+        """Without a final backup, see that the newest verified one is off the host."""
         newest = next((source for source in newest_first(self.ctx.volume.sources()) if source.usable), None)
         if newest is None or newest.manifest is None:
             return
         try:
             if newest.id not in self.ctx.s3.ids():
                 self._s3(drain).put(self.ctx.volume.path(newest.id), newest.manifest)
-                self.say(f"the newest verified save, {newest.id}, is in S3 now")
+                self.say(f"the newest verified backup, {newest.id}, is in S3 now")
         except (KeeperError, OSError) as error:
-            self._problem(drain, f"the newest verified save, {newest.id}, could not be copied to S3: {error}")
+            self._problem(drain, f"the newest verified backup, {newest.id}, could not be copied to S3: {error}")
 
     def _record(self, drain: Drain) -> None:
         """Leave a record for the next host, and give the lease back."""
@@ -404,25 +404,25 @@ class Drainer:
             cause=drain.cause,
             written=to_text(self.now()),
         )
-        if drain.save is not None:
+        if drain.backup is not None:
             return replace(
                 common,
-                save=str(drain.save["id"]),
-                created=str(drain.save["created"]),
-                keys=int(drain.save["keys"]),
-                complete=bool(drain.save.get("fenced")),
+                backup=str(drain.backup["id"]),
+                created=str(drain.backup["created"]),
+                keys=int(drain.backup["keys"]),
+                complete=bool(drain.backup.get("fenced")),
                 off_host=drain.off_host,
-                note=f"final save {drain.save['id']}" + ("" if drain.off_host else ", on the volume only"),
+                note=f"final backup {drain.backup['id']}" + ("" if drain.off_host else ", on the volume only"),
             )
         newest = next((source for source in newest_first(self.ctx.volume.sources()) if source.usable), None)
         if newest is None:
-            return replace(common, note=drain.refused or "there is no verified save")
+            return replace(common, note=drain.refused or "there is no verified backup")
         return replace(
             common,
-            save=newest.id,
+            backup=newest.id,
             created=to_text(newest.created),
             keys=newest.keys or 0,
-            note=f"no final save; the newest verified one is {newest.id}",
+            note=f"no final backup; the newest verified one is {newest.id}",
         )
 
     def _tell(self, drain: Drain) -> None:
@@ -443,17 +443,18 @@ class Drainer:
         environment = self.ctx.config.environment
         why = drain.kind.reason
         left = f"{max(0.0, self.remaining(drain)):.0f} s"
-        if drain.off_host and drain.save is not None:
+        if drain.off_host and drain.backup is not None:
             fields = {
-                "Save": str(drain.save["id"]),
-                "Keys": f"{drain.save['keys']:,}",
-                "SHA-256": str(drain.save["rdb"]["sha256"])[:16],
-                "EBS snapshot": str(drain.save["stored"].get("ebs") or "none"),
+                "Backup": str(drain.backup["id"]),
+                "Keys": f"{drain.backup['keys']:,}",
+                "SHA-256": str(drain.backup["rdb"]["sha256"])[:16],
+                "EBS snapshot": str(drain.backup["stored"].get("ebs") or "none"),
                 "Time left": left,
             }
             return Message(
-                f"{environment}: saved before the host goes",
-                f"{drain.host} goes ({why}). Its data is saved, verified and off the host; a successor restores it.",
+                f"{environment}: backed up before the host goes",
+                f"{drain.host} goes ({why}). Its data is backed up, verified and off the host; a successor restores "
+                "it.",
                 "good",
                 f"final/{drain.host}/{drain.mark}",
                 fields=fields,
@@ -461,23 +462,23 @@ class Drainer:
         if drain.refused:
             return Message(
                 f"{environment}: a host goes that served nobody",
-                f"{drain.host} goes ({why}). Nothing had to be saved: {drain.refused}",
+                f"{drain.host} goes ({why}). Nothing had to be backed up: {drain.refused}",
                 "info",
                 f"final/{drain.host}/{drain.mark}",
             )
         problem = drain.problems[-1] if drain.problems else "no reason is known"
         final = self._final(drain)
         age = (
-            f" Its newest verified save is {age_text((self.now() - from_text(final.created)).total_seconds())} old."
+            f" Its newest verified backup is {age_text((self.now() - from_text(final.created)).total_seconds())} old."
             if final.created
             else ""
         )
         return Message(
-            f"{environment}: NOT saved before the host goes",
+            f"{environment}: NOT backed up before the host goes",
             f"{drain.host} goes ({why}), and its last changes could not be brought away: {problem}.{age}",
             "error",
             f"final/{drain.host}/{drain.mark}/failed",
-            fields={"Save": final.save or "none", "Time left": left},
+            fields={"Backup": final.backup or "none", "Time left": left},
         )
 
     def _heartbeat(self, drain: Drain) -> None:
@@ -547,7 +548,7 @@ def _limited(timeouts: Timeouts, left: float) -> Timeouts:
     return replace(
         timeouts,
         answer=min(timeouts.answer, 5),
-        save=min(timeouts.save, most),
+        backup=min(timeouts.backup, most),
         check=min(timeouts.check, most),
         start=min(timeouts.start, max(3, int(left / 4))),
         stop=min(timeouts.stop, most),

@@ -41,15 +41,15 @@ _FENCE_SECONDS = 10.0
 _AGAIN_SECONDS = 2.0
 # Another recommendation within this time is the same risk.
 _REBALANCE_SECONDS = 3600.0
-# So long systemd is asked whether the system shuts down. With the final save it is less than the TimeoutStopSec.
+# So long systemd is asked whether the system shuts down. With the final backup it is less than the TimeoutStopSec.
 _SYSTEMD_SECONDS = 45.0
 
 
-class EarlySave:
-    """A save in a process of its own: the watcher goes on watching, and stays as small as it is.
+class EarlyBackup:
+    """A backup in a process of its own: the watcher goes on watching, and stays as small as it is.
 
     Args:
-        argv: of the save.
+        argv: of the backup.
     """
 
     def __init__(self, argv: Sequence[str]) -> None:
@@ -80,7 +80,7 @@ class Watch:
         ctx: the host's parts.
         outside: the ways out of it.
         say: writes a line to the journal.
-        early: takes the early save after a rebalance recommendation.
+        early: takes the early backup after a rebalance recommendation.
         lease: renews the lease.
         clock: a monotonic clock, in seconds.
     """
@@ -90,7 +90,7 @@ class Watch:
         ctx: Context,
         outside: Outside,
         say: Callable[[str], None],
-        early: EarlySave,
+        early: EarlyBackup,
         lease: LeaseHolder,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -132,7 +132,7 @@ class Watch:
         pause = self._carry_on()
         if self.drain is None:
             self._withdraw_past()
-            self._early_save_ended()
+            self._early_backup_ended()
             self._check_budget()
         self._check_lease()
         return max(pause, self._back_off()) if announced is None else pause
@@ -198,13 +198,15 @@ class Watch:
             return
         if due is not None and (at - due).total_seconds() > _STALE_SECONDS:
             self._stale = mark
-            self.say(f"a Spot notice for {mark}, which has passed, is what is left of an earlier one: a save is taken")
+            self.say(
+                f"a Spot notice for {mark}, which has passed, is what is left of an earlier one: a backup is taken"
+            )
             self._early.start()
             return
         self._begin(interruption)
 
     def _heed_warning(self, interruption: Interruption) -> None:
-        """What only warns, as a rebalance recommendation does: one early save, and nothing else."""
+        """What only warns, as a rebalance recommendation does: one early backup, and nothing else."""
         notice = interruption.mark
         if notice == self._rebalance:
             return
@@ -221,10 +223,10 @@ class Watch:
         self._remember(rebalance={"host": host, "notice": notice, "at": to_text(self.now())})
         self._early.start()
 
-    def _early_save_ended(self) -> None:
-        """Say how an early save went."""
+    def _early_backup_ended(self) -> None:
+        """Say how an early backup went."""
         if (ended := self._early.ended()) is not None:
-            self.say(f"early save: {ended[1]}" if ended[0] else f"the early save failed: {ended[1]}")
+            self.say(f"early backup: {ended[1]}" if ended[0] else f"the early backup failed: {ended[1]}")
 
     # --- drain
 
@@ -299,7 +301,7 @@ class Watch:
     # --- what else is to be looked after
 
     def _check_budget(self) -> None:
-        """Find out after each save whether a final one would fit into a notice, and say so when it does not."""
+        """Find out after each backup whether a final one would fit into a notice, and say so when it does not."""
         directory = self._ctx.config.state_directory
         try:
             changed = (directory / "status.json").stat().st_mtime
@@ -309,15 +311,15 @@ class Watch:
             return
         self._measured_at = changed
         last = read_json(directory / "status.json") or {}
-        save = last.get("last_save") or {}
+        backup = last.get("last_backup") or {}
         before = recall(directory, WATCH)
         speeds = [speed for speed in before.get("speeds", []) if isinstance(speed, dict)]
-        if save.get("id") == before.get("measured") or (speed := measured(save)) is None:
+        if backup.get("id") == before.get("measured") or (speed := measured(backup)) is None:
             return
         speeds = [*speeds, speed][-REMEMBERED:]
         budget = estimate(speeds, int(speed["bytes"]))
         self._remember(
-            speeds=speeds, measured=save.get("id"), budget={"fits": budget.fits, "sentence": budget.sentence}
+            speeds=speeds, measured=backup.get("id"), budget={"fits": budget.fits, "sentence": budget.sentence}
         )
         if budget.fits != (before.get("budget") or {}).get("fits", True):
             self.say(budget.sentence)
@@ -381,7 +383,7 @@ def system_is_stopping(
 
     Told by the job of shutdown.target, which is there from the first moment of a shutdown; `is-system-running` says
     "starting" of a system that goes down before its start was over. systemd is busy then, and a host may be slow: it is
-    asked again, for without an answer there would be no final save.
+    asked again, for without an answer there would be no final backup.
 
     Args:
         run: runs systemctl.

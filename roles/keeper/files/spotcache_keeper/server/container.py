@@ -1,6 +1,6 @@
 """Redis' container, by way of the docker command.
 
-`Engine` is all that saving and restoring need of it; `DockerEngine` is the one used on a host.
+`Engine` is all that backing up and restoring need of it; `DockerEngine` is the one used on a host.
 """
 
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
@@ -136,7 +136,7 @@ class DockerEngine:
             timeout=timeout,
         )
         if done.returncode in _NOT_RUN:
-            # Says nothing about the file: nobody may take it for damaged and choose an older save.
+            # Says nothing about the file: nobody may take it for damaged and choose an older backup.
             raise KeeperError(f"redis-check-rdb of Redis' image could not be run: {done.complaint}")
         return done
 

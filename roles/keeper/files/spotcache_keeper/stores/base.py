@@ -1,4 +1,4 @@
-"""What a place for saves can do. The data volume, S3 and EBS snapshots are three; another one is a class like them.
+"""What a place for backups can do. The data volume, S3 and EBS snapshots are three; another one is a class like them.
 
 A store is added to `Context.stores`; what every store keeps to is in tests/unit/test_keeper_stores.py.
 """
@@ -30,7 +30,7 @@ class Retention:
         now: the present moment.
         local: how much of it on the data volume.
         policy: how much of it anywhere else.
-        referred: ids of saves that something on this host refers to.
+        referred: ids of backups that something on this host refers to.
     """
 
     now: datetime
@@ -40,7 +40,7 @@ class Retention:
 
 
 class Store(Protocol):
-    """A place that holds copies of saves."""
+    """A place that holds copies of backups."""
 
     @property
     def name(self) -> str:
@@ -48,7 +48,7 @@ class Store(Protocol):
 
     @property
     def nearness(self) -> int:
-        """The smaller, the sooner a copy of the same save is taken from here; no two stores have the same."""
+        """The smaller, the sooner a copy of the same backup is taken from here; no two stores have the same."""
 
     @property
     def lacks(self) -> str:
@@ -62,13 +62,13 @@ class Store(Protocol):
         """The place for a person, with the name that it gives a copy where that says more."""
 
     def ids(self) -> list[str]:
-        """Ids of the saves that are here and whole, or will be, as far as a listing tells."""
+        """Ids of the backups that are here and whole, or will be, as far as a listing tells."""
 
     def sources(self) -> list[Source]:
         """Every copy, also those that cannot be used, and why not."""
 
     def put(self, directory: Path, manifest: Manifest) -> str:
-        """Copy a verified save, which lies in the directory.
+        """Copy a verified backup, which lies in the directory.
 
         Returns:
             What the place calls the copy.
@@ -79,7 +79,7 @@ class Store(Protocol):
         """
 
     def fetch(self, source: Source, directory: Path) -> None:
-        """Copy the two files of a save into an existing directory; nothing is verified.
+        """Copy the two files of a backup into an existing directory; nothing is verified.
 
         Raises:
             DamagedError: this copy is not what it should be.

@@ -1,6 +1,6 @@
-"""EBS snapshots of the data volume, each holding the save it was made for.
+"""EBS snapshots of the data volume, each holding the backup it was made for.
 
-A snapshot is ours by its tags: `spotcache:environment`, `spotcache:save` (the save's id) and `spotcache:verified`.
+A snapshot is ours by its tags: `spotcache:environment`, `spotcache:backup` (the backup's id) and `spotcache:verified`.
 """
 
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
@@ -27,7 +27,7 @@ from spotcache_keeper.system.files import readable_errors, sync
 from spotcache_keeper.system.times import created_of, is_id
 
 TAG_ENVIRONMENT = "spotcache:environment"
-TAG_SAVE = "spotcache:save"
+TAG_BACKUP = "spotcache:backup"
 TAG_VERIFIED = "spotcache:verified"
 TAG_KEYS = "spotcache:keys"
 TAG_BYTES = "spotcache:bytes"
@@ -71,10 +71,10 @@ _NAME, _NEARNESS = "ebs", 2
 
 
 def source_of(described: Mapping[str, Any], environment: str) -> Source | None:
-    """A snapshot as DescribeSnapshots tells it, or None when it holds no save of the keeper's."""
+    """A snapshot as DescribeSnapshots tells it, or None when it holds no backup of the keeper's."""
     tags = Tags.of(described)
-    save_id = tags.text(TAG_SAVE)
-    if not is_id(save_id):
+    backup_id = tags.text(TAG_BACKUP)
+    if not is_id(backup_id):
         return None
     states: dict[str, State] = {"completed": "complete", "pending": "pending"}
     state = states.get(str(described.get("State")), "error")
@@ -85,8 +85,8 @@ def source_of(described: Mapping[str, Any], environment: str) -> Source | None:
     if owner != environment:
         state, note = "foreign", f"belongs to environment {owner or '(none)'}"
     return Source(
-        save_id,
-        created_of(save_id),
+        backup_id,
+        created_of(backup_id),
         _NAME,
         _NEARNESS,
         state=state,
@@ -107,7 +107,7 @@ class EbsStore:
         client: makes the SDK's EC2 client when it is first needed.
         environment: whose snapshots.
         volume: where the data volume is mounted.
-        saves: the directory of the saves on it.
+        backups: the directory of the backups on it.
         machine: the host, to attach and mount at.
         timeout: seconds for EC2 to make, attach or detach a volume.
         sleep: waits that many seconds.
@@ -123,7 +123,7 @@ class EbsStore:
         client: Callable[[], Any],
         environment: str,
         volume: Path,
-        saves: Path,
+        backups: Path,
         machine: Machine,
         timeout: float,
         sleep: Callable[[float], None] = time.sleep,
@@ -132,7 +132,7 @@ class EbsStore:
         self._made: Any = None
         self._environment = environment
         self._volume = volume
-        self._saves = saves
+        self._backups = backups
         self._machine = machine
         self._timeout = timeout
         self._sleep = sleep
@@ -142,11 +142,11 @@ class EbsStore:
         return f"EBS snapshot {copy}" if copy else "an EBS snapshot"
 
     def ids(self) -> list[str]:
-        """Ids of the saves in snapshots that were verified when they were made."""
+        """Ids of the backups in snapshots that were verified when they were made."""
         return [source.id for source in self.sources() if source.verified]
 
     def sources(self) -> list[Source]:
-        """Every snapshot of the environment that holds a save."""
+        """Every snapshot of the environment that holds a backup."""
         found = []
         with aws_errors("listing EBS snapshots"):
             pages = (
@@ -156,7 +156,7 @@ class EbsStore:
                     OwnerIds=["self"],
                     Filters=[
                         {"Name": f"tag:{TAG_ENVIRONMENT}", "Values": [self._environment]},
-                        {"Name": "tag-key", "Values": [TAG_SAVE]},
+                        {"Name": "tag-key", "Values": [TAG_BACKUP]},
                     ],
                 )
             )
@@ -181,11 +181,13 @@ class EbsStore:
             return None
         source = source_of(answer[0], self._environment)
         if source is None:
-            raise KeeperError(f"{snapshot_id} holds no save: it has no tag {TAG_SAVE}, so the keeper did not make it")
+            raise KeeperError(
+                f"{snapshot_id} holds no backup: it has no tag {TAG_BACKUP}, so the keeper did not make it"
+            )
         return source
 
     def put(self, directory: Path, manifest: Manifest) -> str:  # noqa: ARG002
-        """Ask for a snapshot of the data volume, which holds the save; it is not waited for.
+        """Ask for a snapshot of the data volume, which holds the backup; it is not waited for.
 
         Returns:
             The snapshot's id.
@@ -198,14 +200,14 @@ class EbsStore:
             with aws_errors(f"snapshotting {volume_id}"):
                 answer = self._client().create_snapshot(
                     VolumeId=volume_id,
-                    Description=f"spotcache {self._environment}: save {manifest.id}",
+                    Description=f"spotcache {self._environment}: backup {manifest.id}",
                     TagSpecifications=[
                         _tagged(
                             "snapshot",
                             {
                                 "Name": f"spotcache-{self._environment}",
                                 TAG_ENVIRONMENT: self._environment,
-                                TAG_SAVE: manifest.id,
+                                TAG_BACKUP: manifest.id,
                                 TAG_VERIFIED: "true",
                                 TAG_KEYS: str(manifest.keys),
                                 TAG_BYTES: str(manifest.rdb_bytes),
@@ -221,18 +223,18 @@ class EbsStore:
         return str(answer["SnapshotId"])
 
     def fetch(self, source: Source, directory: Path) -> None:
-        """Copy a save's two files out of a snapshot, by way of a temporary volume."""
+        """Copy a backup's two files out of a snapshot, by way of a temporary volume."""
         if source.snapshot_id is None:
-            raise DamagedError(f"save {source.id} names no EBS snapshot")
+            raise DamagedError(f"backup {source.id} names no EBS snapshot")
         with self.opened(source.snapshot_id) as mounted:
-            held = mounted / self._saves.relative_to(self._volume) / source.id
+            held = mounted / self._backups.relative_to(self._volume) / source.id
             if not held.is_dir():
                 raise DamagedError(f"{source.snapshot_id} does not contain it")
             for name in (MANIFEST_NAME, RDB_NAME):
                 target = directory / name
                 try:
                     needed = (held / name).stat().st_size + _MARGIN_BYTES
-                    check_free_space(directory, needed, f"save {source.id}")
+                    check_free_space(directory, needed, f"backup {source.id}")
                     shutil.copyfile(held / name, target)
                 except FileNotFoundError as error:
                     raise DamagedError(f"{source.snapshot_id} lacks its {name}") from error

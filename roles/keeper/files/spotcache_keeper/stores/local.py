@@ -1,6 +1,6 @@
-"""Saves on the data volume: `saves/<id>/` with an RDB and its manifest.
+"""Backups on the data volume: `backups/<id>/` with an RDB and its manifest.
 
-A directory with a save's name is a whole save; everything unfinished is called `<id>.partial` and is removed by the
+A directory with a backup's name is a whole backup; everything unfinished is called `<id>.partial` and is removed by the
 next run.
 """
 
@@ -29,11 +29,11 @@ _PARTIAL = ".partial"
 
 
 class VolumeStore:
-    """The saves below one directory.
+    """The backups below one directory.
 
     Args:
-        directory: `saves` on the data volume.
-        environment: whose saves they should be.
+        directory: `backups` on the data volume.
+        environment: whose backups they should be.
     """
 
     name = "volume"
@@ -51,19 +51,19 @@ class VolumeStore:
 
     def prepare(self) -> None:
         """Make the directory, and remove what killed runs left unfinished."""
-        with readable_errors("preparing the saves' directory"):
+        with readable_errors("preparing the backups' directory"):
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.directory.chmod(0o700)
             for path in self.directory.glob(f"*{_PARTIAL}"):
                 shutil.rmtree(path)
 
-    def path(self, save_id: str) -> Path:
-        """Where a whole save lies."""
-        return self.directory / save_id
+    def path(self, backup_id: str) -> Path:
+        """Where a whole backup lies."""
+        return self.directory / backup_id
 
-    def new_partial(self, save_id: str) -> Path:
-        """An empty directory for a save that is being put together."""
-        path = self.directory / f"{save_id}{_PARTIAL}"
+    def new_partial(self, backup_id: str) -> Path:
+        """An empty directory for a backup that is being put together."""
+        path = self.directory / f"{backup_id}{_PARTIAL}"
         with readable_errors(f"making {path}"):
             if path.exists():
                 shutil.rmtree(path)
@@ -71,23 +71,23 @@ class VolumeStore:
         return path
 
     def ids(self) -> list[str]:
-        """Ids of the whole saves, oldest first."""
+        """Ids of the whole backups, oldest first."""
         if not self.directory.is_dir():
             return []
         return sorted(path.name for path in self.directory.iterdir() if is_id(path.name) and path.is_dir())
 
     def sources(self) -> list[Source]:
-        """Every save, by its manifest and its RDB's size; the RDB itself is not read."""
-        return [self._source(save_id) for save_id in self.ids()]
+        """Every backup, by its manifest and its RDB's size; the RDB itself is not read."""
+        return [self._source(backup_id) for backup_id in self.ids()]
 
-    def manifest(self, save_id: str) -> Manifest | None:
-        """A save's manifest, or None when the save is missing or its manifest unreadable."""
-        return self._source(save_id).manifest
+    def manifest(self, backup_id: str) -> Manifest | None:
+        """A backup's manifest, or None when the backup is missing or its manifest unreadable."""
+        return self._source(backup_id).manifest
 
     def complete(self, partial: Path, manifest: Manifest) -> Path:
-        """Make a whole save of a partial one, on the disk when this returns.
+        """Make a whole backup of a partial one, on the disk when this returns.
 
-        A damaged save of the same id gives way.
+        A damaged backup of the same id gives way.
         """
         target = self.path(manifest.id)
         with readable_errors(f"completing {target}"):
@@ -101,7 +101,7 @@ class VolumeStore:
         return target
 
     def put(self, directory: Path, manifest: Manifest) -> str:
-        """Copy a save from elsewhere; one that is here already stays as it is."""
+        """Copy a backup from elsewhere; one that is here already stays as it is."""
         target = self.path(manifest.id)
         if directory != target:
             partial = self.new_partial(manifest.id)
@@ -112,7 +112,7 @@ class VolumeStore:
         return str(target)
 
     def fetch(self, source: Source, directory: Path) -> None:
-        """Copy a save's two files into an existing directory; nothing is verified."""
+        """Copy a backup's two files into an existing directory; nothing is verified."""
         for name in (MANIFEST_NAME, RDB_NAME):
             held, target = self.path(source.id) / name, directory / name
             if not held.is_file():
@@ -131,24 +131,26 @@ class VolumeStore:
             self.remove(item.key)
             yield item.key
 
-    def remove(self, save_id: str) -> None:
-        """Delete a save; half a deletion leaves nothing that looks like one."""
-        path = self.path(save_id)
-        doomed = self.directory / f"{save_id}.removed{_PARTIAL}"
+    def remove(self, backup_id: str) -> None:
+        """Delete a backup; half a deletion leaves nothing that looks like one."""
+        path = self.path(backup_id)
+        doomed = self.directory / f"{backup_id}.removed{_PARTIAL}"
         with readable_errors(f"removing {path}"):
             if path.exists():
                 path.rename(doomed)
                 shutil.rmtree(doomed)
 
-    def _source(self, save_id: str) -> Source:
-        """One save as a source."""
-        path = self.path(save_id)
-        created = created_of(save_id)
+    def _source(self, backup_id: str) -> Source:
+        """One backup as a source."""
+        path = self.path(backup_id)
+        created = created_of(backup_id)
         try:
             manifest = read_manifest(path)
         except DamagedError as error:
-            return Source(save_id, created, self.name, self.nearness, state="damaged", verified=False, note=str(error))
-        return describe(manifest, save_id, self, self._environment, _size(path / RDB_NAME))
+            return Source(
+                backup_id, created, self.name, self.nearness, state="damaged", verified=False, note=str(error)
+            )
+        return describe(manifest, backup_id, self, self._environment, _size(path / RDB_NAME))
 
 
 class Place(Protocol):
@@ -163,20 +165,20 @@ class Place(Protocol):
         """The smaller, the sooner it is read."""
 
 
-def describe(manifest: Manifest, save_id: str, place: Place, environment: str, size: int | None) -> Source:
+def describe(manifest: Manifest, backup_id: str, place: Place, environment: str, size: int | None) -> Source:
     """A source by its manifest.
 
     Args:
-        manifest: of the save.
-        save_id: the id its place gives it.
+        manifest: of the backup.
+        backup_id: the id its place gives it.
         place: the store that holds it.
         environment: the host's.
         size: of the RDB in bytes, None where it is missing.
     """
     state: State = "complete"
     note = ""
-    if manifest.id != save_id:
-        state, note = "damaged", f"its manifest is that of save {manifest.id}"
+    if manifest.id != backup_id:
+        state, note = "damaged", f"its manifest is that of backup {manifest.id}"
     elif manifest.environment != environment:
         state, note = "foreign", f"belongs to environment {manifest.environment}"
     elif size is None:
@@ -184,7 +186,7 @@ def describe(manifest: Manifest, save_id: str, place: Place, environment: str, s
     elif size != manifest.rdb_bytes:
         state, note = "damaged", f"its RDB has {size} bytes instead of {manifest.rdb_bytes}"
     return Source(
-        save_id,
+        backup_id,
         manifest.created,
         place.name,
         place.nearness,
@@ -200,7 +202,7 @@ def describe(manifest: Manifest, save_id: str, place: Place, environment: str, s
 
 
 def read_manifest(directory: Path) -> Manifest:
-    """The manifest in a save's directory.
+    """The manifest in a backup's directory.
 
     Raises:
         DamagedError: it is missing or wrong.
@@ -226,8 +228,8 @@ def examine(rdb: Path, engine: Engine, timeout: float) -> tuple[str, Databases]:
         return digest.result(), databases
 
 
-def verify(directory: Path, save_id: str, environment: str, engine: Engine, timeout: float) -> Manifest:
-    """Prove that a save is what its manifest says: size, SHA-256, redis-check-rdb, keys per database, environment.
+def verify(directory: Path, backup_id: str, environment: str, engine: Engine, timeout: float) -> Manifest:
+    """Prove that a backup is what its manifest says: size, SHA-256, redis-check-rdb, keys per database, environment.
 
     Returns:
         The manifest.
@@ -237,7 +239,7 @@ def verify(directory: Path, save_id: str, environment: str, engine: Engine, time
     """
     manifest = read_manifest(directory)
     rdb = directory / RDB_NAME
-    source = describe(manifest, save_id, VolumeStore, environment, _size(rdb))
+    source = describe(manifest, backup_id, VolumeStore, environment, _size(rdb))
     if not source.usable:
         raise DamagedError(source.note or "it was never verified")
     digest, databases = examine_against(rdb, manifest, engine, timeout)

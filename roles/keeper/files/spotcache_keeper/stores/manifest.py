@@ -21,10 +21,10 @@ MANIFEST_NAME = "manifest.json"
 
 @dataclass(frozen=True)
 class Manifest:
-    """One save.
+    """One backup.
 
     Attributes:
-        id: of the save.
+        id: of the backup.
         environment: it belongs to.
         created: a moment at which the data was already as in the RDB, or older.
         reason: `timer`, `manual`, `final`, or `before-restore`.
@@ -118,7 +118,7 @@ def parse_manifest(text: str | bytes) -> Manifest:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DamagedError(f"the manifest lacks or misstates {error}") from error
     if not is_id(manifest.id):
-        raise DamagedError(f"the manifest's id {manifest.id!r} is no save's id")
+        raise DamagedError(f"the manifest's id {manifest.id!r} is no backup's id")
     if not re.fullmatch(r"[0-9a-f]{64}", manifest.rdb_sha256):
         raise DamagedError(f"the manifest's SHA-256 {manifest.rdb_sha256!r} is none")
     if data.get("keys") != manifest.keys:

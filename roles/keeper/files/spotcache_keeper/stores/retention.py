@@ -1,4 +1,4 @@
-"""Which saves are given up: a pure planner, the same for every place."""
+"""Which backups are given up: a pure planner, the same for every place."""
 
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Saves in S3: `<prefix><environment>/saves/<id>/dump.rdb` and, written last and deleted first, `manifest.json`.
+"""Backups in S3: `<prefix><environment>/backups/<id>/dump.rdb` and, written last and deleted first, `manifest.json`.
 
-Without a manifest a save does not exist.
+Without a manifest a backup does not exist.
 """
 
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
@@ -38,11 +38,11 @@ _DENIED = frozenset({"AccessDenied", "403", "Forbidden"})
 
 @dataclass(frozen=True)
 class Stored:
-    """What a listing says about one save.
+    """What a listing says about one backup.
 
     Attributes:
         rdb_bytes: of its RDB, None where that is missing.
-        has_manifest: whether the save exists.
+        has_manifest: whether the backup exists.
         modified: when the younger of its two objects was written.
     """
 
@@ -52,16 +52,16 @@ class Stored:
 
 
 class S3Store:
-    """The saves of one environment in a bucket.
+    """The backups of one environment in a bucket.
 
     Args:
         client: makes the SDK's S3 client when it is first needed.
         bucket: its name.
-        prefix: `<prefix><environment>/saves/`.
-        environment: whose saves they should be.
+        prefix: `<prefix><environment>/backups/`.
+        environment: whose backups they should be.
         multipart_bytes: files from this size on are sent in parts of this size.
         deadline: when uploads are waited for no longer, on the monotonic clock; None means however long they take.
-        running: the uploads that are under way, by save.
+        running: the uploads that are under way, by backup.
     """
 
     name = "s3"
@@ -105,59 +105,59 @@ class S3Store:
         """The place for a person."""
         return "S3"
 
-    def url(self, save_id: str) -> str:
-        """Where a save lies."""
-        return f"s3://{self._bucket}/{self._prefix}{save_id}/"
+    def url(self, backup_id: str) -> str:
+        """Where a backup lies."""
+        return f"s3://{self._bucket}/{self._prefix}{backup_id}/"
 
     def stored(self) -> dict[str, Stored]:
         """What there is, by id, from a listing alone."""
         found: dict[str, Stored] = {}
         for entry in self._objects():
-            save_id, _, name = entry["Key"][len(self._prefix) :].partition("/")
-            if not is_id(save_id):
+            backup_id, _, name = entry["Key"][len(self._prefix) :].partition("/")
+            if not is_id(backup_id):
                 continue
-            known = found.get(save_id, Stored(None, False, entry["LastModified"]))
+            known = found.get(backup_id, Stored(None, False, entry["LastModified"]))
             known = replace(known, modified=max(known.modified, entry["LastModified"]))
             if name == RDB_NAME:
                 known = replace(known, rdb_bytes=int(entry["Size"]))
             elif name == MANIFEST_NAME:
                 known = replace(known, has_manifest=True)
-            found[save_id] = known
+            found[backup_id] = known
         return found
 
     def ids(self) -> list[str]:
-        """Ids of the whole saves, from a listing alone."""
-        return [save_id for save_id, save in self.stored().items() if save.has_manifest]
+        """Ids of the whole backups, from a listing alone."""
+        return [backup_id for backup_id, backup in self.stored().items() if backup.has_manifest]
 
     def sources(self) -> list[Source]:
-        """Every save, with its manifest."""
+        """Every backup, with its manifest."""
         stored = self.stored()
-        whole = [save_id for save_id, save in stored.items() if save.has_manifest]
+        whole = [backup_id for backup_id, backup in stored.items() if backup.has_manifest]
         self._client()  # One for all threads: clients may be shared, but not made, by several at once.
         with ThreadPoolExecutor(max_workers=8) as pool:
-            described = list(pool.map(lambda save_id: self._source(save_id, stored[save_id].rdb_bytes), whole))
+            described = list(pool.map(lambda backup_id: self._source(backup_id, stored[backup_id].rdb_bytes), whole))
         return described + [
             Source(
-                save_id,
-                created_of(save_id),
+                backup_id,
+                created_of(backup_id),
                 self.name,
                 self.nearness,
                 state="incomplete",
                 verified=False,
-                bytes=save.rdb_bytes,
+                bytes=backup.rdb_bytes,
                 note="no manifest: its upload never ended",
             )
-            for save_id, save in stored.items()
-            if not save.has_manifest
+            for backup_id, backup in stored.items()
+            if not backup.has_manifest
         ]
 
-    def find(self, save_id: str) -> Source | None:
-        """One save, with its manifest; None when it is not there whole."""
-        save = self.stored().get(save_id)
-        return self._source(save_id, save.rdb_bytes) if save is not None and save.has_manifest else None
+    def find(self, backup_id: str) -> Source | None:
+        """One backup, with its manifest; None when it is not there whole."""
+        backup = self.stored().get(backup_id)
+        return self._source(backup_id, backup.rdb_bytes) if backup is not None and backup.has_manifest else None
 
     def put(self, directory: Path, manifest: Manifest) -> str:
-        """Copy a whole save; S3 compares a checksum of every part, and the size is read back.
+        """Copy a whole backup; S3 compares a checksum of every part, and the size is read back.
 
         Returns:
             Where it lies now.
@@ -190,7 +190,7 @@ class S3Store:
             result.set_exception(error)
 
     def _upload(self, directory: Path, manifest: Manifest) -> str:
-        """Copy a save, however long it takes."""
+        """Copy a backup, however long it takes."""
         from boto3.s3.transfer import TransferConfig
 
         key = f"{self._prefix}{manifest.id}/{RDB_NAME}"
@@ -227,7 +227,7 @@ class S3Store:
         return self.url(manifest.id)
 
     def fetch(self, source: Source, directory: Path) -> None:
-        """Copy a save's two files into an existing directory; nothing is verified.
+        """Copy a backup's two files into an existing directory; nothing is verified.
 
         Raises:
             DamagedError: it is gone, or S3 finds its bytes changed.
@@ -252,25 +252,25 @@ class S3Store:
     def prune(self, retention: Retention) -> Iterator[str]:
         """Delete what retention gives up, from a listing alone, and what uploads that never ended have left."""
         stored = self.stored()
-        saves = [
-            Kept(save_id, created_of(save_id), save.rdb_bytes is not None)
-            for save_id, save in stored.items()
-            if save.has_manifest
+        backups = [
+            Kept(backup_id, created_of(backup_id), backup.rdb_bytes is not None)
+            for backup_id, backup in stored.items()
+            if backup.has_manifest
         ]
         orphans = [
-            save_id
-            for save_id, save in stored.items()
-            if not save.has_manifest and (retention.now - save.modified).total_seconds() > _ORPHAN_SECONDS
+            backup_id
+            for backup_id, backup in stored.items()
+            if not backup.has_manifest and (retention.now - backup.modified).total_seconds() > _ORPHAN_SECONDS
         ]
-        old = given_up(saves, now=retention.now, policy=retention.policy, referred=retention.referred)
-        for save_id in [item.key for item in old] + orphans:
-            self.remove(save_id)
-            yield save_id
+        old = given_up(backups, now=retention.now, policy=retention.policy, referred=retention.referred)
+        for backup_id in [item.key for item in old] + orphans:
+            self.remove(backup_id)
+            yield backup_id
 
-    def remove(self, save_id: str) -> None:
-        """Delete a save, the manifest first."""
+    def remove(self, backup_id: str) -> None:
+        """Delete a backup, the manifest first."""
         for name in (MANIFEST_NAME, RDB_NAME):
-            key = f"{self._prefix}{save_id}/{name}"
+            key = f"{self._prefix}{backup_id}/{name}"
             with aws_errors(f"deleting s3://{self._bucket}/{key}"):
                 self._client().delete_object(Bucket=self._bucket, Key=key)
 
@@ -296,19 +296,19 @@ class S3Store:
             answer = self._client().list_objects_v2(Bucket=self._bucket, Prefix=key, MaxKeys=1)
         return all(entry["Key"] != key for entry in answer.get("Contents", []))
 
-    def _source(self, save_id: str, size: int | None) -> Source:
-        """One save that has a manifest."""
-        key = f"{self._prefix}{save_id}/{MANIFEST_NAME}"
+    def _source(self, backup_id: str, size: int | None) -> Source:
+        """One backup that has a manifest."""
+        key = f"{self._prefix}{backup_id}/{MANIFEST_NAME}"
         try:
             with aws_errors(f"reading s3://{self._bucket}/{key}"):
                 text = self._client().get_object(Bucket=self._bucket, Key=key)["Body"].read()
-            return describe(parse_manifest(text), save_id, self, self._environment, size)
+            return describe(parse_manifest(text), backup_id, self, self._environment, size)
         except (DamagedError, AwsError) as error:
             if isinstance(error, AwsError) and not self._is_gone(error, key):
                 raise
             return Source(
-                save_id,
-                created_of(save_id),
+                backup_id,
+                created_of(backup_id),
                 self.name,
                 self.nearness,
                 state="damaged",

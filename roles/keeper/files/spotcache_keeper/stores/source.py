@@ -19,13 +19,13 @@ BEFORE_RESTORE = "before-restore"
 
 @dataclass(frozen=True)
 class Source:
-    """One copy of a save.
+    """One copy of a backup.
 
     Attributes:
-        id: of the save.
+        id: of the backup.
         created: when it was made.
         where: the name of the store that holds it.
-        nearness: of that store: the smaller, the sooner a copy of the same save is taken from there.
+        nearness: of that store: the smaller, the sooner a copy of the same backup is taken from there.
         state: `complete`; `pending` (an EBS snapshot that is still being made); `incomplete` (no manifest);
             `damaged`; `foreign` (of another environment); `error` (an EBS snapshot that failed).
         verified: it was found good when it was made.
@@ -76,9 +76,9 @@ class Source:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What `--from` asks for: at most one of these, and the newest verified save when all are None."""
+    """What `--from` asks for: at most one of these, and the newest verified backup when all are None."""
 
-    save_id: str | None = None
+    backup_id: str | None = None
     snapshot_id: str | None = None
     moment: datetime | None = None
 
@@ -87,35 +87,36 @@ def parse_wanted(text: str | None) -> Wanted:
     """The meaning of `--from`.
 
     Raises:
-        ConfigError: it is none of `newest`, a save's id, an EBS snapshot's id, or a date and time.
+        ConfigError: it is none of `newest`, a backup's id, an EBS snapshot's id, or a date and time.
     """
     if text is None or text in ("", "newest"):
         return Wanted()
     if is_id(text):
-        return Wanted(save_id=text)
+        return Wanted(backup_id=text)
     if text.startswith("snap-"):
         return Wanted(snapshot_id=text)
     if is_moment(text):
         return Wanted(moment=parse_moment(text))
     raise ConfigError(
-        f"--from {text!r} is none of: newest, a save's id (20261122T001503Z-3f9a1c), an EBS snapshot's id (snap-...), "
+        f"--from {text!r} is none of: newest, a backup's id (20261122T001503Z-3f9a1c), "
+        f"an EBS snapshot's id (snap-...), "
         "a date and time (2026-11-22T09:15Z)"
     )
 
 
 def newest_first(sources: Iterable[Source]) -> list[Source]:
-    """By age, and the nearer copy of the same save first."""
+    """By age, and the nearer copy of the same backup first."""
     return sorted(sorted(sources, key=lambda s: s.nearness), key=lambda s: (s.created, s.id), reverse=True)
 
 
 def choose(sources: Sequence[Source], wanted: Wanted) -> list[Source]:
-    """The copies to try, best first: all of the wanted save, then all of every older verified one.
+    """The copies to try, best first: all of the wanted backup, then all of every older verified one.
 
-    Saves made just before a forced restore are what somebody chose to leave: they are taken only when asked for, or
+    Backups made just before a forced restore are what somebody chose to leave: they are taken only when asked for, or
     when there is nothing else.
 
     Raises:
-        NoSourceError: there is no such save.
+        NoSourceError: there is no such backup.
         NoUsableCopyError: there is one, but it cannot be used.
         KeeperError: it cannot be used yet.
         ConfigError: it belongs to another environment.
@@ -128,11 +129,11 @@ def choose(sources: Sequence[Source], wanted: Wanted) -> list[Source]:
         first = _must_be_usable(asked)
         copies = [source for source in ordered if source.id == first.id and source.usable and source != first]
         return [first, *copies, *_older(ordered, first)]
-    if wanted.save_id is not None:
-        asked = [source for source in ordered if source.id == wanted.save_id]
+    if wanted.backup_id is not None:
+        asked = [source for source in ordered if source.id == wanted.backup_id]
         if not asked:
             raise NoSourceError(
-                f"there is no save {wanted.save_id} on the volume, in S3 or in an EBS snapshot{_offer(ordered)}"
+                f"there is no backup {wanted.backup_id} on the volume, in S3 or in an EBS snapshot{_offer(ordered)}"
             )
         _must_be_usable(asked)
         return [source for source in asked if source.usable] + _older(ordered, asked[0])
@@ -141,27 +142,27 @@ def choose(sources: Sequence[Source], wanted: Wanted) -> list[Source]:
         taken = [source for source in usable if source.created <= wanted.moment]
         if not taken:
             oldest = f"; the oldest is {usable[-1].id}" if usable else ""
-            raise NoSourceError(f"there is no verified save at or before {to_text(wanted.moment)}{oldest}")
+            raise NoSourceError(f"there is no verified backup at or before {to_text(wanted.moment)}{oldest}")
         return _default_order(taken)
     if not usable:
         if ordered:
             _must_be_usable(ordered)
-        raise NoSourceError("there is no save of this environment on the volume, in S3 or in an EBS snapshot")
+        raise NoSourceError("there is no backup of this environment on the volume, in S3 or in an EBS snapshot")
     return _default_order(usable)
 
 
-def same_save(candidates: Sequence[Source]) -> list[Source]:
-    """The first candidate and the other copies of the same save."""
+def same_backup(candidates: Sequence[Source]) -> list[Source]:
+    """The first candidate and the other copies of the same backup."""
     return [source for source in candidates if source.id == candidates[0].id]
 
 
 def _default_order(usable: list[Source]) -> list[Source]:
-    """Saves made before a forced restore last."""
+    """Backups made before a forced restore last."""
     return sorted(usable, key=lambda source: source.reason == BEFORE_RESTORE)
 
 
 def _older(ordered: Sequence[Source], than: Source) -> list[Source]:
-    """What may stand in for a save that turns out damaged."""
+    """What may stand in for a backup that turns out damaged."""
     return _default_order(
         [source for source in ordered if source.usable and (source.created, source.id) < (than.created, than.id)]
     )
@@ -179,7 +180,7 @@ def _must_be_usable(asked: Sequence[Source]) -> Source:
     if usable:
         return usable[0]
     first = asked[0]
-    name = f"{first.snapshot_id} (save {first.id})" if first.snapshot_id else f"save {first.id}"
+    name = f"{first.snapshot_id} (backup {first.id})" if first.snapshot_id else f"backup {first.id}"
     if first.state == "foreign":
         raise ConfigError(
             f"{name} belongs to environment {first.environment!r}, not to this host's: it is never restored here"
@@ -194,6 +195,6 @@ def _must_be_usable(asked: Sequence[Source]) -> Source:
 
 
 def _offer(ordered: Sequence[Source]) -> str:
-    """The end of a sentence about a save that does not exist."""
+    """The end of a sentence about a backup that does not exist."""
     usable = [source for source in ordered if source.usable]
     return f"; the newest is {usable[0].id} (spotcache-keeper list shows all)" if usable else "; there is none at all"

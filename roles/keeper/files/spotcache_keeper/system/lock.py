@@ -1,4 +1,4 @@
-"""One save or restore at a time on a host: a lock that the kernel lets go of when its holder dies."""
+"""One backup or restore at a time on a host: a lock that the kernel lets go of when its holder dies."""
 
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 from __future__ import annotations

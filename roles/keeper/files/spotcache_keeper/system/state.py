@@ -1,4 +1,4 @@
-"""What the keeper remembers from run to run, for `status`: the last save, restore and error."""
+"""What the keeper remembers from run to run, for `status`: the last backup, restore and error."""
 
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 from spotcache_keeper.system.files import read_json, readable_errors, write_atomically
 
 _NAME = "status.json"
-# Files of their own: the watcher and a save write at the same time.
+# Files of their own: the watcher and a backup write at the same time.
 WATCH = "watch.json"
 BOOT = "boot.json"
 
@@ -58,7 +58,7 @@ def remember_end(directory: Path, command: str, error: str | None, at: str) -> N
 
     Args:
         directory: of the keeper's own files.
-        command: `save` or `restore`.
+        command: `backup` or `restore`.
         error: what failed, or None.
         at: when, as text.
 

@@ -44,12 +44,12 @@ def from_text(text: str) -> datetime:
 
 
 def new_id(created: datetime) -> str:
-    """A save's id, such as `20261122T001503Z-3f9a1c`: it sorts by time, and no two hosts make the same."""
+    """A backup's id, such as `20261122T001503Z-3f9a1c`: it sorts by time, and no two hosts make the same."""
     return f"{created.astimezone(UTC).strftime(_ID_TIME)}-{secrets.token_hex(3)}"
 
 
 def is_id(text: str) -> bool:
-    """Whether the text has the form of a save's id."""
+    """Whether the text has the form of a backup's id."""
     match = _ID.match(text)
     if match is None:
         return False
@@ -60,19 +60,19 @@ def is_id(text: str) -> bool:
     return True
 
 
-def created_of(save_id: str) -> datetime:
+def created_of(backup_id: str) -> datetime:
     """The moment an id was made.
 
     Raises:
         ValueError: the text is no id.
     """
-    if not is_id(save_id):
-        raise ValueError(f"{save_id!r} is not a save's id")
-    return datetime.strptime(save_id.split("-", maxsplit=1)[0], _ID_TIME).replace(tzinfo=UTC)
+    if not is_id(backup_id):
+        raise ValueError(f"{backup_id!r} is not a backup's id")
+    return datetime.strptime(backup_id.split("-", maxsplit=1)[0], _ID_TIME).replace(tzinfo=UTC)
 
 
 def next_moment(now: datetime, newest: datetime | None) -> datetime:
-    """The moment a new save is dated: now, but always after the newest one, even if the clock went back."""
+    """The moment a new backup is dated: now, but always after the newest one, even if the clock went back."""
     now = now.replace(microsecond=0)
     return now if newest is None or now > newest else newest + timedelta(seconds=1)
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 ---
-module: kept_saves
+module: kept_backups
 short_description: Prunes the EBS snapshots of an environment without a host, and says what is kept and what that costs
 version_added: 0.1.0
 author: The spotcache team
@@ -16,7 +16,7 @@ description:
     an image of the host that is deleted already has left.
   - A kind without a good snapshot is left as it is, and nothing that is as young as the newest good one is deleted,
     since it may still become good.
-  - Saves in S3 are counted, and never deleted.
+  - Backups in S3 are counted, and never deleted.
 options:
   environment:
     description: Name of the environment; its snapshots carry it in their tag C(spotcache:environment).
@@ -27,11 +27,11 @@ options:
     type: int
     default: 2
   bucket:
-    description: S3 bucket with the saves. One that does not exist holds nothing.
+    description: S3 bucket with the backups. One that does not exist holds nothing.
     type: str
     required: true
   prefix:
-    description: What the environment's keys in the bucket begin with, C(stg/saves/) for example.
+    description: What the environment's keys in the bucket begin with, C(stg/backups/) for example.
     type: str
     required: true
 extends_documentation_fragment:
@@ -52,10 +52,10 @@ notes:
 
 EXAMPLES = r"""
 - name: Keep two snapshots of each kind, and say what is kept
-  spotcache.redis.kept_saves:
+  spotcache.redis.kept_backups:
     environment: stg
-    bucket: spotcache-stg-saves-example
-    prefix: stg/saves/
+    bucket: spotcache-stg-backups-example
+    prefix: stg/backups/
     region: ap-northeast-1
 """
 
@@ -126,7 +126,7 @@ def tags_of(snapshot: Mapping[str, Any]) -> dict[str, str]:
 def kind_of(snapshot: Mapping[str, Any]) -> str:
     """Who took it: the keeper, Data Lifecycle Manager, an image of the host, or somebody else."""
     tags = tags_of(snapshot)
-    if "spotcache:save" in tags:
+    if "spotcache:backup" in tags:
         return "keeper"
     if any(key.startswith(("aws:dlm:", "dlm:")) for key in tags):
         return "lifecycle"
@@ -134,7 +134,7 @@ def kind_of(snapshot: Mapping[str, Any]) -> str:
 
 
 def is_good(snapshot: Mapping[str, Any]) -> bool:
-    """Whether it is complete and, where it is the keeper's, holds a verified save."""
+    """Whether it is complete and, where it is the keeper's, holds a verified backup."""
     verified = kind_of(snapshot) != "keeper" or tags_of(snapshot).get("spotcache:verified") == "true"
     return bool(snapshot["State"] == "completed") and verified
 
@@ -206,7 +206,7 @@ def main() -> None:
     )
     asked, ec2 = module.params, module.client("ec2")
     if asked["keep"] < 1:
-        module.fail_json(msg=f"keep is {asked['keep']}: keep at least one, or delete all saves with the environment.")
+        module.fail_json(msg=f"keep is {asked['keep']}: keep at least one, or delete all backups with the environment.")
     own = [{"Name": "tag:spotcache:environment", "Values": [asked["environment"]]}]
     try:
         pages = ec2.get_paginator("describe_snapshots").paginate(OwnerIds=["self"], Filters=own)
@@ -220,7 +220,7 @@ def main() -> None:
                 delete(ec2, snapshot_id)
         objects, size = in_bucket(module.client("s3"), asked["bucket"], asked["prefix"])
     except (ClientError, BotoCoreError) as error:
-        module.fail_json_aws(error, msg=f"The saves of {asked['environment']} cannot be looked through")
+        module.fail_json_aws(error, msg=f"The backups of {asked['environment']} cannot be looked through")
     kept = [
         {
             "id": one["SnapshotId"],
