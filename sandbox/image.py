@@ -316,7 +316,8 @@ def machine_lock() -> Iterator[None]:
         yield
 
 
-def _exists(client: Any, tag: str) -> bool:
+def exists(client: Any, tag: str) -> bool:
+    """Whether the engine has an image of this tag."""
     try:
         client.images.get(tag)
     except docker.errors.ImageNotFound:
@@ -402,7 +403,7 @@ def _first_uri(sources: str) -> str:
     return f"{uri.scheme}://{uri.hostname}{uri.path}" if uri else "Debian"
 
 
-def _build(client: Any, tag: str, context: bytes, progress: Progress) -> None:
+def build(client: Any, tag: str, context: bytes, progress: Progress) -> None:
     """Run a build with the engine's own builder, which needs no extra component.
 
     Raises:
@@ -451,16 +452,16 @@ def ensure(
     inputs = read_inputs(RELEASES[release or chosen_release()])
     assets = read_assets()
     tag = variant_tag(variant, inputs, assets)
-    if _exists(engine, tag):
+    if exists(engine, tag):
         return tag
     with machine_lock():
         base, plain = base_tag(inputs), variant_tag("debian", inputs, assets)
-        if not _exists(engine, base):
+        if not exists(engine, base):
             _build_base(engine, base, inputs, progress)
-        if not _exists(engine, plain):
-            _build(engine, plain, build_context(dockerfile("debian", base), assets, inputs.certificates), progress)
-        if not _exists(engine, tag):
-            _build(engine, tag, build_context(dockerfile(variant, plain), [], {}), progress)
+        if not exists(engine, plain):
+            build(engine, plain, build_context(dockerfile("debian", base), assets, inputs.certificates), progress)
+        if not exists(engine, tag):
+            build(engine, tag, build_context(dockerfile(variant, plain), [], {}), progress)
     return tag
 
 

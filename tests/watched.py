@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rehearsal.sandboxes import Sandbox
+from dev.sandboxes import Sandbox
 
 SETTLED_S = 2.0  # after so long a process calls no other program in its own place
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from rehearsal import permissions
-from rehearsal.sandboxes import Sandbox
-from rehearsal.work import BUILD
+from dev import permissions
+from dev.sandboxes import Sandbox
+from dev.work import BUILD
 from tests.watched import Watched
 
 LOGS = BUILD / "test" / "e2e"

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from rehearsal import permissions
-from rehearsal.sandboxes import COLOR, Sandbox
-from rehearsal.web_fleet import GROUP, WebFleet, until
-from rehearsal.work import BUILD
+from dev import permissions
+from dev.sample_app.laravel import image
+from dev.sample_app.web_fleet import GROUP, WebFleet, until
+from dev.sandboxes import COLOR, Sandbox
+from dev.work import BUILD
 from sandbox.iam import permits
 from tests.e2e.conftest import JOB
-from tests.laravel import image
 
 LOGS = BUILD / "test" / "e2e" / f"apcu{JOB}"
 REPORT = LOGS / "report.json"

@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from rehearsal.batch_app import BatchApp
-from rehearsal.sandboxes import COLOR, Play, Sandbox
-from rehearsal.web_fleet import until
-from rehearsal.work import BUILD, ROOT, stream, tool
+from dev.sample_app.batch_app import BatchApp
+from dev.sample_app.web_fleet import until
+from dev.sandboxes import COLOR, Play, Sandbox
+from dev.work import BUILD, ROOT, stream, tool
 from tests.e2e.conftest import JOB
 
 LOGS = BUILD / "test" / "e2e" / "batch"

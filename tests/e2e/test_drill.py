@@ -16,10 +16,11 @@ from typing import Any
 
 import pytest
 
-from rehearsal import drill, keys
-from rehearsal.demo import PORT
-from rehearsal.sandboxes import Sandbox
-from rehearsal.work import BUILD
+from dev import keys
+from dev.demo import PORT
+from dev.drill import runs as drill
+from dev.sandboxes import Sandbox
+from dev.work import BUILD
 
 FOLDER = BUILD / "test" / "e2e" / "drill"
 KEYS = 20_000

@@ -9,9 +9,9 @@ from typing import Any
 
 import redis
 
-from rehearsal import keys
-from rehearsal.demo import PORT
-from rehearsal.sandboxes import Host, Play, Sandbox
+from dev import keys
+from dev.demo import PORT
+from dev.sandboxes import Host, Play, Sandbox
 from tests.e2e.conftest import network_of
 from tests.e2e.test_sandbox import wait
 

@@ -8,8 +8,8 @@ import re
 import subprocess
 import time
 
-from rehearsal.sandboxes import Play, Sandbox
-from rehearsal.work import ROOT
+from dev.sandboxes import Play, Sandbox
+from dev.work import ROOT
 
 
 def door(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from rehearsal.sandboxes import INVENTORY, Play, Sandbox
-from rehearsal.work import ROOT, tool
+from dev.sandboxes import INVENTORY, Play, Sandbox
+from dev.work import ROOT, tool
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def test_the_archive_holds_what_a_user_needs_and_nothing_else(archive: Path) -> 
         ".ruff_cache",
         "inventories/sandbox",
         "molecule",
-        "rehearsal",
+        "dev",
         "sandbox",
         "tests",
     )

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import redis
 
-from rehearsal.sandboxes import Sandbox
+from dev.sandboxes import Sandbox
 from tests.writer import Writer, held, until
 
 GROUP = "spotcache-sandbox"

@@ -17,11 +17,11 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from rehearsal.program import POOL
-from rehearsal.sandboxes import Play
-from rehearsal.shop import Person, Shop
-from rehearsal.work import ROOT
-from tests.laravel import image
+from dev.program import POOL
+from dev.sample_app.laravel import image
+from dev.sample_app.shop import Person, Shop
+from dev.sandboxes import Play
+from dev.work import ROOT
 
 PREFIX = "t-laravel"
 # Every character that has ever gone wrong in a .env.

@@ -7,8 +7,8 @@ import json
 
 import pytest
 
-from rehearsal import demo
-from rehearsal.work import BUILD
+from dev import demo
+from dev.work import BUILD
 
 FOLDER = BUILD / "test" / "e2e" / "main-job"
 KEYS = 1_000_000

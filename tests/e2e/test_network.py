@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from rehearsal.sandboxes import Host, Sandbox
+from dev.sandboxes import Host, Sandbox
 from tests.e2e.conftest import JOB, LOGS
 from tests.e2e.test_sandbox import wait
 

@@ -21,8 +21,8 @@ from typing import Any
 import pytest
 import redis
 
-from rehearsal.sandboxes import Host, Play, Sandbox
-from rehearsal.slack import SECRET, Slack
+from dev.sample_app.slack import SECRET, Slack
+from dev.sandboxes import Host, Play, Sandbox
 from tests.e2e.conftest import JOB, LOGS
 from tests.e2e.test_sandbox import wait
 

@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 import pytest
 from botocore.exceptions import ClientError
 
-from rehearsal.sandboxes import Host, Sandbox
-from rehearsal.work import Failed
+from dev.sandboxes import Host, Sandbox
+from dev.work import Failed
 from tests.e2e.conftest import LOGS
 
 T = TypeVar("T")

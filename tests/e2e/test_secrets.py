@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import redis
 
-from rehearsal.sandboxes import Host, Sandbox
-from rehearsal.work import ROOT, tool
+from dev.sandboxes import Host, Sandbox
+from dev.work import ROOT, tool
 from tests.watched import Watched
 
 # Looks on the host, as root, for files that other users may read and that hold the password.

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from rehearsal import permissions
-from rehearsal.sandboxes import Sandbox
-from rehearsal.work import ROOT
+from dev import permissions
+from dev.sandboxes import Sandbox
+from dev.work import ROOT
 from tests.e2e.conftest import JOB, LOGS
 from tests.e2e.test_sandbox import wait
 

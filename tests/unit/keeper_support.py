@@ -31,7 +31,7 @@ from spotcache_keeper.stores.local import VolumeStore
 from spotcache_keeper.stores.s3 import S3Store
 from spotcache_keeper.system.commands import Completed, run_command
 
-from rehearsal.ports import Port
+from dev.ports import Port
 
 REGION = "ap-northeast-1"
 ZONE = "ap-northeast-1a"

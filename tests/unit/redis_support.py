@@ -17,7 +17,7 @@ import pytest
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.spotcache.redis.plugins.module_utils.redis_wire import Connection, RedisError
 
-from rehearsal.ports import Port
+from dev.ports import Port
 
 
 class ModuleFailed(Exception):

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from rehearsal.work import ROOT, tool
+from dev.work import ROOT, tool
 
 PLAYBOOKS = ROOT / "playbooks"
 STEPS = {"inputs", "preflight", "present", "find", "locate", "next", "absent"}

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from rehearsal.work import ROOT, tool
+from dev.work import ROOT, tool
 
 RUNNING = {"started": 1, "finished": 0}
 JOB = "j1.2"

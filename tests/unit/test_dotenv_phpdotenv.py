@@ -12,8 +12,8 @@ from ansible_collections.spotcache.redis.plugins.module_utils import dotenv_text
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rehearsal import bench_dotenv
-from tests.laravel.phpdotenv import PhpDotenv
+from dev.bench import dotenv as bench_dotenv
+from dev.sample_app.laravel.phpdotenv import PhpDotenv
 
 TRICKY = st.text(st.sampled_from("\"'\\#$ {}=\n\r\t\v\f()[]aAn0rtvf%é☃\U0001f511\x01\x7f\x85\u2028\ufeff"), max_size=30)
 WORDS = st.sampled_from(["null", "NULL", "(null)", "true", "False", "(empty)", "empty", "'x'", '"x"', "${HOME}", "0"])

@@ -22,7 +22,7 @@ from spotcache_drill.record import record
 from spotcache_drill.way import connector, words_for
 from spotcache_drill.wire import RedisError, decoded, encoded
 
-from rehearsal.ports import Port
+from dev.ports import Port
 
 NAMES = Names("t")
 HERE = Target("127.0.0.1", "i-1")

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
-from rehearsal import drill, floors, strike
-from rehearsal.work import ROOT
+from dev.drill import floors
+from dev.drill import inject_fault as strike
+from dev.drill import runs as drill
+from dev.work import ROOT
 
 FLOOR = {"backup_s": 4.0, "restore_s": 6.0}
 

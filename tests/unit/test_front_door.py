@@ -143,7 +143,7 @@ def test_it_uses_the_standard_library_only() -> None:
                 parts = name.split(".")
                 own = [SCRIPT.parent.joinpath(*parts).with_suffix(".py"), SCRIPT.parent.joinpath(*parts, "__init__.py")]
                 here = [path for path in own if path.exists()]
-                assert here or parts[0] in {*sys.stdlib_module_names, "rehearsal", "sandbox"}, f"{script}: {name}"
+                assert here or parts[0] in {*sys.stdlib_module_names, "dev", "sandbox"}, f"{script}: {name}"
                 read += [path for path in here if path not in read]
     assert [path.name for path in read[1:]].count("permissions.py") == 1
 
@@ -261,8 +261,8 @@ def test_check_needs_no_docker_and_aws_needs_only_ssh(door: ModuleType) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sandbox", "program"),
     [
-        ([], True, "rehearsal.drill"),
-        (["--kind", "kill", "--runs", "3"], True, "rehearsal.drill"),
+        ([], True, "dev.drill.runs"),
+        (["--kind", "kill", "--runs", "3"], True, "dev.drill.runs"),
         (["-i", "{root}/inventories/stg", "-e", "drill_confirm=stg"], False, "drill.yml"),
         (["-i", "{root}/inventories/sandbox"], True, "drill.yml"),
     ],
@@ -315,7 +315,7 @@ def test_images_are_made_once_docker_answers(
     monkeypatch.setattr(door, "refuse_unsuitable", lambda *_: None)
     monkeypatch.setattr(door, "start_docker", lambda _: commands.append(["docker"]))
     door.prepare(door.Need(sandbox=True, laravel=True), machine(door, programs("ssh")))
-    assert [command[-1] for command in commands] == ["docker", "sandbox.image", "tests.laravel.image"]
+    assert [command[-1] for command in commands] == ["docker", "sandbox.image", "dev.sample_app.laravel.image"]
     commands.clear()
     door.prepare(door.Need(sandbox=True), machine(door, programs("ssh")))
     assert [command[-1] for command in commands] == ["docker", "sandbox.image"]

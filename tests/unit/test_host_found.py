@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from rehearsal import kills
+from dev import kills
 
 pytestmark = pytest.mark.plays
 

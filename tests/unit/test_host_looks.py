@@ -19,7 +19,7 @@ from ansible_collections.spotcache.redis.plugins.modules import ec2_instance_typ
 from botocore.exceptions import ClientError
 from moto import mock_aws
 
-from rehearsal.work import ROOT
+from dev.work import ROOT
 
 REGION = "ap-northeast-1"
 NAME = "spotcache-t"

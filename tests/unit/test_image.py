@@ -15,7 +15,7 @@ from moto.ec2.models import EC2Backend
 from moto.ec2.models.amis import Ami
 from moto.server import ThreadedMotoServer
 
-from rehearsal.work import ROOT, tool
+from dev.work import ROOT, tool
 
 REGION = "ap-northeast-1"
 # What EC2 does with each host's image, how many seconds there are, and a part of the refusal.

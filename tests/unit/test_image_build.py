@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rehearsal.work import ROOT
+from dev.work import ROOT
 
 # No image, no engine, and packages that cannot be fetched.
 APT = """#!/bin/sh

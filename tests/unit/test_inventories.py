@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from rehearsal.work import ROOT, tool
+from dev.work import ROOT, tool
 
 SANDBOX, STG = (ROOT / "inventories" / name for name in ("sandbox", "stg"))
 GROUP_VARS = Path("group_vars") / "all"

@@ -6,7 +6,7 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-from rehearsal.work import ROOT
+from dev.work import ROOT
 
 KEEPER = ROOT / "roles" / "keeper" / "files" / "spotcache_keeper"
 # From the ground up. A module that stands alone is a room of its own.

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from rehearsal import kills
+from dev import kills
 
 
 def test_the_moments_follow_from_the_seed_and_all_are_all() -> None:

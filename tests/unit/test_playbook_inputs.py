@@ -21,9 +21,9 @@ import pytest
 import yaml
 from ansible_collections.spotcache.redis.plugins.module_utils import lease
 
-from rehearsal import kills
-from rehearsal.ports import Port
-from rehearsal.work import ROOT
+from dev import kills
+from dev.ports import Port
+from dev.work import ROOT
 
 pytestmark = pytest.mark.plays
 

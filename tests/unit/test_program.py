@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from rehearsal.program import Program
-from rehearsal.work import ROOT, Failed
+from dev.program import Program
+from dev.work import ROOT, Failed
 
 pytestmark = pytest.mark.plays
 

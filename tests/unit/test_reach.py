@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from rehearsal.work import ROOT, tool
+from dev.work import ROOT, tool
 
 VPC = {"network_vpc_id": "vpc-0123456789abcdef0", "network_subnet_ids": ["subnet-1", "subnet-2"]}
 PUBLIC = ["203.0.113.7/32"]

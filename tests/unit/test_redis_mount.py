@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rehearsal.work import ROOT, tool
+from dev.work import ROOT, tool
 
 NAME = "Check that the data volume and no other is mounted"
 

@@ -12,7 +12,7 @@ from ansible_collections.spotcache.redis.plugins.module_utils import redis_conf
 from ansible_collections.spotcache.redis.plugins.module_utils.redis_wire import Connection, RedisError
 from ansible_collections.spotcache.redis.plugins.modules import redis_runtime_config
 
-from rehearsal.ports import Port
+from dev.ports import Port
 from tests.unit.redis_support import ModuleFailed, Server, redis_server, run_module
 
 Live = Callable[..., dict[str, Any]]

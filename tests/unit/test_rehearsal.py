@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from rehearsal import demo, keys, reference, suites
-from rehearsal.sandboxes import Play, Progress
-from rehearsal.work import ROOT, Failed, Journal, Step, stream, table
+from dev import demo, keys, reference, suites
+from dev.sandboxes import Play, Progress
+from dev.work import ROOT, Failed, Journal, Step, stream, table
 
 RECAP = """
 TASK [redis : Something] *****
@@ -38,7 +38,7 @@ def test_changes_are_counted_over_all_hosts() -> None:
 def test_plays_are_told_and_timed_and_those_on_a_host_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     clock = iter([9.0, 10.0, 10.0, 14.5, 14.5, 20.0])
-    monkeypatch.setattr("rehearsal.sandboxes.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("dev.sandboxes.time.monotonic", lambda: next(clock))
     progress = Progress(said.append)
     for line in (
         "PLAY [Only with a tag] ****",

@@ -12,8 +12,8 @@ from typing import cast
 import pytest
 import redis
 
-from rehearsal import keys
-from rehearsal.ports import Port
+from dev import keys
+from dev.ports import Port
 
 PASSWORD = "a-password-for-a-test-only"
 COUNT = 20_000

@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from rehearsal.ports import Port
+from dev.ports import Port
 
 # ip(7): the range from which the kernel chooses a port for this socket. Since Linux 6.3.
 IP_LOCAL_PORT_RANGE = 51

@@ -20,7 +20,7 @@ from moto import mock_aws
 from moto.core.exceptions import JsonRESTError
 from moto.sqs.models import Queue, SQSBackend
 
-from rehearsal.work import ROOT
+from dev.work import ROOT
 from sandbox import alarms
 from sandbox.events import Bus, permits
 from sandbox.fis import Fis, duration

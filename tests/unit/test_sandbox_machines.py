@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from rehearsal import suites, vm
-from rehearsal.work import ROOT
+from dev import suites, vm
+from dev.work import ROOT
 from sandbox import guest_image, image, qemu
 
 ADDRESS = qemu.Address(

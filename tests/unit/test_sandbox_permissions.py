@@ -20,7 +20,7 @@ import botocore.config
 import pytest
 from botocore.exceptions import ClientError
 
-from rehearsal.work import ROOT
+from dev.work import ROOT
 
 REGION, ACCOUNT = "ap-northeast-1", "123456789012"
 BOUNDARY = f"arn:aws:iam::{ACCOUNT}:policy/spotcache-boundary"

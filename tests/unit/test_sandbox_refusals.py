@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from rehearsal.kills import REGION, Account, Stage
-from rehearsal.work import ROOT
+from dev.kills import REGION, Account, Stage
+from dev.work import ROOT
 from sandbox import moto_gaps, subscriptions
 
 ZONE = f"{REGION}a"
@@ -26,7 +26,7 @@ ZONE = f"{REGION}a"
 def account() -> Iterator[Account]:
     """An AWS on paper, where Auto Scaling looks after its groups and hosts end at once."""
     environment = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "MOTO_EC2_LOAD_DEFAULT_AMIS": "true"}
-    command = [sys.executable, "-m", "rehearsal.paper"]
+    command = [sys.executable, "-m", "dev.paper"]
     with subprocess.Popen(
         command, cwd=ROOT, env={**os.environ, **environment}, stdout=subprocess.PIPE, text=True
     ) as paper:

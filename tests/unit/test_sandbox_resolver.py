@@ -14,7 +14,7 @@ import dns.query
 import dns.rcode
 import pytest
 
-from rehearsal.ports import Port
+from dev.ports import Port
 from sandbox.resolver import (
     Answer,
     Record,

@@ -26,7 +26,7 @@ from botocore.parsers import create_parser
 from botocore.retries.standard import ThrottledRetryableChecker
 from spotcache_keeper.aws.signed import Key, Objects, Signed
 
-from rehearsal.work import ROOT, tool
+from dev.work import ROOT, tool
 from sandbox.iam import listed
 from sandbox.times import SLOW, Chance, Times, Unseen, named, refusal, seen_of
 

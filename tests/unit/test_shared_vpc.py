@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from rehearsal import kills
+from dev import kills
 
 pytestmark = pytest.mark.plays
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""One sandbox whose hosts are virtual machines, of the release that SPOTCACHE_DEBIAN names; see rehearsal/vm.py."""
+"""One sandbox whose hosts are virtual machines, of the release that SPOTCACHE_DEBIAN names; see dev/vm.py."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from rehearsal.sandboxes import Sandbox
-from rehearsal.vm import FILESYSTEMS, FOLDER, name_of
+from dev.sandboxes import Sandbox
+from dev.vm import FILESYSTEMS, FOLDER, name_of
 from sandbox.image import chosen_release
 
 HERE = Path(__file__).parent

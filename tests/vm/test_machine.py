@@ -11,7 +11,7 @@ from typing import Any
 
 import redis
 
-from rehearsal.sandboxes import Host, Sandbox
+from dev.sandboxes import Host, Sandbox
 from sandbox.qemu import MachineError
 from tests.writer import Writer, held, until
 

@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from rehearsal.sandboxes import Host, Sandbox
-from rehearsal.work import Failed
+from dev.sandboxes import Host, Sandbox
+from dev.work import Failed
 
 GROUP = "shop-web"
 TAG = {"Key": "Role", "Value": "web"}

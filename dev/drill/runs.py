@@ -20,10 +20,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rehearsal import floors, keys, permissions
-from rehearsal.demo import PORT
-from rehearsal.sandboxes import Host, Sandbox
-from rehearsal.work import BUILD, ROOT, Failed, Journal, end_on_sigterm, table
+from dev import keys, permissions
+from dev.demo import PORT
+from dev.drill import floors
+from dev.sandboxes import Host, Sandbox
+from dev.work import BUILD, ROOT, Failed, Journal, end_on_sigterm, table
 
 sys.path.insert(0, str(ROOT / "roles" / "drill" / "files"))
 from spotcache_drill.report import PASSED, medians, report_of
@@ -31,10 +32,10 @@ from spotcache_drill.report import PASSED, medians, report_of
 FOLDER = BUILD / "drill"
 KINDS = ("notice", "kill", "rebalance", "zone_lost", "no_capacity", "evicted_restoring")
 NOTICED = ("notice", "no_capacity", "evicted_restoring")
-# Of rehearsal.keys' mixture, measured: an RDB of one MiB holds so many.
+# Of dev.keys' mixture, measured: an RDB of one MiB holds so many.
 KEYS_PER_MB = 7000
 SEEN_S, SAFE_S, SERVING_S, APPEND_ONLY_S = 2.0, 3.0, 10.0, 1.0
-STRIKE = ["env", f"PYTHONPATH={ROOT}", sys.executable, "-m", "rehearsal.strike"]
+STRIKE = ["env", f"PYTHONPATH={ROOT}", sys.executable, "-m", "dev.drill.inject_fault"]
 
 
 @dataclass(frozen=True)

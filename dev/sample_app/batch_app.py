@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rehearsal.sandboxes import Sandbox
-from rehearsal.work import Failed
-from tests.laravel import image
+from dev.sample_app.laravel import image
+from dev.sandboxes import Sandbox
+from dev.work import Failed
 
 PATH = "/srv/app"
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from rehearsal.work import ROOT
+from dev.work import ROOT
 
 PAGES = ROOT / "docs" / "reference"
 NOTE = "<!-- Written by `./spotcache docs` from {source}; change it there. -->"

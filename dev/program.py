@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Programs that stay in memory and run playbooks one after the other: what rehearsal/swift.py is asked through."""
+"""Programs that stay in memory and run playbooks one after the other: what dev/swift.py is asked through."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rehearsal.work import ROOT, Failed
+from dev.work import ROOT, Failed
 
 LOOK_S = 0.2  # between two looks at what a run has printed
 
@@ -35,7 +35,7 @@ class Program:
         """Start one with that environment; what it complains of goes to the file."""
         with errors.open("w") as stderr:
             process = subprocess.Popen(
-                [sys.executable, "-m", "rehearsal.swift"],
+                [sys.executable, "-m", "dev.swift"],
                 cwd=ROOT,
                 env={name: value for name, value in environment.items() if not name.startswith("AWS_")},
                 stdin=subprocess.PIPE,

@@ -15,9 +15,9 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from rehearsal.batch_app import BatchApp
-from rehearsal.sandboxes import COLOR, Sandbox
-from rehearsal.work import BUILD, ROOT, Failed, Journal, end_on_sigterm, stream, table, tail, tool
+from dev.sample_app.batch_app import BatchApp
+from dev.sandboxes import COLOR, Sandbox
+from dev.work import BUILD, ROOT, Failed, Journal, end_on_sigterm, stream, table, tail, tool
 
 RESULT = BUILD / "bench" / "batch.json"
 GOAL_S = 2.0

@@ -9,7 +9,7 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from rehearsal.ports import Port
+from dev.ports import Port
 
 # The part of a webhook's address that nobody may read.
 SECRET = "T0/B0/nobody-may-read-this"

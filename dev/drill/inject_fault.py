@@ -28,7 +28,8 @@ def main(arguments: Sequence[str]) -> int:
         return sandbox(words(arguments[0], os.environ))
     except (KeyError, IndexError) as error:
         print(
-            f"usage: python -m rehearsal.strike {'|'.join(VERBS)}, told by the drill playbook: {error}", file=sys.stderr
+            f"usage: python -m dev.drill.inject_fault {'|'.join(VERBS)}, told by the drill playbook: {error}",
+            file=sys.stderr,
         )
         return 2
 

@@ -25,11 +25,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rehearsal import keys, shop
-from rehearsal.sandboxes import Host, Sandbox
-from rehearsal.slack import Slack
-from rehearsal.work import BUILD, Failed, Journal, Step, end_on_sigterm, table
-from tests.laravel import image
+from dev import keys
+from dev.sample_app import shop
+from dev.sample_app.laravel import image
+from dev.sample_app.slack import Slack
+from dev.sandboxes import Host, Sandbox
+from dev.work import BUILD, Failed, Journal, Step, end_on_sigterm, table
 
 FOLDER = BUILD / "demo"
 PORT = 6379

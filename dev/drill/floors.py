@@ -10,8 +10,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rehearsal.sandboxes import Host, Sandbox
-from rehearsal.work import Failed
+from dev.sandboxes import Host, Sandbox
+from dev.work import Failed
 
 TIMES = 3
 # On the host, as root. A redis-cli and a redis-check-rdb of the host's own: a container's start would count else.

@@ -5,10 +5,10 @@ One process loads Ansible, boto and their models once, and forks for every run a
 collections for AWS, which then runs as it is instead of being packed, sent and started. What playbooks and modules do
 is the same; the second in which each module starts is not spent.
 
-    python -m rehearsal.swift PLAYBOOK ...      one run, with ansible-playbook's arguments
+    python -m dev.swift PLAYBOOK ...      one run, with ansible-playbook's arguments
 
 Without arguments it reads one JSON object a line, ``{"arguments": [...], "environment": {...}, "log": path, "cwd":
-path}``, and answers each with one, ``{"code": n}``. Several runs at once take several such programs: rehearsal.program.
+path}``, and answers each with one, ``{"code": n}``. Several runs at once take several such programs: dev.program.
 """
 
 from __future__ import annotations

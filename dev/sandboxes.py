@@ -18,9 +18,9 @@ import boto3
 import botocore.config
 import redis
 
-from rehearsal import permissions
-from rehearsal.program import POOL
-from rehearsal.work import ROOT, Failed, stream, tail, tool
+from dev import permissions
+from dev.program import POOL
+from dev.work import ROOT, Failed, stream, tail, tool
 from sandbox import qemu
 from sandbox.paid import Thing, paid
 

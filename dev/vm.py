@@ -17,8 +17,8 @@ import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from pathlib import Path
 
-from rehearsal.suites import SANDBOX_PREFIX, Job, pytest, run_jobs
-from rehearsal.work import BUILD, ROOT, end_on_sigterm, table
+from dev.suites import SANDBOX_PREFIX, Job, pytest, run_jobs
+from dev.work import BUILD, ROOT, end_on_sigterm, table
 from sandbox import guest_image, image
 
 FOLDER = BUILD / "vm"

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rehearsal.work import BUILD, ROOT, end_on_sigterm, stream, table, tail, tool
+from dev.work import BUILD, ROOT, end_on_sigterm, stream, table, tail, tool
 
 RESULTS = BUILD / "test"
 SANDBOX_PREFIX = (
@@ -144,7 +144,7 @@ def check_jobs() -> list[Job]:
     python = sys.executable
     paths = [
         "sandbox",
-        "rehearsal",
+        "dev",
         "tests",
         "roles",
         "molecule",
@@ -161,7 +161,7 @@ def check_jobs() -> list[Job]:
         ),
         Job("mypy", [tool("mypy"), *existing]),
         Job("yamllint", [tool("yamllint"), "--strict", "."]),
-        Job("documents", [python, "-m", "rehearsal.reference", "--check"]),
+        Job("documents", [python, "-m", "dev.reference", "--check"]),
         Job("ruff", [tool("ruff"), "check", "."]),
         Job("format", [tool("ruff"), "format", "--check", "."]),
     ]

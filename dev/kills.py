@@ -5,7 +5,7 @@ A playbook runs against AWS on paper. At chosen calls that change something the 
 moment: that is what is left of a run that was killed there. In each fork `destroy` then runs to its end, and the
 account is looked through for everything that is paid, and for everything else that was not there before.
 
-    python -m rehearsal.kills [--moments 20|all] [--seed N] [provision] [restore] [destroy]
+    python -m dev.kills [--moments 20|all] [--seed N] [provision] [restore] [destroy]
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ import boto3
 import botocore.config
 import yaml
 
-from rehearsal import permissions
-from rehearsal.program import Program
-from rehearsal.work import ROOT, Failed
+from dev import permissions
+from dev.program import Program
+from dev.work import ROOT, Failed
 from sandbox.paid import Thing, inventory, month
 
 REGION = "ap-northeast-1"
@@ -239,7 +239,7 @@ def staged(folder: Path, side_by_side: int = 2) -> Iterator[Stage]:
     environment = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "MOTO_IAM_LOAD_MANAGED_POLICIES": "false"}
     ansible = Ansible(folder)
     with subprocess.Popen(
-        [sys.executable, "-m", "rehearsal.paper"],
+        [sys.executable, "-m", "dev.paper"],
         cwd=ROOT,
         env={**os.environ, **environment, "MOTO_EC2_LOAD_DEFAULT_AMIS": "true"},
         stdout=subprocess.PIPE,

@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from rehearsal.work import BUILD, ROOT, table
-from tests.laravel.phpdotenv import Answer, PhpDotenv
+from dev.sample_app.laravel.phpdotenv import Answer, PhpDotenv
+from dev.work import BUILD, ROOT, table
 
 sys.path.append(str(ROOT / "collections"))
 from ansible_collections.spotcache.redis.plugins.module_utils import dotenv_text

@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rehearsal.ports import Port
-from rehearsal.work import Failed
+from dev.ports import Port
+from dev.work import Failed
 
 # The application's host in an inventory of its own.
 HOST = "shop-web"

@@ -4,7 +4,7 @@
 One image, several parts, chosen by command: ``verify php``, ``verify nginx``, ``verify web`` (both), ``redis-server``,
 ``php artisan``. Its parent is the sandbox's host image, so that with systemd it is also a whole web host.
 
-``python -m tests.laravel.image`` builds what is missing and prints the tag.
+``python -m dev.sample_app.laravel.image`` builds what is missing and prints the tag.
 """
 
 from __future__ import annotations
@@ -98,15 +98,15 @@ def ensure(*, client: Any = None, progress: Progress = lambda _: None) -> str:
     parent = host_image.ensure("debian", release="12", client=engine, progress=progress)
     assets = read_assets()
     packages, tag = tags(parent, assets)
-    if host_image._exists(engine, tag):
+    if host_image.exists(engine, tag):
         return tag
     with host_image.machine_lock():
-        if not host_image._exists(engine, packages):
+        if not host_image.exists(engine, packages):
             context = host_image.build_context(packages_steps(parent), [], {})
-            host_image._build(engine, packages, context, progress)
-        if not host_image._exists(engine, tag):
+            host_image.build(engine, packages, context, progress)
+        if not host_image.exists(engine, tag):
             context = host_image.build_context(application_steps(packages), assets, {})
-            host_image._build(engine, tag, context, progress)
+            host_image.build(engine, tag, context, progress)
     return tag
 
 

@@ -17,8 +17,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from rehearsal.sandboxes import Host, Play, Sandbox
-from rehearsal.work import BUILD, ROOT, Failed, Journal, end_on_sigterm, table
+from dev.sandboxes import Host, Play, Sandbox
+from dev.work import BUILD, ROOT, Failed, Journal, end_on_sigterm, table
 
 RESULT = BUILD / "bench" / "converge.json"
 # Each host is new, and an earlier one may have backed up already: these are to start empty.

@@ -18,9 +18,9 @@ from collections.abc import Mapping, Sequence
 
 import redis
 
-from rehearsal.demo import PORT
-from rehearsal.sandboxes import Host, Sandbox
-from rehearsal.work import BUILD, Failed, Journal, end_on_sigterm, table
+from dev.demo import PORT
+from dev.sandboxes import Host, Sandbox
+from dev.work import BUILD, Failed, Journal, end_on_sigterm, table
 
 RESULT = BUILD / "bench" / "redis.json"
 BARE_PORT = 6390

@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from rehearsal import permissions
-from rehearsal.sandboxes import Host, Sandbox
-from rehearsal.web_fleet import GROUP, WebFleet
-from rehearsal.work import BUILD, Failed, Journal, end_on_sigterm, table
-from tests.laravel import image
+from dev import permissions
+from dev.sample_app.laravel import image
+from dev.sample_app.web_fleet import GROUP, WebFleet
+from dev.sandboxes import Host, Sandbox
+from dev.work import BUILD, Failed, Journal, end_on_sigterm, table
 
 RESULT = BUILD / "bench" / "apcu.json"
 GOAL = 2.0  # times the time of one host
