@@ -34,7 +34,8 @@ def door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     for name, path in {"ROOT": ".", "VENV": ".venv", "CACHE": ".cache", "STAMP": ".venv/.spotcache"}.items():
         monkeypatch.setattr(module, name, tmp_path / path)
     monkeypatch.setattr(module, "SANDBOX_STATE", tmp_path / "state")
-    (tmp_path / "requirements.txt").write_text("ansible==1\n")
+    for pins in ("requirements.txt", "requirements-dev.txt"):
+        (tmp_path / pins).write_text("ansible==1\n")
     return module
 
 
@@ -97,7 +98,7 @@ def test_every_verb_is_in_the_help() -> None:
         "check",
         "bench",
         "provision",
-        "snapshot",
+        "backup",
         "restore",
         "destroy",
         "drill",
@@ -113,7 +114,7 @@ def test_help_for_a_verb_prepares_nothing(
     door: ModuleType, verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(door, "prepare", lambda *_: pytest.fail("something was prepared"))
-    monkeypatch.setattr(door, "venv_ready", lambda: False)
+    monkeypatch.setattr(door, "venv_ready", lambda _pins: False)
     assert door.main([verb, "--help"]) == 0
     said = capsys.readouterr().out
     assert said.startswith(f"Use: ./spotcache {verb}")
@@ -311,7 +312,7 @@ def test_only_what_rehearses_the_application_needs_its_image(door: ModuleType) -
 def test_images_are_made_once_docker_answers(
     door: ModuleType, commands: list[list[str]], programs: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(door, "venv_ready", lambda: True)
+    monkeypatch.setattr(door, "venv_ready", lambda _pins: True)
     monkeypatch.setattr(door, "refuse_unsuitable", lambda *_: None)
     monkeypatch.setattr(door, "start_docker", lambda _: commands.append(["docker"]))
     door.prepare(door.Need(sandbox=True, laravel=True), machine(door, programs("ssh")))
@@ -343,18 +344,41 @@ def test_the_environment_is_made_anew_when_the_pins_change(door: ModuleType, tmp
     (tmp_path / ".venv/bin").mkdir(parents=True)
     (tmp_path / ".venv/bin/python").write_text("#!/bin/sh\n")
     (tmp_path / ".venv/bin/python").chmod(0o755)
-    assert not door.venv_ready()  # a broken-off installation has no stamp
-    door.STAMP.write_text(door.fingerprint())
-    assert door.venv_ready()
-    (tmp_path / "requirements.txt").write_text("ansible==2\n")
-    assert not door.venv_ready()
+    assert not door.venv_ready(door.RUNS)  # a broken-off installation has no stamp
+    door.STAMP.write_text(door.fingerprint(door.RUNS))
+    assert door.venv_ready(door.RUNS)
+    assert not door.venv_ready(door.DEVELOPS)
+    door.STAMP.write_text(door.fingerprint(door.DEVELOPS))
+    # What tests need has all that runs.
+    assert door.venv_ready(door.RUNS)
+    assert door.venv_ready(door.DEVELOPS)
+    for pins in (door.RUNS, door.DEVELOPS):
+        (tmp_path / pins).write_text("ansible==2\n")
+    assert not door.venv_ready(door.RUNS)
+    assert not door.venv_ready(door.DEVELOPS)
+
+
+def test_who_runs_a_playbook_on_aws_installs_nothing_that_only_tests_need(door: ModuleType) -> None:
+    playbooks = (
+        "provision",
+        "backup",
+        "restore",
+        "destroy",
+        "drill",
+        "schedule",
+        "laravel_env",
+        "batch",
+        "cache_clear",
+    )
+    assert {door.VERBS[name].need(["-i", "inventories/stg"]).python for name in playbooks} == {door.RUNS}
+    assert door.VERBS["check"].need([]).python == door.VERBS["test"].need([]).python == door.DEVELOPS
 
 
 def test_a_second_run_prepares_nothing(
     door: ModuleType, commands: list[list[str]], programs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     only_path(door, monkeypatch)
-    monkeypatch.setattr(door, "venv_ready", lambda: True)
+    monkeypatch.setattr(door, "venv_ready", lambda _pins: True)
     door.prepare(door.AWS, machine(door, programs("ssh")))
     assert commands == []
 
@@ -371,7 +395,7 @@ def test_missing_packages_are_installed_before_the_environment_is_made(
         whole(missing, on)
 
     monkeypatch.setattr(door, "install_packages", install)
-    monkeypatch.setattr(door, "make_venv", lambda on: commands.append(["venv"]))
+    monkeypatch.setattr(door, "make_venv", lambda _pins, _on: commands.append(["venv"]))
     door.prepare(door.AWS, machine(door, path))
     assert [command[-2:] for command in commands if "apt-get" in command] == [
         ["Acquire::Retries=3", "update"],

@@ -1,18 +1,21 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""One list of versions: requirements.txt, collections/requirements.yml and galaxy.yml may not drift apart."""
+"""One list of versions: what is chosen, what is written from it, and the collections' ranges may not drift apart."""
 
 from __future__ import annotations
 
+import ast
 import importlib.metadata
 import importlib.util
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,11 +23,20 @@ WANTED = {
     row["name"]: row["version"]
     for row in yaml.safe_load((ROOT / "collections/requirements.yml").read_text())["collections"]
 }
-PINS = [
-    Requirement(line)
-    for line in (ROOT / "requirements.txt").read_text().splitlines()
-    if line.strip() and not line.startswith("#")
-]
+
+
+def pins_of(name: str) -> list[Requirement]:
+    """The requirements in one of the files, without comments, hashes and references to other files."""
+    lines = (ROOT / name).read_text().splitlines()
+    named = [line.removesuffix("\\").strip() for line in lines if line[:1].isalnum()]
+    return [Requirement(line) for line in named]
+
+
+# What is chosen, and what uv has written from it, with all that these need in their turn.
+CHOSEN = {"requirements.txt": pins_of("requirements.in")}
+CHOSEN["requirements-dev.txt"] = CHOSEN["requirements.txt"] + pins_of("requirements-dev.in")
+WRITTEN = {name: pins_of(name) for name in CHOSEN}
+PINS = WRITTEN["requirements-dev.txt"]
 
 
 def installed_collection(name: str) -> Version:
@@ -56,17 +68,51 @@ def test_every_module_that_is_called_belongs_to_a_named_collection() -> None:
     assert called - {"ansible.builtin"} <= WANTED.keys()
 
 
-@pytest.mark.parametrize("pin", PINS, ids=str)
-def test_every_requirement_is_pinned_exactly(pin: Requirement) -> None:
-    specifiers = list(pin.specifier)
-    assert [one.operator for one in specifiers] == ["=="]
-    assert "*" not in specifiers[0].version
+@pytest.mark.parametrize("name", WRITTEN)
+def test_every_requirement_is_pinned_exactly_and_has_a_hash(name: str) -> None:
+    for pin in WRITTEN[name]:
+        assert [one.operator for one in pin.specifier] == ["=="], pin
+        assert "*" not in next(iter(pin.specifier)).version, pin
+    entries = re.split(r"^(?=\w)", (ROOT / name).read_text(), flags=re.M)
+    assert [entry.split()[0] for entry in entries if entry and "--hash=sha256:" not in entry] == []
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_what_is_written_is_what_was_chosen(name: str) -> None:
+    written = {(canonicalize_name(pin.name), str(pin.specifier)) for pin in WRITTEN[name]}
+    assert {(canonicalize_name(pin.name), str(pin.specifier)) for pin in CHOSEN[name]} - written == set()
+    assert ("-r requirements.in" in (ROOT / name.replace(".txt", ".in")).read_text()) is ("dev" in name)
+
+
+def test_tests_run_with_what_users_run_with() -> None:
+    run, tested = ({(pin.name, str(pin.specifier)) for pin in pins} for pins in (WRITTEN["requirements.txt"], PINS))
+    assert run <= tested
+
+
+def imported(path: Path) -> set[str]:
+    """The top names of all modules that a file imports."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+def test_what_runs_imports_nothing_that_only_tests_have() -> None:
+    files = [path for folder in ("plugins", "roles") for path in (ROOT / folder).rglob("*.py")]
+    own = {path.name for path in (ROOT / "roles").glob("*/files/*") if path.is_dir()} | {"ansible_collections"}
+    foreign = set().union(*(imported(path) for path in files)) - set(sys.stdlib_module_names) - own
+    assert foreign == {"ansible", "boto3", "botocore", "redis", "websockets"}
+    assert foreign <= {pin.name for pin in WRITTEN["requirements.txt"]}
 
 
 @pytest.mark.parametrize("version", ["3.11", "3.12", "3.13"])
 def test_each_python_gets_exactly_one_ansible(version: str) -> None:
+    python = {"python_version": version, "python_full_version": f"{version}.0"}
     ansible = [pin for pin in PINS if pin.name == "ansible"]
-    fitting = [pin for pin in ansible if pin.marker is None or pin.marker.evaluate({"python_version": version})]
+    fitting = [pin for pin in ansible if pin.marker is None or pin.marker.evaluate(python)]
     assert len(fitting) == 1
 
 
