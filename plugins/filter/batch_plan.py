@@ -8,7 +8,7 @@ DOCUMENTATION = r"""
 name: batch_plan
 short_description: Which batches run, in which order
 version_added: 0.1.0
-author: The spotcache team
+author: The spotcache team (@spotcache)
 description:
   - Turns the descriptions of applications into the runs that are due, in order, and says in one sentence each what is
     wrong with the descriptions.

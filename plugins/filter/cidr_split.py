@@ -7,7 +7,7 @@ DOCUMENTATION = r"""
 name: cidr_split
 short_description: The first equal parts of an address range
 version_added: 0.1.0
-author: The spotcache team
+author: The spotcache team (@spotcache)
 description:
   - Splits a range into parts with a longer prefix and returns the first ones.
 positional: _input, count

@@ -7,7 +7,7 @@ DOCUMENTATION = r"""
 name: docker_daemon
 short_description: Merge settings into Docker's daemon.json
 version_added: 0.1.0
-author: The spotcache team
+author: The spotcache team (@spotcache)
 description:
   - Merges settings into the text of an existing daemon.json. What others wrote there stays, mappings are merged
     key by key, and V(null) removes a key.

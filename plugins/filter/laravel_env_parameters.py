@@ -7,7 +7,7 @@ DOCUMENTATION = r"""
 name: laravel_env_parameters
 short_description: Which parameters of AWS SSM an application gets
 version_added: 0.1.0
-author: The spotcache team
+author: The spotcache team (@spotcache)
 description:
   - Returns the same as the filter laravel_env_plan as parameters of AWS SSM, for an application that has no .env.
 positional: _input, application

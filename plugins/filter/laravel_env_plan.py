@@ -7,7 +7,7 @@ DOCUMENTATION = r"""
 name: laravel_env_plan
 short_description: Which keys an application's .env gets
 version_added: 0.1.0
-author: The spotcache team
+author: The spotcache team (@spotcache)
 description:
   - Returns the keys to set and to remove, and what the application must use once they are in place.
 positional: _input, application

@@ -7,7 +7,7 @@ DOCUMENTATION = r"""
 name: laravel_env_problems
 short_description: What is wrong with the inputs of the role laravel_env
 version_added: 0.1.0
-author: The spotcache team
+author: The spotcache team (@spotcache)
 description:
   - Returns a sentence for each problem; each names the variable, its value and the fix. Secrets are never in them.
 positional: _input

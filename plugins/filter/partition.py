@@ -7,7 +7,7 @@ DOCUMENTATION = r"""
 name: partition
 short_description: The partition that an AWS region is in
 version_added: 0.1.0
-author: The spotcache team
+author: The spotcache team (@spotcache)
 description:
   - The second part of every ARN. It is V(aws) in most regions, V(aws-cn) in China and V(aws-us-gov) in GovCloud.
 positional: _input

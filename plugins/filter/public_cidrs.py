@@ -7,7 +7,7 @@ DOCUMENTATION = r"""
 name: public_cidrs
 short_description: Address ranges that reach beyond private networks
 version_added: 0.1.0
-author: The spotcache team
+author: The spotcache team (@spotcache)
 description:
   - Returns those of the given ranges that contain at least one address of the public internet, in the order given.
   - Private are RFC 1918, RFC 6598 (carrier-grade NAT), link-local and loopback addresses, and IPv6's unique local ones.

@@ -7,7 +7,7 @@ DOCUMENTATION = r"""
 name: redis_bytes
 short_description: Read a size as redis.conf writes it
 version_added: 0.1.0
-author: The spotcache team
+author: The spotcache team (@spotcache)
 description:
   - C(1k) is 1000 bytes and C(1kb) is 1024, as for Redis.
 positional: _input

@@ -7,7 +7,7 @@ DOCUMENTATION = r"""
 name: redis_lines
 short_description: Write a mapping of directives as lines of redis.conf
 version_added: 0.1.0
-author: The spotcache team
+author: The spotcache team (@spotcache)
 description:
   - A boolean becomes yes or no, a list a line for each of its items, and an empty text an empty argument. Any other
     value is written as it is, since a directive may have several arguments.

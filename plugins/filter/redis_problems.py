@@ -7,7 +7,7 @@ DOCUMENTATION = r"""
 name: redis_problems
 short_description: Say what is wrong with the inputs of the role redis
 version_added: 0.1.0
-author: The spotcache team
+author: The spotcache team (@spotcache)
 description:
   - Returns a sentence for each problem; each names the variable, its value and the fix. Secrets are never in them.
 positional: _input

@@ -7,7 +7,7 @@ DOCUMENTATION = r"""
 name: redis_quote
 short_description: Quote a text as one argument of redis.conf
 version_added: 0.1.0
-author: The spotcache team
+author: The spotcache team (@spotcache)
 description:
   - Redis reads the result back as exactly this text, whatever is in it.
 positional: _input

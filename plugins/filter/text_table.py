@@ -8,7 +8,7 @@ DOCUMENTATION = r"""
 name: text_table
 short_description: Rows as a table of text
 version_added: 0.1.0
-author: The spotcache team
+author: The spotcache team (@spotcache)
 description:
   - Returns the lines of a table, with a head and a rule below it, each column as wide as its widest cell.
   - Columns that hold nothing but numbers are set to the right.

@@ -9,7 +9,7 @@ DOCUMENTATION = r"""
 module: artisan
 short_description: Check and run a Laravel application's artisan commands, with live progress
 version_added: 0.1.0
-author: The spotcache team
+author: The spotcache team (@spotcache)
 description:
   - Runs an artisan command on a host, or in a container of it, as the user that PHP has there, and shows its lines
     while it runs.

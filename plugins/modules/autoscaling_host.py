@@ -9,7 +9,7 @@ DOCUMENTATION = r"""
 module: autoscaling_host
 short_description: An Auto Scaling group that keeps one host
 version_added: 0.1.0
-author: The spotcache team
+author: The spotcache team (@spotcache)
 description:
   - Makes, changes and deletes an Auto Scaling group of one instance, bought on one market, in any of several subnets
     and of any of several instance types, and waits until the instance runs.

@@ -9,7 +9,7 @@ DOCUMENTATION = r"""
 module: autoscaling_schedule
 short_description: The hours in which the host of an Auto Scaling group runs
 version_added: 0.1.0
-author: The spotcache team
+author: The spotcache team (@spotcache)
 description:
   - Gives an Auto Scaling group of one the scheduled actions that start its host in the morning and end it in the
     evening, in a time zone of its own, with days off and holidays.

@@ -9,7 +9,7 @@ DOCUMENTATION = r"""
 module: batch_ledger
 short_description: Keep a ledger of batches and of what restores have lost
 version_added: 0.1.0
-author: The spotcache team
+author: The spotcache team (@spotcache)
 description:
   - Keeps, below one prefix of an S3 bucket, when each batch last went well (C(runs/)) and which spans of time restores
     have lost (C(losses/)), one object each, so that any control node can tell what has to be run again.

@@ -9,7 +9,7 @@ DOCUMENTATION = r"""
 module: data_volume_info
 short_description: Find an EBS volume on a host and say what is on it
 version_added: 0.1.0
-author: The spotcache team
+author: The spotcache team (@spotcache)
 description:
   - Finds the block device by the volume's own id, by the link that the system makes for it, and never by the order in
     which devices came.

@@ -9,7 +9,7 @@ DOCUMENTATION = r"""
 module: dlm_policy
 short_description: A Data Lifecycle Manager policy that takes EBS snapshots of volumes
 version_added: 0.1.0
-author: The spotcache team
+author: The spotcache team (@spotcache)
 description:
   - Makes, changes and deletes an Amazon Data Lifecycle Manager policy with one schedule, which takes EBS snapshots of
     every volume, or of the volumes of every instance, that carries one of the tags given, and deletes its own old ones.

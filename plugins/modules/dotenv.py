@@ -9,7 +9,7 @@ DOCUMENTATION = r"""
 module: dotenv
 short_description: Set, remove and read keys of a .env file as Laravel reads it
 version_added: 0.1.0
-author: The spotcache team
+author: The spotcache team (@spotcache)
 description:
   - Sets keys in a C(.env) file and keeps everything else byte for byte - comments, order, other keys, line ends and
     duplicates. Of several entries with one name the last is set, since it is the one that counts.

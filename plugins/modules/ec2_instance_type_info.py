@@ -9,7 +9,7 @@ DOCUMENTATION = r"""
 module: ec2_instance_type_info
 short_description: What instance types and images there are to choose a host from
 version_added: 0.1.0
-author: The spotcache team
+author: The spotcache team (@spotcache)
 description:
   - Describes instance types of a region, says which of the asked names no type has, and finds an image for them.
 options:

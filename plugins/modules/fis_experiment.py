@@ -9,7 +9,7 @@ DOCUMENTATION = r"""
 module: fis_experiment
 short_description: An experiment of AWS Fault Injection Service
 version_added: 0.1.0
-author: The spotcache team
+author: The spotcache team (@spotcache)
 description:
   - Makes an experiment template, starts an experiment from it and waits until AWS has begun to act, or has ended.
   - Every start is a new experiment, so O(state=started) always changes something.

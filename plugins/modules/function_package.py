@@ -9,7 +9,7 @@ DOCUMENTATION = r"""
 module: function_package
 short_description: A zip of a function's code whose bytes follow from the code alone
 version_added: 0.1.0
-author: The spotcache team
+author: The spotcache team (@spotcache)
 description:
   - Packs the Python files of a folder, for M(amazon.aws.lambda) to upload. The same files always make the same bytes,
     whenever and wherever they are packed, so that Lambda's own checksum tells whether the function has changed.

@@ -9,7 +9,7 @@ DOCUMENTATION = r"""
 module: host_files
 short_description: Write directories and small files that belong together
 version_added: 0.1.0
-author: The spotcache team
+author: The spotcache team (@spotcache)
 description:
   - Makes every directory and file of a list what it should be. What M(ansible.builtin.file) and M(ansible.builtin.copy)
     do in a task for each, this does in one, which counts on a fresh host.

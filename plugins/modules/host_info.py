@@ -9,7 +9,7 @@ DOCUMENTATION = r"""
 module: host_info
 short_description: See what a host has of files, packages, images and containers
 version_added: 0.1.0
-author: The spotcache team
+author: The spotcache team (@spotcache)
 description:
   - Looks at many things of a host at once. A role asks it first and then skips every step that has nothing to do, so
     that a host where nothing changes costs one look instead of one task for each thing.

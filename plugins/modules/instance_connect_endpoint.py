@@ -9,7 +9,7 @@ DOCUMENTATION = r"""
 module: instance_connect_endpoint
 short_description: The EC2 Instance Connect Endpoint of a VPC
 version_added: 0.1.0
-author: The spotcache team
+author: The spotcache team (@spotcache)
 description:
   - Makes an EC2 Instance Connect Endpoint, through which hosts without a public address are reached by SSH with AWS
     credentials alone, or deletes it. It costs nothing.

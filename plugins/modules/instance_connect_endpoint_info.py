@@ -9,7 +9,7 @@ DOCUMENTATION = r"""
 module: instance_connect_endpoint_info
 short_description: What EC2 Instance Connect Endpoint a VPC has
 version_added: 0.1.0
-author: The spotcache team
+author: The spotcache team (@spotcache)
 description:
   - Looks up the EC2 Instance Connect Endpoint of a VPC, whoever has made it.
 options:

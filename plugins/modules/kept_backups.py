@@ -9,7 +9,7 @@ DOCUMENTATION = r"""
 module: kept_backups
 short_description: Prunes the EBS snapshots of an environment without a host, and says what is kept and what that costs
 version_added: 0.1.0
-author: The spotcache team
+author: The spotcache team (@spotcache)
 description:
   - While an environment has a host, its keeper prunes the snapshots that it takes, and Data Lifecycle Manager its own.
     Afterwards nobody does. This module keeps the newest good ones of each kind and deletes the rest, as well as what

@@ -9,7 +9,7 @@ DOCUMENTATION = r"""
 module: laravel_app
 short_description: Ask a Laravel application what it really uses, and let it take up a new .env
 version_added: 0.1.0
-author: The spotcache team
+author: The spotcache team (@spotcache)
 description:
   - What stands in a C(.env) is not what an application uses - a cached configuration, a variable of the container, a
     URL that overrides a host or PHP's opcache may stand between them. This starts the application as artisan does, and

@@ -9,7 +9,7 @@ DOCUMENTATION = r"""
 module: lease
 short_description: Take, renew and release a lease kept in S3
 version_added: 0.1.0
-author: The spotcache team
+author: The spotcache team (@spotcache)
 description:
   - Lets only one run at a time change an environment. The lease is an object in S3 that is created and taken over by
     conditional writes only, so that of two runs that start together exactly one gets it.

@@ -9,7 +9,7 @@ DOCUMENTATION = r"""
 module: network_info
 short_description: What of an environment's network is not as it should be
 version_added: 0.1.0
-author: The spotcache team
+author: The spotcache team (@spotcache)
 description:
   - Looks at the VPC of an environment and all that belongs to it, at once, and says which parts differ from what is
     wanted.

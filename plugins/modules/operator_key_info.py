@@ -9,7 +9,7 @@ DOCUMENTATION = r"""
 module: operator_key_info
 short_description: The public half of the operator's SSH key
 version_added: 0.1.0
-author: The spotcache team
+author: The spotcache team (@spotcache)
 description:
   - Finds the public half of the key with which hosts are logged in to, and whether ssh will have the private half. A
     private half without a passphrase is not needed; it may be in an agent, where AWX keeps a Machine credential.

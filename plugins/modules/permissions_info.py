@@ -9,7 +9,7 @@ DOCUMENTATION = r"""
 module: permissions_info
 short_description: Which permissions of a policy document the caller lacks
 version_added: 0.1.0
-author: The spotcache team
+author: The spotcache team (@spotcache)
 description:
   - Asks IAM's policy simulator, for each statement of a policy document, whether the credentials in use may do what it
     allows. Nothing is changed, and none of the actions is tried.

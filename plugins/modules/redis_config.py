@@ -9,7 +9,7 @@ DOCUMENTATION = r"""
 module: redis_config
 short_description: Write redis.conf and its secrets, checked by the server first
 version_added: 0.1.0
-author: The spotcache team
+author: The spotcache team (@spotcache)
 description:
   - Lets the C(redis-server) of an image read the configuration, and writes it only when every directive is accepted. A
     configuration that the server refuses never replaces one that works.

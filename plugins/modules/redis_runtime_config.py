@@ -9,7 +9,7 @@ DOCUMENTATION = r"""
 module: redis_runtime_config
 short_description: Apply redis.conf to a running Redis, live where the server allows it
 version_added: 0.1.0
-author: The spotcache team
+author: The spotcache team (@spotcache)
 description:
   - Waits until the server answers, compares its live settings with a configuration and sets those that differ with
     C(CONFIG SET). What the server sets only at its start is named in RV(restart_required); restarting is left to the

@@ -9,7 +9,7 @@ DOCUMENTATION = r"""
 module: spot_host_info
 short_description: What of a host's role, key and launch template is not as it should be
 version_added: 0.1.0
-author: The spotcache team
+author: The spotcache team (@spotcache)
 description:
   - Looks at the IAM role with its profile, the key pair and the launch template of a host, at once, and says which of
     them differ from what is wanted.

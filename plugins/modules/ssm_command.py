@@ -9,7 +9,7 @@ DOCUMENTATION = r"""
 module: ssm_command
 short_description: Run a shell command on every host of a fleet through Systems Manager, and check the answers
 version_added: 0.1.0
-author: The spotcache team
+author: The spotcache team (@spotcache)
 description:
   - Finds the running instances of an Auto Scaling group or of a tag, runs a shell script on each of them by Systems
     Manager's Run Command (no SSH), waits for all of them and checks what they answered.

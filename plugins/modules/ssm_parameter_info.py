@@ -9,7 +9,7 @@ DOCUMENTATION = r"""
 module: ssm_parameter_info
 short_description: Whether SSM keeps a parameter
 version_added: 0.1.0
-author: The spotcache team
+author: The spotcache team (@spotcache)
 description:
   - Says whether the Parameter Store has a parameter and of which type. Its value is never asked for in clear text and
     never returned.

@@ -9,7 +9,7 @@ DOCUMENTATION = r"""
 module: zip_bundle
 short_description: A zip archive that follows from its content alone
 version_added: 0.1.0
-author: The spotcache team
+author: The spotcache team (@spotcache)
 description:
   - Packs files into a zip archive for AWS Lambda. The same files give the same bytes on every machine, at any time, so
     that a function is updated only when its code has changed.

@@ -10,7 +10,7 @@ DOCUMENTATION = r"""
 module: zipapp
 short_description: Install a Python package as one executable file
 version_added: 0.1.0
-author: The spotcache team
+author: The spotcache team (@spotcache)
 description:
   - Packs a Python package of the control node into one executable archive, as Python's own C(zipapp) does, and copies
     it to the host in one transfer.

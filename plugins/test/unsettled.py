@@ -7,7 +7,7 @@ DOCUMENTATION = r"""
 name: unsettled
 short_description: Whether a task failed over AWS's eventual consistency
 version_added: 0.1.0
-author: The spotcache team
+author: The spotcache team (@spotcache)
 description:
   - EC2 and IAM tell all their parts of a new object only after a while, seconds as a rule. A module that makes one and
     looks at it, or a service that is given a new role, may be told meanwhile that it is not there.

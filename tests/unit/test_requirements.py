@@ -119,3 +119,10 @@ def test_each_python_gets_exactly_one_ansible(version: str) -> None:
 @pytest.mark.parametrize("pin", [pin for pin in PINS if pin.marker is None or pin.marker.evaluate()], ids=str)
 def test_what_is_installed_is_what_is_pinned(pin: Requirement) -> None:
     assert Version(importlib.metadata.version(pin.name)) in pin.specifier
+
+
+def test_every_module_that_takes_a_region_is_in_the_group_for_module_defaults() -> None:
+    groups = yaml.safe_load((ROOT / "meta/runtime.yml").read_text())["action_groups"]
+    documented = {path.stem: path.read_text() for path in (ROOT / "plugins/modules").glob("*.py")}
+    taking = {name for name, text in documented.items() if "amazon.aws.region.modules" in text}
+    assert set(groups["aws"]) == taking
