@@ -172,7 +172,7 @@ def test_the_protocol() -> None:
 def server(tmp_path: Path) -> Iterator[int]:
     """A Redis with a password."""
     port = Port()
-    settings = {"port": str(port), "bind": "127.0.0.1", "backup": "", "requirepass": "secret", "dir": str(tmp_path)}
+    settings = {"port": str(port), "bind": "127.0.0.1", "save": "", "requirepass": "secret", "dir": str(tmp_path)}
     arguments = [word for name, value in settings.items() for word in (f"--{name}", value)]
     with subprocess.Popen(["redis-server", *arguments], stdout=subprocess.DEVNULL) as process:
         try:

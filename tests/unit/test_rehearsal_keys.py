@@ -33,7 +33,7 @@ class Server:
             "bind": "127.0.0.1",
             "dir": str(self.folder),
             "requirepass": PASSWORD,
-            "backup": "",
+            "save": "",
         }
         words = [word for name, value in options.items() for word in (f"--{name}", value)]
         self.process = subprocess.Popen(["redis-server", *words], stdout=subprocess.DEVNULL)
