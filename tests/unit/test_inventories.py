@@ -20,6 +20,7 @@ GROUP_VARS = Path("group_vars") / "all"
 REASONS = {
     "spotcache_environment": "its name",
     "spotcache_bucket": "its name",
+    "spotcache_state_dir": "a checkout has a folder for it",
     "spotcache_region": "where the sandbox is",
     "spotcache_aws_environment": "address and credentials of the sandbox",
     "network_cidr": "a network that this machine does not use otherwise",

@@ -150,3 +150,9 @@ def test_a_role_includes_no_other_role(role: Path) -> None:
 def test_a_task_file_is_short_and_says_what_it_does(role: Path) -> None:
     for path in sorted((role / "tasks").glob("*.yml")):
         assert len(path.read_text(encoding="utf-8").splitlines()) <= 90, f"{path} is too long for one verb"
+
+
+@parametrize
+def test_no_default_writes_where_the_run_was_started_or_the_collection_lies(role: Path) -> None:
+    text = (role / "defaults/main.yml").read_text() if defaults(role) else ""
+    assert re.findall(r"^\w+: .*(?:'PWD'|playbook_dir|role_path).*$", text, re.M) == []
