@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from spotcache_keeper.aws.clients import AwsError, aws_errors
 from spotcache_keeper.aws.machine import Identity, LinuxMachine, metadata
 from spotcache_keeper.aws.settle import SETTLES_AFTER, found, known
+from spotcache_keeper.aws.volumes import Volumes
 from spotcache_keeper.backup.current_data import Present, judge
 from spotcache_keeper.backup.switch_data import compare
 from spotcache_keeper.config import load_config, parse_config
@@ -866,7 +867,8 @@ class Ec2:
 
     def describe_volumes(self, **arguments: Any) -> Any:
         if "Filters" in arguments:
-            return {"Volumes": [{"Attachments": [{"Device": device}]} for device in self.devices]}
+            rows = [{"VolumeId": "vol-2", "Attachments": [{"Device": device}]} for device in self.devices]
+            return {"Volumes": rows}
         state = self.states.pop(0) if len(self.states) > 1 else self.states[0]
         return {"Volumes": [] if state is None else [{"State": state, "Attachments": []}]}
 
@@ -886,14 +888,18 @@ def ebs(client: Ec2, timeout: float = 0.2) -> EbsStore:
     )
 
 
+def volumes(client: Ec2) -> Volumes:
+    return Volumes(lambda: client, timeout=0.2, sleep=lambda _seconds: None)
+
+
 def test_waiting_for_a_volume() -> None:
-    ebs(Ec2(["creating", "creating", "available"]))._wait("vol-1", "available")
+    volumes(Ec2(["creating", "creating", "available"])).wait("vol-1", "available")
     with pytest.raises(KeeperError, match="vol-1 came to nothing: EC2 says error"):
-        ebs(Ec2(["creating", "error"]))._wait("vol-1", "available")
+        volumes(Ec2(["creating", "error"])).wait("vol-1", "available")
     with pytest.raises(KeeperError, match="it does not exist"):
-        ebs(Ec2([None]))._wait("vol-1", "available")
+        volumes(Ec2([None])).wait("vol-1", "available")
     with pytest.raises(KeeperError, match="vol-1 is still creating after 0 s instead of available"):
-        ebs(Ec2(["creating"]))._wait("vol-1", "available")
+        volumes(Ec2(["creating"])).wait("vol-1", "available")
 
 
 def test_a_free_device_name_is_taken() -> None:

@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from spotcache_keeper.aws.clients import AwsError, aws_errors
-from spotcache_keeper.aws.settle import found, known
+from spotcache_keeper.aws.clients import AwsError
+from spotcache_keeper.aws.settle import found
+from spotcache_keeper.aws.volumes import Volumes
 from spotcache_keeper.context import Context
 from spotcache_keeper.errors import KeeperError
 from spotcache_keeper.outside import Outside
@@ -50,22 +50,18 @@ class Disks:
 
     def _own(self) -> str:
         me = self.ctx.machine.identity().instance_id
-        with aws_errors(f"listing the volumes of {me}"):
-            volumes = self._ec2().describe_volumes(Filters=[{"Name": "attachment.instance-id", "Values": [me]}])
-        for volume in volumes["Volumes"]:
-            if any(item["Device"] == self.ctx.config.data_device for item in volume.get("Attachments", [])):
-                return str(volume["VolumeId"])
-        return ""
+        return self._volumes.attached_to(me).get(self.ctx.config.data_device, "")
 
     def kept(self, volume_id: str) -> str:
         """Why a predecessor's volume cannot be taken over; empty when it can."""
         if not volume_id:
             return "the host before had no data volume"
         try:
-            volume = self._described(volume_id)
+            volume = self._volumes.described(volume_id)
         except AwsError as error:
-            gone = error.code == "InvalidVolume.NotFound"
-            return f"the volume {volume_id} of the host before is gone" if gone else str(error)
+            return str(error)
+        if volume is None:
+            return f"the volume {volume_id} of the host before is gone"
         here, there = self.ctx.machine.identity().zone, volume["AvailabilityZone"]
         if there != here:
             return f"the volume {volume_id} of the host before is in {there}, and this host in {here}"
@@ -78,12 +74,11 @@ class Disks:
             KeeperError: EC2 does not do it in time.
         """
         me, device = self.ctx.machine.identity().instance_id, self.ctx.config.data_device
-        self._wait(volume_id, "available")
+        self._volumes.wait(volume_id, "available")
         if instead_of:
-            self._change("detaching", instead_of, "detach_volume", InstanceId=me)
-            self._wait(instead_of, "available")
-        self._change("attaching", volume_id, "attach_volume", InstanceId=me, Device=device)
-        self._wait(volume_id, "in-use")
+            self._volumes.change("detaching", instead_of, "detach_volume", InstanceId=me)
+            self._volumes.wait(instead_of, "available")
+        self._volumes.attach(volume_id, me, device)
 
     def mount(self, volume_id: str, *, blank_allowed: bool) -> None:
         """Mount a volume as the data volume; a blank one gets a filesystem first.
@@ -154,45 +149,13 @@ class Disks:
                 for path in (*config.redis_directory.rglob("*"), config.redis_directory):
                     self.ctx.machine.give(path, *owner)
 
-    def _wait(self, volume_id: str, wanted: str) -> None:
-        """Wait until a volume is in a state."""
-        deadline = time.monotonic() + self.ctx.config.timeouts.volume
-        while True:
-            state = str(self._described(volume_id)["State"])
-            if state == wanted:
-                return
-            if time.monotonic() >= deadline:
-                raise KeeperError(f"{volume_id} is still {state} instead of {wanted}")
-            self.sleep(1.0)
-
-    def _described(self, volume_id: str) -> dict[str, Any]:
-        """A volume in EC2's words.
-
-        Raises:
-            AwsError: EC2 does not say, or there is none.
-        """
-
-        def ask() -> dict[str, Any]:
-            with aws_errors(f"looking at {volume_id}"):
-                return dict(self._ec2().describe_volumes(VolumeIds=[volume_id])["Volumes"][0])
-
-        return known(ask, self.sleep)
-
-    def _change(self, doing: str, volume_id: str, operation: str, **arguments: str) -> None:
-        """One call that changes a volume."""
-
-        def ask() -> None:
-            with aws_errors(f"{doing} {volume_id}"):
-                getattr(self._ec2(), operation)(VolumeId=volume_id, **arguments)
-
-        known(ask, self.sleep)
-
     def _must(self, argv: list[str], doing: str) -> None:
         """Run a program that must work."""
         done = self.run(argv, timeout=_TIMEOUT)
         if done.returncode != 0:
             raise KeeperError(f"{doing}: {done.complaint}")
 
-    def _ec2(self) -> Any:
-        """The SDK's client."""
-        return self.outside.client("ec2")
+    @property
+    def _volumes(self) -> Volumes:
+        """EC2's calls about volumes."""
+        return Volumes(lambda: self.outside.client("ec2"), self.ctx.config.timeouts.volume, self.sleep)

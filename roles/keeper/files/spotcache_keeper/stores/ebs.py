@@ -17,6 +17,7 @@ from typing import Any
 from spotcache_keeper.aws.clients import AwsError, aws_errors
 from spotcache_keeper.aws.machine import Machine
 from spotcache_keeper.aws.settle import known
+from spotcache_keeper.aws.volumes import Volumes
 from spotcache_keeper.errors import DamagedError, KeeperError
 from spotcache_keeper.stores.base import Retention, StoreBusyError
 from spotcache_keeper.stores.local import check_free_space
@@ -136,6 +137,7 @@ class EbsStore:
         self._machine = machine
         self._timeout = timeout
         self._sleep = sleep
+        self._volumes = Volumes(self._client, timeout, sleep)
 
     def label(self, copy: str | None) -> str:
         """The place for a person, with the snapshot's id."""
@@ -276,13 +278,13 @@ class EbsStore:
             )
         volume_id = self._create_volume(snapshot_id, identity.instance_id, identity.zone)
         try:
-            self._wait(volume_id, "available")
+            self._volumes.wait(volume_id, "available")
             self._attach(volume_id, identity.instance_id)
             device = self._machine.wait_for_volume(volume_id, self._timeout)
             with self._machine.mounted(device) as path:
                 yield path
         finally:
-            self._discard(volume_id)
+            self._volumes.discard(volume_id)
 
     def remove_left_overs(self) -> list[str]:
         """Delete temporary volumes that a killed run of this host left behind.
@@ -301,7 +303,7 @@ class EbsStore:
         if volumes:
             self._machine.unmount_left_overs()
         for volume in volumes:
-            self._discard(str(volume["VolumeId"]))
+            self._volumes.discard(str(volume["VolumeId"]))
         return [str(volume["VolumeId"]) for volume in volumes]
 
     def _client(self) -> Any:
@@ -338,72 +340,11 @@ class EbsStore:
 
     def _attach(self, volume_id: str, instance_id: str) -> None:
         """Attach under the first free device name; the name means nothing to an NVMe host."""
-        with aws_errors(f"listing the volumes of {instance_id}"):
-            volumes = self._client().describe_volumes(
-                Filters=[{"Name": "attachment.instance-id", "Values": [instance_id]}]
-            )["Volumes"]
-        used = {attachment["Device"] for volume in volumes for attachment in volume.get("Attachments", [])}
+        used = self._volumes.attached_to(instance_id)
         free = [name for name in _DEVICES if name not in used]
         if not free:
             raise KeeperError(f"{instance_id} has no free device name between {_DEVICES[0]} and {_DEVICES[-1]}")
-        self._change("attaching", volume_id, "attach_volume", InstanceId=instance_id, Device=free[0])
-        self._wait(volume_id, "in-use")
-
-    def _discard(self, volume_id: str) -> None:
-        """Detach and delete a temporary volume, which is paid for as long as it is there."""
-        volume = self._described(volume_id)
-        if volume is None:
-            return
-        for attachment in volume.get("Attachments", []):
-            self._change("detaching", volume_id, "detach_volume", InstanceId=attachment["InstanceId"])
-        if volume["State"] != "deleting":
-            self._wait(volume_id, "available")
-            try:
-                self._change("deleting", volume_id, "delete_volume")
-            except AwsError as error:
-                if error.code not in _GONE:
-                    raise
-
-    def _change(self, doing: str, volume_id: str, operation: str, **arguments: str) -> None:
-        """One call that changes a volume."""
-
-        def ask() -> None:
-            with aws_errors(f"{doing} {volume_id}"):
-                getattr(self._client(), operation)(VolumeId=volume_id, **arguments)
-
-        known(ask, self._sleep)
-
-    def _described(self, volume_id: str) -> dict[str, Any] | None:
-        """A volume in EC2's words, None when it is gone; one that EC2 does not know yet is not."""
-
-        def ask() -> list[dict[str, Any]]:
-            with aws_errors(f"looking at {volume_id}"):
-                return list(self._client().describe_volumes(VolumeIds=[volume_id])["Volumes"])
-
-        try:
-            volumes = known(ask, self._sleep)
-        except AwsError as error:
-            if error.code in _GONE:
-                return None
-            raise
-        return volumes[0] if volumes else None
-
-    def _wait(self, volume_id: str, wanted: str) -> None:
-        """Wait until a volume is in a state."""
-        deadline = time.monotonic() + self._timeout
-        while True:
-            volume = self._described(volume_id)
-            state = volume["State"] if volume is not None else None
-            if state == wanted:
-                return
-            if state in (None, "error"):
-                raise KeeperError(
-                    f"{volume_id} came to nothing: EC2 says {state or 'it does not exist'} "
-                    "(an encryption key that the host may not use?)"
-                )
-            if time.monotonic() >= deadline:
-                raise KeeperError(f"{volume_id} is still {state} after {self._timeout:.0f} s instead of {wanted}")
-            self._sleep(1.0)
+        self._volumes.attach(volume_id, instance_id, free[0])
 
 
 def _tagged(kind: str, tags: Mapping[str, str]) -> dict[str, Any]:
