@@ -5,17 +5,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 import re
-import zipfile
 from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.plugins.action import ActionBase
+from ansible_collections.spotcache.redis.plugins.module_utils.archive import stored
 
-# The earliest that the format knows. A file's own times would make every checkout another archive.
-MOMENT = (1980, 1, 1, 0, 0, 0)
 ENTRY_POINT = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 MAIN = """\
 import sys
@@ -46,24 +43,14 @@ def members(package: Path) -> dict[str, bytes]:
 def pack(package: Path, entry_point: str, interpreter: str) -> bytes:
     """An executable archive. The same files give the same bytes, on every machine and at any time.
 
-    Nothing is compressed: what zlib makes of the same bytes differs between its releases.
-
     Args:
         package: directory of the package.
         entry_point: `module:function`; what the function returns is the exit code.
         interpreter: what follows `#!`.
     """
     module, function = entry_point.split(":")
-    archive = io.BytesIO()
-    archive.write(f"#!{interpreter}\n".encode())
-    with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as packed:
-        main = MAIN.format(module=module, function=function).encode()
-        for name, data in {"__main__.py": main, **members(package)}.items():
-            member = zipfile.ZipInfo(name, MOMENT)
-            member.create_system = 3
-            member.external_attr = 0o100644 << 16
-            packed.writestr(member, data)
-    return archive.getvalue()
+    main = MAIN.format(module=module, function=function).encode()
+    return f"#!{interpreter}\n".encode() + stored({"__main__.py": main, **members(package)})
 
 
 class ActionModule(ActionBase):

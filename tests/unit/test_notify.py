@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.spotcache.redis.plugins.modules.function_package import packed
+from ansible_collections.spotcache.redis.plugins.modules.lambda_package import files_of, packed
 from spotcache_notify import delivery
 from spotcache_notify.delivery import Claim, Later, backoff, deliver, post, retry_after
 from spotcache_notify.messages import Message, for_mail, for_slack, local_time, read
@@ -275,8 +275,8 @@ def test_the_same_code_makes_the_same_package(tmp_path: Path) -> None:
         (code / "__init__.py").write_text("")
         (code / "it.py").write_text("x = 1\n")
         (code / "notes.txt").write_text(folder)
-    first, second = (packed(tmp_path / folder / "package") for folder in ("one", "two"))
+    first, second = (packed(files_of(tmp_path / folder / "package")) for folder in ("one", "two"))
     assert first == second
     (tmp_path / "two" / "package" / "it.py").write_text("x = 2\n")
-    assert packed(tmp_path / "two" / "package") != first
+    assert packed(files_of(tmp_path / "two" / "package")) != first
     assert len(base64.b64encode(hashlib.sha256(first).digest())) == 44
