@@ -275,7 +275,7 @@ class Sandbox:
         return bool(found.get("InstanceLifecycle") == "spot")
 
     def spot_host(self, patience: float = 300) -> Host:
-        """The one Spot host that serves, once nobody stands in for it any more."""
+        """The one Spot host that serves, once there is no fallback for it any more."""
         deadline = time.monotonic() + patience
         while time.monotonic() < deadline:
             found = self.hosts()

@@ -56,13 +56,13 @@ options:
     description: Whether a replacement is launched when EC2 recommends it, before the Spot instance is reclaimed.
     type: bool
     default: false
-  standby:
+  fallback:
     description:
       - Whether the group has no host by itself. It may have one, when something else asks for it, for example while
         there is none to be had on the Spot market; how many it has is then left as it is, and not waited for.
     type: bool
     default: false
-  stand_in:
+  fallback_group:
     description:
       - Name of another group whose instance will do for as long as this one has none, for example one on demand while
         there is none to be had on the Spot market. Empty means none.
@@ -130,7 +130,7 @@ instance_id:
   type: str
   sample: i-0123456789abcdef0
 group_name:
-  description: The group that the instance belongs to, which is O(name) or O(stand_in).
+  description: The group that the instance belongs to, which is O(name) or O(fallback_group).
   returned: when there is an instance
   type: str
 instance:
@@ -183,7 +183,7 @@ def wanted_settings(params: dict[str, Any]) -> dict[str, Any]:
         "spot_strategy": "price-capacity-optimized",
         "max_price": params["max_price"] if spot else "",
         "subnet_ids": sorted(set(params["subnet_ids"])),
-        "size": [0, None, 1] if params.get("standby") else [1, 1, 1],
+        "size": [0, None, 1] if params.get("fallback") else [1, 1, 1],
         "capacity_rebalance": params["capacity_rebalance"],
         "health_check_grace_period": params["health_check_grace_period"],
         "termination_hook": {params["termination_hook"]: params["termination_hook_timeout"]}
@@ -272,11 +272,11 @@ def group_tags(name: str, tags: dict[str, str]) -> list[dict[str, Any]]:
 class HostGroup:
     """The group called `name`."""
 
-    def __init__(self, autoscaling: Any, ec2: Any, name: str, stand_in: str = "") -> None:
+    def __init__(self, autoscaling: Any, ec2: Any, name: str, fallback_group: str = "") -> None:
         self.autoscaling = autoscaling
         self.ec2 = ec2
         self.name = name
-        self.stand_in = stand_in
+        self.fallback_group = fallback_group
 
     def describe(self, name: str = "") -> dict[str, Any] | None:
         """The group, or None. One that is being deleted is still described."""
@@ -366,15 +366,15 @@ class HostGroup:
             "Described": newest,
         }
 
-    def host_or_stand_in(self, group: dict[str, Any] | None) -> dict[str, Any] | None:
-        """The group's own instance, or else the one that stands in for it."""
-        return self.host(group) or (self.host(self.describe(self.stand_in)) if self.stand_in else None)
+    def host_or_fallback(self, group: dict[str, Any] | None) -> dict[str, Any] | None:
+        """The group's own instance, or else its fallback."""
+        return self.host(group) or (self.host(self.describe(self.fallback_group)) if self.fallback_group else None)
 
     def wait_for_host(self, timeout: int) -> dict[str, Any]:
         """The host, once it runs."""
         deadline = time.monotonic() + timeout
         while True:
-            found = self.host_or_stand_in(self.describe())
+            found = self.host_or_fallback(self.describe())
             if found and found["Running"]:
                 return found
             if time.monotonic() >= deadline:
@@ -436,15 +436,15 @@ def ensure_present(module: AnsibleAWSModule, group: HostGroup) -> dict[str, Any]
         described = None
     hook = module.params["termination_hook"]
     before = present_settings(described, group.hooks(hook) if hook else None) if described else None
-    if before and module.params["standby"]:
+    if before and module.params["fallback"]:
         before["size"][1] = None
     changed = before != wanted
     if changed and not module.check_mode:
         group.apply(before, wanted)
-    if module.params["wait"] and not module.params["standby"] and not module.check_mode:
+    if module.params["wait"] and not module.params["fallback"] and not module.check_mode:
         host: dict[str, Any] | None = group.wait_for_host(module.params["wait_timeout"])
     else:
-        host = group.host_or_stand_in(described)
+        host = group.host_or_fallback(described)
     result: dict[str, Any] = {"changed": changed, "settings": wanted, "instance_id": host["InstanceId"] if host else ""}
     result["diff"] = {"before": before or {}, "after": wanted}
     if latest:
@@ -481,8 +481,8 @@ def main() -> None:
             "max_price": {"type": "str", "default": ""},
             "capacity_rebalance": {"type": "bool", "default": False},
             "health_check_grace_period": {"type": "int", "default": 120},
-            "standby": {"type": "bool", "default": False},
-            "stand_in": {"type": "str", "default": ""},
+            "fallback": {"type": "bool", "default": False},
+            "fallback_group": {"type": "str", "default": ""},
             "termination_hook": {"type": "str", "default": ""},
             "termination_hook_timeout": {"type": "int", "default": 300},
             "tags": {"type": "dict", "default": {}},
@@ -493,7 +493,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     params = module.params
-    group = HostGroup(module.client("autoscaling"), module.client("ec2"), params["name"], params["stand_in"])
+    group = HostGroup(module.client("autoscaling"), module.client("ec2"), params["name"], params["fallback_group"])
     ensure = ensure_present if params["state"] == "present" else ensure_absent
     finish(module, lambda: ensure(module, group), f"The Auto Scaling group {group.name} cannot be managed")
 

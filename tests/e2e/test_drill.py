@@ -234,6 +234,6 @@ def test_without_spot_capacity_by_fis_a_host_on_demand_stands_in(
     assert one["acknowledged_lost"] == 0
     assert not place.is_spot(one["successor"])
     assert left_of_fis(place) == []
-    # With the drill its fault is over: Spot succeeds, and the stand-in hands over what it has.
+    # With the drill its fault is over: Spot succeeds, and the on-demand fallback hands over what it has.
     host = place.spot_host()
     assert keys.differences(filled, keys.fingerprint(host.ip, PORT, place.password)) == []

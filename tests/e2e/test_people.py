@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""People are told once each, a host stands in, and the night costs nothing: with the playbooks, in one sandbox.
+"""People are told once each, a fallback serves, and the night costs nothing: with the playbooks, in one sandbox.
 
 The functions really run, and a web server stands in Slack's place. What needs no host is tried while `provision` still
 makes one.
@@ -26,7 +26,7 @@ from dev.sandboxes import Host, Play, Sandbox
 from tests.e2e.conftest import JOB, LOGS
 from tests.e2e.test_sandbox import wait
 
-SPOT, STANDBY = "spotcache-sandbox", "spotcache-sandbox-on-demand"
+SPOT, FALLBACK = "spotcache-sandbox", "spotcache-sandbox-on-demand"
 NOTIFY, CARETAKER = f"{SPOT}-notify", f"{SPOT}-caretaker"
 OWN = [{"Name": "tag:spotcache:environment", "Values": ["sandbox"]}]
 LOCKS = "sandbox/locks/"
@@ -289,7 +289,7 @@ def test_without_spot_capacity_a_host_on_demand_stands_in(place: Place, slack: S
     for zone in place.sandbox.state["zones"]:
         place.sandbox.verb("no-spot-capacity", "--name", place.sandbox.name, zone, "*")
     place.sandbox.verb("kill", "--name", place.sandbox.name, old.id)
-    new = place.server(STANDBY, 300)
+    new = place.server(FALLBACK, 300)
     row = place.ec2.describe_instances(InstanceIds=[new.id])["Reservations"][0]["Instances"][0]
     assert "InstanceLifecycle" not in row
     assert place.redis(new).get("before") == "the loss"
@@ -305,18 +305,18 @@ def test_without_spot_capacity_a_host_on_demand_stands_in(place: Place, slack: S
     assert new.id in place.play("backup").text
 
 
-def test_the_stand_in_goes_when_spot_succeeds_and_hands_over_all_it_has(place: Place, slack: Slack) -> None:
-    stand_in = place.sandbox.host()
-    assert place.redis(stand_in).set("during", "the stand-in's time")
+def test_the_fallback_goes_when_spot_succeeds_and_hands_over_all_it_has(place: Place, slack: Slack) -> None:
+    fallback = place.sandbox.host()
+    assert place.redis(fallback).set("during", "the fallback host's time")
     for zone in place.sandbox.state["zones"]:
         place.sandbox.verb("spot-capacity", "--name", place.sandbox.name, zone, "*")
     new = place.server(SPOT, 300)
-    assert place.redis(new).mget("before", "during") == ["the loss", "the stand-in's time"]
+    assert place.redis(new).mget("before", "during") == ["the loss", "the fallback host's time"]
     # From here on it is alone.
-    wait(lambda: True if [one.id for one in place.sandbox.hosts()] == [new.id] else None, 60, "the stand-in's end")
-    [group] = place.groups.describe_auto_scaling_groups(AutoScalingGroupNames=[STANDBY])["AutoScalingGroups"]
+    wait(lambda: True if [one.id for one in place.sandbox.hosts()] == [new.id] else None, 60, "the fallback host's end")
+    [group] = place.groups.describe_auto_scaling_groups(AutoScalingGroupNames=[FALLBACK])["AutoScalingGroups"]
     assert group["DesiredCapacity"] == 0
-    place.told_once(f"{stand_in.id} goes")
+    place.told_once(f"{fallback.id} goes")
     assert [text for text in slack.heard if "NOT backed up" in text] == []
 
 
@@ -333,7 +333,7 @@ def test_the_evening_backups_and_gives_the_volume_back_and_the_morning_restores(
     assert sorted((a["AutoScalingGroupName"], a["ScheduledActionName"], a["Recurrence"]) for a in actions) == [
         (SPOT, "spotcache-start", "0 9 * * 1,2,3,4,5"),
         (SPOT, "spotcache-stop", "0 20 * * 1,2,3,4,5"),
-        (STANDBY, "spotcache-stop", "0 20 * * 1,2,3,4,5"),
+        (FALLBACK, "spotcache-stop", "0 20 * * 1,2,3,4,5"),
     ]
     assert {action["TimeZone"] for action in actions} == {"Asia/Tokyo"}
     attached = [
@@ -344,7 +344,7 @@ def test_the_evening_backups_and_gives_the_volume_back_and_the_morning_restores(
     # The timer backs up at quarters of an hour and after a boot that missed one: not between this look and the evening.
     quiet = 'until [ "$(systemctl is-active spotcache-backup.service)" != activating ]; do sleep 0.2; done'
     assert place.sandbox.on_host(evening, f"systemctl stop spotcache-backup.timer; {quiet}").returncode == 0
-    # EBS takes no more than one snapshot of a volume in 15 seconds, and this one may have come from the stand-in.
+    # EBS takes no more than one snapshot of a volume in 15 seconds, and this one may have come from the fallback.
     held = {"Name": "volume-id", "Values": [volume["VolumeId"]]}
     before = place.ec2.describe_snapshots(OwnerIds=["self"], Filters=[held])["Snapshots"]
     newest = max((row["StartTime"].timestamp() for row in before), default=0.0)

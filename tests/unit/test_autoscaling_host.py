@@ -110,9 +110,9 @@ def test_a_new_template_that_ec2_does_not_list_yet_is_waited_for(
     assert answers == []
 
 
-def test_a_stand_in_will_do_while_there_is_no_host(aws: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_fallback_will_do_while_there_is_no_host(aws: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     parameters, other = aws["parameters"], f"{NAME}-on-demand"
-    asked = {**parameters, "stand_in": other}
+    asked = {**parameters, "fallback_group": other}
     own = run(capsys, asked)
     assert own["group_name"] == NAME
     run(capsys, {**parameters, "name": other, "max_price": ""}, market="on_demand")
@@ -228,10 +228,10 @@ def test_what_is_new_is_given_time(monkeypatch: pytest.MonkeyPatch, message: str
     assert slow.tries == 3
 
 
-def test_a_standby_has_no_host_until_something_asks_for_one(
+def test_a_fallback_has_no_host_until_something_asks_for_one(
     aws: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    parameters = {**aws["parameters"], "market": "on_demand", "standby": True}
+    parameters = {**aws["parameters"], "market": "on_demand", "fallback": True}
     made = run(capsys, parameters)
     assert made["changed"]
     assert made["instance_id"] == ""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the caretaker decides: when a host on demand stands in, and which volume need not be paid any longer."""
+"""What the caretaker decides: when an on-demand host takes its place, and which volume need not be paid any longer."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from spotcache_caretaker.decide import (
     at_rest,
     backup_of,
     failing,
+    fallback_hosts,
     group_of,
-    stand_in,
     superseded,
     to_return,
 )
@@ -26,7 +26,7 @@ NONE, WANTED, SERVING = Group(0, False, 0), Group(1, False, 0), Group(1, True, 1
 
 
 @pytest.mark.parametrize(
-    ("spot", "standby", "failed", "hosts"),
+    ("spot", "fallback", "failed", "hosts"),
     [
         (WANTED, NONE, True, 1),  # no capacity: it comes
         (WANTED, NONE, False, 0),  # a Spot host is on its way: nothing yet
@@ -38,8 +38,8 @@ NONE, WANTED, SERVING = Group(0, False, 0), Group(1, False, 0), Group(1, True, 1
         (NONE, NONE, True, 0),
     ],
 )
-def test_when_a_host_on_demand_stands_in(spot: Group, standby: Group, failed: bool, hosts: int) -> None:
-    assert stand_in(spot, standby, failed) == hosts
+def test_when_an_on_demand_host_takes_its_place(spot: Group, fallback: Group, failed: bool, hosts: int) -> None:
+    assert fallback_hosts(spot, fallback, failed) == hosts
 
 
 @pytest.mark.parametrize(

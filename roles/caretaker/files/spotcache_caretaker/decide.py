@@ -43,12 +43,12 @@ def failing(activities: list[dict[str, Any]], now: datetime) -> bool:
     return newest["StatusCode"] in ("Failed", "Cancelled") and now - when < FAILURE_COUNTS
 
 
-def stand_in(spot: Group, standby: Group, failed: bool) -> int:
+def fallback_hosts(spot: Group, fallback: Group, failed: bool) -> int:
     """How many hosts on demand there should be: one while the Spot group wants one and gets none."""
     if spot.desired < 1 or spot.serves:
         return 0
     # While a Spot host boots, the one on demand stays; a launch that fails brings it.
-    return 1 if failed else min(standby.desired, 1)
+    return 1 if failed else min(fallback.desired, 1)
 
 
 def at_rest(groups: list[Group], activities: list[dict[str, Any]]) -> datetime | None:

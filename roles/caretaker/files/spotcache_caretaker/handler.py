@@ -19,8 +19,8 @@ from spotcache_caretaker.decide import (
     at_rest,
     backup_of,
     failing,
+    fallback_hosts,
     group_of,
-    stand_in,
     superseded,
     to_return,
 )
@@ -40,7 +40,7 @@ class Caretaker:
 
     def __init__(self, variables: dict[str, str]) -> None:
         self.environment = variables["SPOTCACHE_ENVIRONMENT"]
-        self.spot, self.standby = variables["GROUP"], variables["STANDBY_GROUP"]
+        self.spot, self.fallback_group = variables["GROUP"], variables["FALLBACK_GROUP"]
         self.fallback = variables["FALLBACK"] == "true"
         self.returns = variables["RETURN_VOLUME"] == "true"
         self.term = timedelta(days=float(variables["SUPERSEDED_DAYS"]))
@@ -50,15 +50,15 @@ class Caretaker:
 
     def look(self) -> dict[str, Any]:
         """Do what is to be done; says what that was."""
-        names = [self.spot, self.standby]
+        names = [self.spot, self.fallback_group]
         rows = self.scaling.describe_auto_scaling_groups(AutoScalingGroupNames=names)["AutoScalingGroups"]
         groups = {row["AutoScalingGroupName"]: group_of(row) for row in rows}
         done: dict[str, Any] = {}
         if self.spot not in groups:
             said("there is no group to look after", group=self.spot)
             return done
-        if self.fallback and self.standby in groups:
-            done["on_demand"] = self.switch(groups[self.spot], groups[self.standby])
+        if self.fallback and self.fallback_group in groups:
+            done["on_demand"] = self.switch(groups[self.spot], groups[self.fallback_group])
         if self.returns:
             done["returned"] = self.give_back(list(groups.values()), list(groups))
         if self.term:
@@ -70,12 +70,14 @@ class Caretaker:
         answer = self.scaling.describe_scaling_activities(AutoScalingGroupName=name, MaxRecords=50)
         return sorted(answer["Activities"], key=lambda one: one["StartTime"], reverse=True)
 
-    def switch(self, spot: Group, standby: Group) -> int:
+    def switch(self, spot: Group, fallback: Group) -> int:
         """Have a host on demand exactly while there is none to be had on the Spot market."""
-        wanted = stand_in(spot, standby, failing(self.activities(self.spot), datetime.now(UTC)))
-        if wanted != standby.desired:
-            self.scaling.set_desired_capacity(AutoScalingGroupName=self.standby, DesiredCapacity=wanted)
-            said("a host on demand stands in" if wanted else "the host on demand goes", group=self.standby)
+        wanted = fallback_hosts(spot, fallback, failing(self.activities(self.spot), datetime.now(UTC)))
+        if wanted != fallback.desired:
+            self.scaling.set_desired_capacity(AutoScalingGroupName=self.fallback_group, DesiredCapacity=wanted)
+            said(
+                "an on-demand host takes its place" if wanted else "the host on demand goes", group=self.fallback_group
+            )
         return wanted
 
     def give_back(self, groups: list[Group], names: list[str]) -> list[str]:

@@ -505,7 +505,7 @@ class Drainer:
         )
 
     def _group(self, drain: Drain) -> str:
-        """The host's group: it may be the one for Spot or the one that stands in for it.
+        """The host's group: it may be the one for Spot or its fallback.
 
         Raises:
             AwsError: Auto Scaling does not say; `ValidationError` when the host belongs to none.
