@@ -166,7 +166,7 @@ def test_through_a_host_to_jump_through(existing: Existing) -> None:
     )
     try:
         through = existing.play(
-            "snapshot",
+            "backup",
             "-vvv",
             log="jump",
             **{**existing.open, "spot_host_connection": "jump"},
