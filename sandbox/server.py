@@ -33,7 +33,7 @@ from moto.moto_server.threaded_moto_server import ThreadedMotoServer
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication
 from moto.route53.models import route53_backends
 
-from sandbox import image, imds, names, resolver, tables, vpc, zones
+from sandbox import image, imds, names, parameters, resolver, tables, vpc, zones
 from sandbox.authority import Authority
 from sandbox.cloud import Cloud, Signals
 from sandbox.dlm import Lifecycle
@@ -165,6 +165,7 @@ class Server:
         Gaps(self.cloud).close()
         ssm = Ssm(self.cloud)
         ssm.close_gaps()
+        parameters.close_gaps()
         ssm.listen()
         self.connect = InstanceConnect(self.cloud)
         self.connect.close_gaps()

@@ -448,6 +448,18 @@ SHOP = {"name": "shop", "hosts": "localhost", "path": "/srv/shop"}
             ],
         ),
         (
+            {
+                "redis_acl_users": [
+                    {"name": f"user{i}", "password": "p" * 64, "rules": "~app:* +@all"} for i in range(99)
+                ]
+            },
+            [
+                "redis_acl_users and redis_secret_settings make a file of",
+                "holds no more than 8192",
+                "Nothing was changed",
+            ],
+        ),
+        (
             {"laravel_env_applications": [{**SHOP, "hosts": "wbe"}]},
             ['laravel_env_applications, shop: hosts is "wbe"', "name a group or a host that is there"],
         ),
