@@ -151,10 +151,10 @@ class WebFleet:
 
     def _load(self, container: str) -> None:
         """Give the builder's engine the application's image."""
-        with subprocess.Popen(["docker", "save", self.image], stdout=subprocess.PIPE) as backup:
+        with subprocess.Popen(["docker", "save", self.image], stdout=subprocess.PIPE) as saved:
             argv: Sequence[str] = ["docker", "exec", "-i", container, "docker", "load"]
-            loaded = subprocess.run(argv, stdin=backup.stdout, capture_output=True, text=True, timeout=300)
-        if loaded.returncode or backup.returncode:
+            loaded = subprocess.run(argv, stdin=saved.stdout, capture_output=True, text=True, timeout=300)
+        if loaded.returncode or saved.returncode:
             raise Failed(f"the image {self.image} cannot be loaded into {container}: {loaded.stderr}")
 
     def _template(self, image: str) -> None:

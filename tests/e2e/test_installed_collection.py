@@ -130,7 +130,7 @@ def test_what_the_checkout_provisioned_the_installed_collection_finds_as_it_shou
     assert run_elsewhere(provisioned, elsewhere, "provision", log="installed-provision").changed == 0
 
 
-def test_the_installed_collection_backups_and_lists(provisioned: Sandbox, elsewhere: Path) -> None:
+def test_the_installed_collection_backs_up_and_lists(provisioned: Sandbox, elsewhere: Path) -> None:
     run_elsewhere(provisioned, elsewhere, "backup", log="installed-backup")
     listed = run_elsewhere(provisioned, elsewhere, "restore", "--tags", "list", log="installed-list")
     assert listed.changed == 0

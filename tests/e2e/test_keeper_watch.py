@@ -150,7 +150,7 @@ def test_an_evening_and_a_morning(place: Sandbox) -> None:
     assert held(place.connect(new), list(writer.acknowledged)) == writer.acknowledged
 
 
-def test_a_host_that_somebody_ends_backups_while_it_shuts_down(place: Sandbox) -> None:
+def test_a_host_that_somebody_ends_backs_up_while_it_shuts_down(place: Sandbox) -> None:
     old = place.host()
     with Writer(place.connect(old), "ended") as writer:
         time.sleep(1)

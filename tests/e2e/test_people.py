@@ -325,7 +325,7 @@ def test_provisioning_a_host_that_came_by_itself_changes_nothing(place: Place) -
     assert place.play("provision", "--diff", notify_slack_webhook="").changed == 0
 
 
-def test_the_evening_backups_and_gives_the_volume_back_and_the_morning_restores(place: Place, slack: Slack) -> None:
+def test_the_evening_backs_up_and_gives_the_volume_back_and_the_morning_restores(place: Place, slack: Slack) -> None:
     evening = place.sandbox.host()
     assert place.redis(evening).set("evening", "all is backed up")
     assert place.play("schedule").changed > 0

@@ -212,8 +212,10 @@ def test_an_event_that_a_function_cannot_take_is_tried_three_times_and_kept(it: 
 def test_own_events_match_rules_and_those_of_aws_are_refused(it: Happenings) -> None:
     own = it.queue("own")
     it.allow(own, "events.amazonaws.com")
-    it.rule("own", {"source": ["dev"], "detail": {"n": [{"numeric": [">", 1]}]}}, it.arn(own), InputPath="$.detail")
-    entry = {"Source": "dev", "DetailType": "x"}
+    it.rule(
+        "own", {"source": ["rehearsal"], "detail": {"n": [{"numeric": [">", 1]}]}}, it.arn(own), InputPath="$.detail"
+    )
+    entry = {"Source": "rehearsal", "DetailType": "x"}
     answers = it.events.put_events(
         Entries=[{**entry, "Detail": f'{{"n": {n}}}'} for n in (1, 2)]
         + [{"Source": "aws.ec2", "DetailType": WARNING, "Detail": "{}"}]
@@ -403,7 +405,7 @@ class Experiments:
     def template(self, action: str, target: tuple[str, str], where: dict[str, Any], **parameters: str) -> str:
         """A template's id."""
         made = self.client.create_experiment_template(
-            description="dev",
+            description="rehearsal",
             roleArn=self.role,
             stopConditions=[{"source": "none"}],
             targets={"t": {"resourceType": target[1], "selectionMode": "ALL", **where}},

@@ -28,7 +28,7 @@ true
 
 @pytest.fixture(scope="module")
 def run(provisioned: Sandbox, watched: Watched) -> tuple[Sandbox, Host, str]:
-    """Everything a person does, as talkative as it can be: after provision change a setting, backup, restore."""
+    """Everything a person does, as talkative as it can be: after provision change a setting, back up, restore."""
     watched.play(provisioned, "provision", "--diff", "-e", '{"redis_settings": {"maxclients": 200}}')
     watched.play(provisioned, "backup")
     # Which also takes the setting back.

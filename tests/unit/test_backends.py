@@ -19,7 +19,7 @@ from dev.work import ROOT, tool
 
 PLAYBOOKS = ROOT / "playbooks"
 STEPS = {"inputs", "preflight", "present", "find", "locate", "next", "absent"}
-ELSEWHERE = {
+ELSEWHERE: dict[str, Any] = {
     "name": "Return where Redis is",
     "ansible.builtin.set_fact": {
         "redis_endpoint": {
@@ -34,7 +34,8 @@ ELSEWHERE = {
             "clients": "members of sg-1",
             "login": "",
             "outdated": "",
-            "backed-up": ["s3"],
+            "zone_id": "",
+            "backups": ["s3"],
         }
     },
 }
@@ -50,13 +51,22 @@ def test_every_part_that_is_asked_for_is_there() -> None:
     assert {path.stem for path in (PLAYBOOKS / "tasks" / "ec2").glob("*.yml")} >= STEPS
 
 
+def test_what_is_tried_says_what_a_host_says() -> None:
+    [told] = yaml.safe_load((PLAYBOOKS / "tasks" / "ec2" / "endpoint.yml").read_text())
+    facts = ("ansible.builtin.set_fact", "redis_endpoint")
+    assert set(ELSEWHERE[facts[0]][facts[1]]) == set(told[facts[0]][facts[1]])
+    contract = (PLAYBOOKS / "tasks" / "backend.yml").read_text()
+    assert [key for key in told[facts[0]][facts[1]] if not re.search(rf"\b{key}\b", contract)] == []
+
+
 def test_nobody_else_knows_what_it_runs_on() -> None:
     # What is on a host is for hosts; the plays about it have none to run on elsewhere.
     free = {PLAYBOOKS / "vars" / "host.yml", *(PLAYBOOKS / "tasks" / "ec2").iterdir()}
     knowing = [
         str(path.relative_to(PLAYBOOKS))
         for path in sorted(PLAYBOOKS.rglob("*.yml"))
-        if path not in free and re.search(r"spot_host_result|redis\.spot_host$|redis\.network$", path.read_text(), re.M)
+        if path not in free
+        and re.search(r"spot_host_result|network_result|redis\.spot_host$|redis\.network$", path.read_text(), re.M)
     ]
     assert knowing == []
 
@@ -71,7 +81,7 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> str:
     (folder / "playbooks" / "tasks" / "backends" / "elsewhere.yml").write_text(yaml.safe_dump([ELSEWHERE]))
     tasks: list[dict[str, Any]] = [
         {"ansible.builtin.include_tasks": f"tasks/{name}.yml"}
-        for name in ("preflight_environment", "find", "summary", "laravel_env_find")
+        for name in ("preflight_environment", "find", "dns", "summary", "laravel_env_find")
     ]
     tasks.append({"ansible.builtin.debug": {"msg": "applications go to {{ spotcache__redis_address }}"}})
     given = {

@@ -51,6 +51,12 @@ def give_up(folder: Path, task: dict[str, Any], facts: dict[str, Any]) -> str:
     ("result", "facts", "told", "advice"),
     [
         ({"msg": DENIED, "error": {"code": "UnauthorizedOperation"}}, {}, f"The step: {DENIED}. {ADVICE}", True),
+        (
+            {"msg": f"ssh: An error occurred (AccessDeniedException) when calling StartSession: {DENIED}"},
+            {},
+            ADVICE,
+            True,
+        ),
         # A sentence that only looks like it, such as a page that somebody quotes.
         ({"msg": DENIED}, {}, f"The step: {DENIED}", False),
         (

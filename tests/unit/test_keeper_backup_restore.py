@@ -511,7 +511,7 @@ def test_newer_data_is_never_overwritten_unasked(host: TestHost) -> None:
     assert host.content() == before
 
 
-def test_force_backups_the_present_data_first(host: TestHost) -> None:
+def test_force_backs_up_the_present_data_first(host: TestHost) -> None:
     host.fill("one")
     first = host.backup().manifest.id
     one = host.content()

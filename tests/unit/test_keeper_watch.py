@@ -144,7 +144,7 @@ def test_a_rebalance_makes_one_early_backup_and_nothing_else(world: World) -> No
 # --- a notice
 
 
-def test_a_notice_backups_everything_that_was_acknowledged(world: World) -> None:
+def test_a_notice_backs_up_everything_that_was_acknowledged(world: World) -> None:
     world.host.fill("one")
     acknowledged: list[int] = []
     stop = threading.Event()
@@ -208,7 +208,7 @@ def image_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[.
     return run
 
 
-def test_a_notice_while_an_image_is_made_fences_and_backups(world: World, image_secrets: Callable[..., None]) -> None:
+def test_a_notice_while_an_image_is_made_fences_and_backs_up(world: World, image_secrets: Callable[..., None]) -> None:
     world.host.fill("one")
     password = world.host.config.redis_password_file
     assert password is not None
@@ -627,7 +627,7 @@ def test_a_notice_during_a_restore_waits_for_it(world: World) -> None:
     assert final.complete
 
 
-def test_a_shutdown_backups_and_a_host_that_was_only_started_anew_goes_on(world: World) -> None:
+def test_a_shutdown_backs_up_and_a_host_that_was_only_started_anew_goes_on(world: World) -> None:
     world.host.fill("one")
     watch = world.watch()
     watch.step()
@@ -692,7 +692,7 @@ def step_until_killed(world: World, count: int) -> bool:
     return False
 
 
-def test_a_watcher_killed_at_every_step_still_backups_all(world: World) -> None:
+def test_a_watcher_killed_at_every_step_still_backs_up_all(world: World) -> None:
     world.host.fill("one", keys=3)
     holder = LeaseHolder(world.host.context(), world.outside)
     killed = 0

@@ -117,8 +117,8 @@ class World:
     def outside(self) -> Outside:
         imds = Imds(self.imds.url, timeout=0.3)
         aws = Signed(REGION, self.endpoint, lambda: role_credentials(imds), timeout=2)
-        book = LeaseStore(Objects(aws, "backups"), self.host.config.shared_prefix)
-        return Outside(imds, aws, book, self.host.config.topic_arn, self.client, "boot-1")
+        leases = LeaseStore(Objects(aws, "backups"), self.host.config.shared_prefix)
+        return Outside(imds, aws, leases, self.host.config.topic_arn, self.client, "boot-1")
 
     def watch(self, **changes: Any) -> Watch:
         """The watcher, started (again)."""

@@ -131,12 +131,12 @@ class Times:
 def times_of(settings: Mapping[str, Any], kept: Mapping[str, Any], old: Words, new: Words) -> Times:
     """Put together what the client, AWS and the keepers know."""
     struck, noticed, replaced = float(settings["struck"]), bool(settings["notice"]), settings["until"] == "successor"
-    ending = old.kept if old.kept and epoch(old.kept.get("seen")) and _recent(old.kept, struck) else {}
+    drain = old.kept if old.kept and epoch(old.kept.get("seen")) and _recent(old.kept, struck) else {}
     final = (kept.get("final") or {}) if noticed else {}
     safe = old.first(_SAFE, struck)
     if safe is None and (final.get("record") or {}).get("off_host"):
         safe = float(final["at"])
-    seconds = ((ending.get("backup") or {}).get("seconds") or {}) if noticed else {}
+    seconds = ((drain.get("backup") or {}).get("seconds") or {}) if noticed else {}
     service = kept["services"][-1] if replaced and len(kept["services"]) > 1 else {}
     hosts = [host for host in kept["hosts"] if host["id"] != kept["host"]]
     serving = next((host for host in hosts if host["address"] == service.get("address")), None)
@@ -148,7 +148,7 @@ def times_of(settings: Mapping[str, Any], kept: Mapping[str, Any], old: Words, n
         fenced=kept["refused_at"] if noticed else None,
         verified=safe - max(seconds.get("s3", 0.0), seconds.get("ebs", 0.0)) if safe and "s3" in seconds else None,
         safe=safe if noticed else None,
-        gone=_gone(settings, kept, ending) if replaced else None,
+        gone=_gone(settings, kept, drain) if replaced else None,
         new_host=min(serving["states"].values()) if serving else None,
         restored=_restored(new) if replaced else None,
         # A successor with the address of the host before needs no move.
@@ -158,12 +158,12 @@ def times_of(settings: Mapping[str, Any], kept: Mapping[str, Any], old: Words, n
     )
 
 
-def _recent(ending: Mapping[str, Any], struck: float) -> bool:
+def _recent(drain: Mapping[str, Any], struck: float) -> bool:
     """Whether it is this drill's end; its time is cut to the second."""
-    return (epoch(ending.get("seen")) or 0.0) >= struck - 1.0
+    return (epoch(drain.get("seen")) or 0.0) >= struck - 1.0
 
 
-def _gone(settings: Mapping[str, Any], kept: Mapping[str, Any], ending: Mapping[str, Any]) -> float | None:
+def _gone(settings: Mapping[str, Any], kept: Mapping[str, Any], drain: Mapping[str, Any]) -> float | None:
     """When the host was gone, at the earliest: where in doubt, the time without it is told as longer.
 
     With a notice at the announced time, if EC2 was seen to end it later; without one when the last write was
@@ -173,7 +173,7 @@ def _gone(settings: Mapping[str, Any], kept: Mapping[str, Any], ending: Mapping[
     if looked is None:
         return None
     if settings["notice"]:
-        due = epoch(ending.get("due"))
+        due = epoch(drain.get("due"))
         return float(min(looked, due)) if due is not None else float(looked)
     return float(min(looked, kept["last_write_before"])) if kept["last_write_before"] is not None else float(looked)
 

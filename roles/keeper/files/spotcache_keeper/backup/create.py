@@ -131,7 +131,7 @@ def _backup_on_volume(
         before = _mark(ctx.rdb_path)
         local = ctx.volume.ids()
         created = next_moment(ctx.now(), created_of(local[-1]) if local else None)
-        ctx.report(f"asking Redis for a backup of {state.keys} keys")
+        ctx.report(f"asking Redis to save {state.keys} keys")
         with _timed(seconds, "bgsave"):
             save_now = save_in_foreground if foreground else save_in_background
             state = save_now(server, config.timeouts.backup)

@@ -257,7 +257,7 @@ def _prepare(ctx: Context, work: Path, manifest: Manifest, rdb: Path) -> Path:
 
 
 def _carry_over(ctx: Context, old: Path, new: Path) -> None:
-    """Bring along what lies in Redis' directory and is neither its data nor left over from a broken backup."""
+    """Bring along what lies in Redis' directory and is neither its data nor left over from a broken save."""
     config = ctx.config
     data = {config.dbfilename, config.appendfilename, config.appenddirname}
     for path in old.iterdir():
