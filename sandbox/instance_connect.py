@@ -79,8 +79,10 @@ class Endpoint(TaggedEC2Resource):
         self.state, self.message = "create-in-progress", ""
         self.created = datetime.now(UTC)
         self.vpc_id, self.subnet_id = subnet.vpc_id, subnet.id
+        # From the subnet itself: moto would take any at random, one of a host's or the router's as well.
+        address = subnet.get_available_subnet_ip(instance=self)
         self.interface = backend.create_network_interface(
-            subnet, None, group_ids=groups, description=f"EC2 Instance Connect Endpoint {self.id}"
+            subnet, address, group_ids=groups, description=f"EC2 Instance Connect Endpoint {self.id}"
         )
         self.add_tags(dict(tags))
 

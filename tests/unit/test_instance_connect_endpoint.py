@@ -169,3 +169,21 @@ def test_groups_that_name_each_other_cannot_be_deleted(ec2: Any, place: dict[str
         ec2.delete_security_group(GroupId=group)
     ec2.delete_security_group(GroupId=other)
     ec2.delete_security_group(GroupId=group)
+
+
+def test_its_address_is_nobody_elses(ec2: Any) -> None:
+    image = "ami-0123456789abcdef0"
+    for _ in range(8):
+        vpc = ec2.create_vpc(CidrBlock="10.9.0.0/24")["Vpc"]["VpcId"]
+        subnet = ec2.create_subnet(VpcId=vpc, CidrBlock="10.9.0.0/28")["Subnet"]["SubnetId"]
+        before = ec2.run_instances(ImageId=image, MinCount=4, MaxCount=4, SubnetId=subnet)["Instances"]
+        [group] = ec2.describe_security_groups(Filters=[{"Name": "vpc-id", "Values": [vpc]}])["SecurityGroups"]
+        made = ec2.create_instance_connect_endpoint(SubnetId=subnet, SecurityGroupIds=[group["GroupId"]])
+        [interface] = made["InstanceConnectEndpoint"]["NetworkInterfaceIds"]
+        own = ec2.describe_network_interfaces(NetworkInterfaceIds=[interface])["NetworkInterfaces"][0][
+            "PrivateIpAddress"
+        ]
+        after = ec2.run_instances(ImageId=image, MinCount=4, MaxCount=4, SubnetId=subnet)["Instances"]
+        # The first four and the last are AWS's own.
+        assert 4 <= int(own.rpartition(".")[2]) < 15
+        assert own not in {one["PrivateIpAddress"] for one in (*before, *after)}
