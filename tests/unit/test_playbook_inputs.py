@@ -552,6 +552,34 @@ def test_applications_without_a_redis_to_go_to(aws: Aws, change: dict[str, Any],
     assert "WARNING" not in text
 
 
+def test_applications_go_to_an_on_demand_fallback_too(aws: Aws) -> None:
+    groups, name = aws.client("autoscaling"), "spotcache-t-on-demand"
+    tag = {"Key": "spotcache:environment", "Value": "t", "PropagateAtLaunch": True}
+    groups.create_launch_configuration(LaunchConfigurationName=name, ImageId=aws.image, InstanceType="t3.small")
+    groups.create_auto_scaling_group(
+        AutoScalingGroupName=name,
+        LaunchConfigurationName=name,
+        MinSize=1,
+        MaxSize=1,
+        AvailabilityZones=[f"{REGION}a"],
+        Tags=[tag],
+    )
+    try:
+        applications = {"laravel_env_driver": "redis", "laravel_env_applications": [SHOP], "network_dns_zone": ""}
+        _, text = aws.play("playbooks/laravel_env.yml", {**aws.variables(), **applications}, "-vv")
+        [host] = [
+            one
+            for row in aws.client("ec2").describe_instances()["Reservations"]
+            for one in row["Instances"]
+            if one["State"]["Name"] == "running"
+        ]
+        assert "laravel_env_redis_host is empty" not in text
+        assert f"spotcache__redis_address: {host['PrivateIpAddress']}" in text
+    finally:
+        groups.delete_auto_scaling_group(AutoScalingGroupName=name, ForceDelete=True)
+        groups.delete_launch_configuration(LaunchConfigurationName=name)
+
+
 def test_destroy_must_be_meant(aws: Aws) -> None:
     code, text = aws.play("playbooks/destroy.yml", aws.variables(), "-e", "destroy_confirm=other")
     assert code != 0
