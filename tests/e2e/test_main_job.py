@@ -16,7 +16,7 @@ KEYS = 1_000_000
 
 @pytest.fixture(scope="module")
 def report() -> demo.Report:
-    return demo.run("t-main", KEYS, FOLDER, swift=True)
+    return demo.run("t-main", KEYS, FOLDER, modules=demo.Modules.FIRST_AS_PROGRAMS)
 
 
 def test_every_step_was_reached(report: demo.Report) -> None:
