@@ -180,8 +180,8 @@ class Stage:
             "notify_slack_webhook": "https://hooks.slack.com/services/T0/B0/nobody",
             "notify_email_addresses": ["ops@example.com"],
             "notify_build_directory": str(self.folder / "build"),
-            "caretaker_build_directory": str(self.folder / "build"),
-            "caretaker_return_volume": True,
+            "fallback_controller_build_directory": str(self.folder / "build"),
+            "fallback_controller_return_volume": True,
         }
 
     @staticmethod

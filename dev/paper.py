@@ -57,7 +57,7 @@ class Machines:
         from sandbox.scaling import Hooks
         from sandbox.times import Times
 
-        self.hooks: Any = Hooks(self.tell)
+        self.hooks: Any = Hooks(self.put_event)
         self.times = Times()
 
     def takes(self, what: str, span: tuple[float, float]) -> float:
@@ -119,7 +119,7 @@ class Machines:
         """As they come."""
         return pools
 
-    def tell(self, source: str, kind: str, detail: dict[str, Any], resources: list[str]) -> None:
+    def put_event(self, source: str, kind: str, detail: dict[str, Any], resources: list[str]) -> None:
         """Nobody listens."""
 
 

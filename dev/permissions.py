@@ -11,7 +11,7 @@ from pathlib import Path
 
 IAM = Path(__file__).resolve().parent.parent / "docs" / "iam"
 # For provision to destroy, with whatever the shipped inventories have on.
-ATTACHED = ("operator-policy", "operator-roles-policy", "operator-people-policy")
+ATTACHED = ("operator-policy", "operator-roles-policy", "operator-automation-policy")
 # What the account's administrator has made before.
 BOUNDARY = IAM / "spotcache-boundary.json"
 

@@ -153,7 +153,7 @@ def parser() -> argparse.ArgumentParser:
         )
         sub.add_argument("--seed", default="", help="what chance follows from; default: another one each time")
     verb("down", "stop a sandbox and remove all it made")
-    verb("status", "show hosts and weather")
+    verb("status", "show hosts and faults")
     verb("paid", "show what the account pays for, and with --all what else there is in it").add_argument(
         "--all", action="store_true", help="also what costs nothing while it lies idle"
     )

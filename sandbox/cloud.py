@@ -58,7 +58,7 @@ class Signals:
 
 
 @dataclass
-class Weather:
+class Faults:
     """What the outside does to capacity: zones that are down, Spot pools that are empty, pools interrupted lately."""
 
     zones_down: set[str] = field(default_factory=set)
@@ -92,7 +92,7 @@ class Cloud:
         self.times, self.chance = Times(), Chance("")
         self.images: dict[str, str] = {}
         self.signals: dict[str, Signals] = {}
-        self.weather = Weather()
+        self.faults = Faults()
         self.minors: dict[str, int] = {}
         self.disks: dict[str, dict[str, str]] = {}
         self.rules: dict[str, tuple[str, str]] = {}
@@ -103,7 +103,7 @@ class Cloud:
         self.on_vpc: list[Callable[[vpc.Edge, str], None]] = []
         self.on_event: list[Callable[[str, str, dict[str, Any], list[str]], None]] = []
         self.on_tick: list[Callable[[], None]] = []
-        self.hooks = Hooks(self.tell)
+        self.hooks = Hooks(self.put_event)
         self.workers = ThreadPoolExecutor(32, thread_name_prefix="host")
         self.lock = threading.RLock()
         self.stopping = threading.Event()
@@ -269,7 +269,7 @@ class Cloud:
     def lose(self, instance_id: str, reason: str = "Server.SpotInstanceTermination") -> None:
         """The host is gone at once, with every byte it had not yet written to its volumes."""
         instance = self.ec2.get_instance(instance_id)
-        self.weather.interrupted[(instance.placement.zone, instance.instance_type)] = time.monotonic()
+        self.faults.interrupted[(instance.placement.zone, instance.instance_type)] = time.monotonic()
         instance._state.name, instance._state.code = "shutting-down", 32
         host = self.host(instance_id)
         with self._kept(instance_id):
@@ -519,17 +519,17 @@ class Cloud:
 
     def capacity(self, zone: str, instance_type: str, market: str) -> bool:
         """Whether a pool has anything to give."""
-        if zone in self.weather.zones_down:
+        if zone in self.faults.zones_down:
             return False
-        return market != "spot" or not self.weather.no_spot & {(zone, instance_type), (zone, "*")}
+        return market != "spot" or not self.faults.no_spot & {(zone, instance_type), (zone, "*")}
 
     def scored(self, pools: list[tuple[str, str]]) -> list[tuple[str, str]]:
         """Pools in the order a capacity-optimised choice takes them: those interrupted lately last."""
-        return sorted(pools, key=lambda p: self.weather.interrupted.get(p, 0.0))
+        return sorted(pools, key=lambda p: self.faults.interrupted.get(p, 0.0))
 
     def fail_zone(self, zone: str) -> list[str]:
         """A zone is lost: its hosts are gone and it gives no new ones. Returns the instances lost."""
-        self.weather.zones_down.add(zone)
+        self.faults.zones_down.add(zone)
         lost = [i.id for i in self.instances("pending", "running") if i.placement.zone == zone]
         for instance_id in lost:
             self.lose(instance_id, "Server.InternalError")
@@ -551,10 +551,10 @@ class Cloud:
         timer.start()
         log.info("%s: notice, to be ended at %s", instance_id, due)
         detail = {"instance-id": instance_id, "instance-action": action}
-        self.tell("aws.ec2", "EC2 Spot Instance Interruption Warning", detail, [self._odd_arn(instance_id)])
+        self.put_event("aws.ec2", "EC2 Spot Instance Interruption Warning", detail, [self._odd_arn(instance_id)])
         return due
 
-    def tell(self, source: str, kind: str, detail: dict[str, Any], resources: list[str]) -> None:
+    def put_event(self, source: str, kind: str, detail: dict[str, Any], resources: list[str]) -> None:
         """An event of an AWS service, for EventBridge."""
         for act in self.on_event:
             act(source, kind, detail, resources)
@@ -570,13 +570,13 @@ class Cloud:
 
     def refuses(self, group_name: str, zone: str) -> bool:
         """Whether a group gets no instance in a zone, as a fault that was injected on purpose."""
-        return zone in self.weather.refused.get(group_name, set())
+        return zone in self.faults.refused.get(group_name, set())
 
     def _interrupt(self, instance_id: str) -> None:
         instance = self.ec2.get_instance(instance_id)
         if instance.state != "running":
             return
-        self.weather.interrupted[(instance.placement.zone, instance.instance_type)] = time.monotonic()
+        self.faults.interrupted[(instance.placement.zone, instance.instance_type)] = time.monotonic()
         instance.disable_api_termination = False
         self.ec2.terminate_instances([instance_id])
 
@@ -586,7 +586,7 @@ class Cloud:
         now = datetime.now(UTC).replace(microsecond=0)
         self.signals.setdefault(instance_id, Signals()).rebalance_time = now
         detail = {"instance-id": instance_id}
-        self.tell("aws.ec2", "EC2 Instance Rebalance Recommendation", detail, [self._odd_arn(instance_id)])
+        self.put_event("aws.ec2", "EC2 Instance Rebalance Recommendation", detail, [self._odd_arn(instance_id)])
         return now
 
     def view(self, address: str) -> imds.InstanceView | None:

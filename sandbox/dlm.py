@@ -543,7 +543,7 @@ class Lifecycle:
         endpoint: str,
         tell: Callable[[str, str, dict[str, Any], list[str]], None],
     ) -> None:
-        self.account, self.region, self.clock, self.endpoint, self.tell = account, region, clock, endpoint, tell
+        self.account, self.region, self.clock, self.endpoint, self.put_event = account, region, clock, endpoint, tell
         self.jobs: list[Job] = []
         self.working = threading.Lock()
         register(clock)
@@ -634,7 +634,7 @@ class Lifecycle:
         self.jobs = [job for job in self.jobs if job.policy is not policy]
         log.warning("lifecycle policy %s: %s", policy.id, cause)
         detail = {"state": "ERROR", "cause": cause, "policy_id": policy.arn}
-        self.tell("aws.dlm", "DLM Policy State Change", detail, [policy.arn])
+        self.put_event("aws.dlm", "DLM Policy State Change", detail, [policy.arn])
 
     def _client(self, policy: Policy) -> Any:
         """EC2 under the policy's role. Raises PermissionError when DLM may not assume it any more."""

@@ -112,7 +112,7 @@ class Bus:
 
     # -- in ----------------------------------------------------------------------------------------------------------
 
-    def tell(self, source: str, kind: str, detail: dict[str, Any], resources: list[str]) -> None:
+    def put_event(self, source: str, kind: str, detail: dict[str, Any], resources: list[str]) -> None:
         """Something happened in an AWS service; returns at once."""
         self.put(
             {

@@ -253,7 +253,7 @@ class Fis:
             return
         length = duration(parameters["duration"]).total_seconds() * self.scale
         zones = {zone.strip() for zone in parameters["availabilityZoneIdentifiers"].split(",")}
-        refused = self.cloud.weather.refused
+        refused = self.cloud.faults.refused
         for group in found:
             refused[group.name] = zones
         experiment.halt.wait(length)

@@ -103,7 +103,7 @@ class Machine(Protocol):
     def at_risk(self, instance: Any) -> str:
         """Whether the end of an instance was announced: empty, `rebalance` or `notice`."""
 
-    def tell(self, source: str, kind: str, detail: dict[str, Any], resources: list[str]) -> None:
+    def put_event(self, source: str, kind: str, detail: dict[str, Any], resources: list[str]) -> None:
         """An event for EventBridge."""
 
     def scored(self, pools: list[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -378,7 +378,7 @@ class Gaps:
                 "startTime": begun.strftime("%Y-%m-%dT%H:%M:%SZ"),
                 "endTime": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             }
-            machine.tell("aws.ec2", "EBS Snapshot Notification", detail, [arn])
+            machine.put_event("aws.ec2", "EBS Snapshot Notification", detail, [arn])
 
         def delete_snapshot(backend: Any, snapshot_id: str) -> Any:
             answer = unsnap(backend, snapshot_id)
@@ -740,7 +740,7 @@ def _activity(
     detail["Details"] = {"Availability Zone": instance.placement.zone} if instance is not None else {}
     detail["EC2InstanceId"] = instance.id if instance is not None else ""
     arns = [f"arn:aws:ec2:{group.region}:{group.account_id}:instance/{instance.id}"] if instance is not None else []
-    machine.tell("aws.autoscaling", event, detail, [group.arn, *arns])
+    machine.put_event("aws.autoscaling", event, detail, [group.arn, *arns])
 
 
 def tend(group: Any, machine: Machine) -> None:

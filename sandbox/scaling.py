@@ -117,7 +117,7 @@ class Hooks:
     """Who holds which instance of a group, and for how long."""
 
     def __init__(self, tell: Callable[[str, str, dict[str, Any], list[str]], None]) -> None:
-        self.tell = tell
+        self.put_event = tell
         self.waits: dict[tuple[str, str], Wait] = {}
 
     def close_gaps(self) -> None:
@@ -191,7 +191,7 @@ class Hooks:
             )
             self.waits[(state.instance.id, f"{group.name}/{hook.name}")] = wait
             launching = transition == LAUNCHING
-            self.tell(
+            self.put_event(
                 "aws.autoscaling",
                 f"EC2 Instance-{'launch' if launching else 'terminate'} Lifecycle Action",
                 {

@@ -171,7 +171,7 @@ class Server:
         self.connect.close_gaps()
         self.cloud.on_tick.append(self.connect.tick)
         tunnels = self.connect.listen()
-        self._happenings()
+        self._event_sources()
         for name, document in self.policies.items():
             self._policy(name, document)
         slowness.close_gaps()
@@ -208,7 +208,7 @@ class Server:
         threading.Thread(target=self.cloud.run_ticks, daemon=True, name="tick").start()
         return state
 
-    def _happenings(self) -> None:
+    def _event_sources(self) -> None:
         """Events and who is told of them, functions, schedules, experiments."""
         endpoint = f"http://127.0.0.1:{self.port}"
         functions = Functions(self.home.directory / "functions", self.account, REGION, endpoint)
@@ -220,8 +220,8 @@ class Server:
             part.close_gaps()
         tables.close_gaps()
         zones.close_gaps()
-        lifecycle = Lifecycle(self.account, REGION, clock, endpoint, bus.tell)
-        self.cloud.on_event.append(bus.tell)
+        lifecycle = Lifecycle(self.account, REGION, clock, endpoint, bus.put_event)
+        self.cloud.on_event.append(bus.put_event)
         self.cloud.on_tick += [schedules.tick, lambda: bus.tick(clock.now().timestamp()), lifecycle.tick]
         self.bus = bus
         self.more = Verbs(self.cloud, bus, clock, schedules, fis, lifecycle)
@@ -315,7 +315,7 @@ class Server:
         """
         cloud = self.cloud
         if verb == "status":
-            return {"instances": [self._status(i) for i in cloud.instances()], "weather": self._weather()}
+            return {"instances": [self._status(i) for i in cloud.instances()], "faults": self._faults()}
         if verb == "spot-notice":
             due = cloud.notice(body["instance"], float(body.get("in", 120)), body.get("action", "terminate"))
             return {"time": due.isoformat()}
@@ -334,13 +334,13 @@ class Server:
             self._check_zone(body["zone"])
             return {"lost": cloud.fail_zone(body["zone"])}
         if verb == "restore-zone":
-            cloud.weather.zones_down.discard(body["zone"])
-            return self._weather()
+            cloud.faults.zones_down.discard(body["zone"])
+            return self._faults()
         if verb in ("no-spot-capacity", "spot-capacity"):
             self._check_zone(body["zone"])
             pool = (body["zone"], body["type"])
-            (cloud.weather.no_spot.add if verb == "no-spot-capacity" else cloud.weather.no_spot.discard)(pool)
-            return self._weather()
+            (cloud.faults.no_spot.add if verb == "no-spot-capacity" else cloud.faults.no_spot.discard)(pool)
+            return self._faults()
         if verb == "imds-fault":
             cloud.signals.setdefault(body["instance"], Signals()).fault = body["fault"]
             return {"fault": body["fault"]}
@@ -354,9 +354,9 @@ class Server:
         if zone not in zones:
             raise ToolFailed(f"zone {zone} is not in {REGION}: use one of {', '.join(zones)}")
 
-    def _weather(self) -> dict[str, Any]:
-        weather = self.cloud.weather
-        return {"zones_down": sorted(weather.zones_down), "no_spot_capacity": sorted(map(list, weather.no_spot))}
+    def _faults(self) -> dict[str, Any]:
+        faults = self.cloud.faults
+        return {"zones_down": sorted(faults.zones_down), "no_spot_capacity": sorted(map(list, faults.no_spot))}
 
     def _status(self, instance: Any) -> dict[str, Any]:
         signals = self.cloud.signals.get(instance.id, Signals())

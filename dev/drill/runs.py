@@ -35,7 +35,7 @@ NOTICED = ("notice", "no_capacity", "evicted_restoring")
 # Of dev.keys' mixture, measured: an RDB of one MiB holds so many.
 KEYS_PER_MB = 7000
 SEEN_S, SAFE_S, SERVING_S, APPEND_ONLY_S = 2.0, 3.0, 10.0, 1.0
-STRIKE = ["env", f"PYTHONPATH={ROOT}", sys.executable, "-m", "dev.drill.inject_fault"]
+INJECT = ["env", f"PYTHONPATH={ROOT}", sys.executable, "-m", "dev.drill.inject_fault"]
 
 
 @dataclass(frozen=True)
@@ -73,12 +73,12 @@ def settings(plan: Plan, folder: Path, dice: random.Random) -> dict[str, Any]:
     }
     if plan.kind in ("kill", "rebalance", "zone_lost"):
         # On AWS terminate-instances shuts a host down in good order; here it can be lost as by a fault.
-        chosen["drill_command"] = [*STRIKE, plan.kind]
+        chosen["drill_command"] = [*INJECT, plan.kind]
     if plan.kind == "no_capacity":
         # Until the drill is over, however much FIS's durations are shortened.
         chosen["drill_capacity_seconds"] = 43200
     if plan.kind == "evicted_restoring":
-        chosen["drill_second_command"] = [*STRIKE, "kill"]
+        chosen["drill_second_command"] = [*INJECT, "kill"]
         chosen["drill_second_lead_seconds"] = round(dice.uniform(0.5, 4.0), 2)
     return chosen
 

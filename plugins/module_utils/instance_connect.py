@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ansible_collections.spotcache.redis.plugins.module_utils.ensure import Trouble
-from ansible_collections.spotcache.redis.plugins.module_utils.look import tags_of
+from ansible_collections.spotcache.redis.plugins.module_utils.questions import tags_of
 
 # A change of its groups does not interrupt it, and neither does one that failed.
 USABLE = ("create-complete", "update-in-progress", "update-complete", "update-failed")

@@ -269,7 +269,7 @@ def group_tags(name: str, tags: dict[str, str]) -> list[dict[str, Any]]:
     ]
 
 
-class HostGroup:
+class AutoscalingHost:
     """The group called `name`."""
 
     def __init__(self, autoscaling: Any, ec2: Any, name: str, fallback_group: str = "") -> None:
@@ -419,7 +419,7 @@ class HostGroup:
         return bool(self.ec2.describe_instances(Filters=filters)["Reservations"])
 
 
-def ensure_present(module: AnsibleAWSModule, group: HostGroup) -> dict[str, Any]:
+def ensure_present(module: AnsibleAWSModule, group: AutoscalingHost) -> dict[str, Any]:
     """The task's result for state=present."""
     wanted = wanted_settings(module.params)
     latest = group.latest_version(wanted["launch_template"])
@@ -456,7 +456,7 @@ def ensure_present(module: AnsibleAWSModule, group: HostGroup) -> dict[str, Any]
     return result
 
 
-def ensure_absent(module: AnsibleAWSModule, group: HostGroup) -> dict[str, Any]:
+def ensure_absent(module: AnsibleAWSModule, group: AutoscalingHost) -> dict[str, Any]:
     """The task's result for state=absent."""
     described = group.describe()
     if described is None:
@@ -493,7 +493,9 @@ def main() -> None:
         supports_check_mode=True,
     )
     params = module.params
-    group = HostGroup(module.client("autoscaling"), module.client("ec2"), params["name"], params["fallback_group"])
+    group = AutoscalingHost(
+        module.client("autoscaling"), module.client("ec2"), params["name"], params["fallback_group"]
+    )
     ensure = ensure_present if params["state"] == "present" else ensure_absent
     finish(module, lambda: ensure(module, group), f"The Auto Scaling group {group.name} cannot be managed")
 

@@ -116,7 +116,7 @@ with contextlib.suppress(ImportError):
     from botocore.exceptions import BotoCoreError, ClientError
 
 from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleAWSModule
-from ansible_collections.spotcache.redis.plugins.module_utils.look import ask_all
+from ansible_collections.spotcache.redis.plugins.module_utils.questions import ask_all
 
 # 32-bit x86 is left out: no image of today has it.
 NAMES = {"x86_64": "amd64", "arm64": "arm64"}

@@ -139,7 +139,7 @@ from ansible_collections.spotcache.redis.plugins.module_utils.instance_connect i
     is_ours,
     wait_until,
 )
-from ansible_collections.spotcache.redis.plugins.module_utils.look import tags_of
+from ansible_collections.spotcache.redis.plugins.module_utils.questions import tags_of
 
 KIND = "instance-connect-endpoint"
 

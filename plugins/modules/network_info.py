@@ -190,7 +190,7 @@ from ansible.module_utils.common.dict_transformations import camel_dict_to_snake
 from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleAWSModule
 from ansible_collections.spotcache.redis.plugins.module_utils.cidr import plan
 from ansible_collections.spotcache.redis.plugins.module_utils.instance_connect import USABLE, described, find, is_ours
-from ansible_collections.spotcache.redis.plugins.module_utils.look import ask_all, has_tags, only, tags_of
+from ansible_collections.spotcache.redis.plugins.module_utils.questions import ask_all, has_tags, only, tags_of
 
 PARTS = ("vpc", "subnets", "egress", "security_groups", "instance_connect_endpoint", "dns")
 SSH = 22

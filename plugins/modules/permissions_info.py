@@ -130,7 +130,6 @@ with contextlib.suppress(ImportError):
     from botocore.parsers import ResponseParserError
 
 from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleAWSModule
-from ansible_collections.spotcache.redis.plugins.module_utils.look import ask_all
 from ansible_collections.spotcache.redis.plugins.module_utils.permissions import (
     Question,
     circumstances,
@@ -138,6 +137,7 @@ from ansible_collections.spotcache.redis.plugins.module_utils.permissions import
     questions,
     refused,
 )
+from ansible_collections.spotcache.redis.plugins.module_utils.questions import ask_all
 
 
 def source_arn(client: Any, arn: str) -> str:

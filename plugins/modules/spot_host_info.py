@@ -93,12 +93,12 @@ with contextlib.suppress(ImportError):
     from botocore.exceptions import BotoCoreError, ClientError
 
 from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleAWSModule
-from ansible_collections.spotcache.redis.plugins.module_utils.look import ask_all, has_tags, only
+from ansible_collections.spotcache.redis.plugins.module_utils.questions import ask_all, has_tags, only
 
 PARTS = ("profile", "key", "template")
 
 
-class Look:
+class Inspection:
     """The questions, each answered with whether the part is right."""
 
     def __init__(self, iam: Any, ec2: Any, params: dict[str, Any]) -> None:
@@ -188,7 +188,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    look = Look(module.client("iam"), module.client("ec2"), module.params)
+    look = Inspection(module.client("iam"), module.client("ec2"), module.params)
     try:
         differing = look.differing()
     except (ClientError, BotoCoreError) as error:

@@ -177,7 +177,7 @@ def test_with_a_notice_by_fis(place: Sandbox, filled: dict[int, keys.DatabasePri
 
 
 def test_without_a_notice(place: Sandbox, filled: dict[int, keys.DatabasePrint]) -> None:
-    code, said, report = run(place, "kill", drill_kind="kill", drill_command=[*drill.STRIKE, "kill"])
+    code, said, report = run(place, "kill", drill_kind="kill", drill_command=[*drill.INJECT, "kill"])
     assert code == 0, said[-3000:]
     [one] = report["runs"]
     assert (one["notice_to_seen_s"], one["seen_to_safe_s"]) == (None, None)
@@ -192,7 +192,7 @@ def test_a_host_that_ends_while_it_restores_is_followed_by_another(
     place: Sandbox, filled: dict[int, keys.DatabasePrint]
 ) -> None:
     assert place.on_host(place.host(), "spotcache-keeper backup --json --no-snapshot").returncode == 0
-    chosen = {"drill_second_command": [*drill.STRIKE, "kill"], "drill_second_lead_seconds": 0.5}
+    chosen = {"drill_second_command": [*drill.INJECT, "kill"], "drill_second_lead_seconds": 0.5}
     code, said, report = run(place, "evicted", drill_kind="evicted_restoring", **chosen)
     assert code == 0, said[-3000:]
     [one] = report["runs"]
@@ -212,7 +212,7 @@ def test_a_recommendation_brings_an_early_backup_and_nothing_else(
         place,
         "rebalance",
         drill_kind="rebalance",
-        drill_command=[*drill.STRIKE, "rebalance"],
+        drill_command=[*drill.INJECT, "rebalance"],
         drill_client_ways=["ssh"],
     )
     assert code == 0, said[-3000:]

@@ -43,7 +43,7 @@ def handler(event, context):
 WARNING = "EC2 Spot Instance Interruption Warning"
 
 
-class Happenings:
+class Events:
     """A function, its queue, and clients."""
 
     def __init__(self, sandbox: Sandbox) -> None:
@@ -128,8 +128,8 @@ def account() -> Iterator[Account]:
 
 
 @pytest.fixture(scope="module")
-def it(account: Account) -> Happenings:
-    return Happenings(account.sandbox)
+def it(account: Account) -> Events:
+    return Events(account.sandbox)
 
 
 @pytest.fixture
@@ -137,7 +137,7 @@ def host(account: Account) -> Host:
     return account.ready()
 
 
-def test_a_function_runs_with_its_roles_rights_and_no_others(it: Happenings) -> None:
+def test_a_function_runs_with_its_roles_rights_and_no_others(it: Events) -> None:
     assert it.invoke({"hello": 1}) == ("", {"batchItemFailures": []})
     assert it.take(it.seen) == {"hello": 1}
     kind, told = it.invoke("please list")
@@ -153,21 +153,21 @@ def test_a_function_runs_with_its_roles_rights_and_no_others(it: Happenings) -> 
     assert any(line["message"].startswith("invoked ") for line in said)
 
 
-def test_a_function_is_nobody_on_this_machine(it: Happenings) -> None:
+def test_a_function_is_nobody_on_this_machine(it: Events) -> None:
     user, sees_state = it.invoke({"please look": str(Path(it.sandbox.state["log"]).parent)})[1]
     assert user != 0
     assert sees_state is False
     it.take(it.seen)
 
 
-def test_the_account_is_shown_to_nobody_who_has_no_keys(it: Happenings) -> None:
+def test_the_account_is_shown_to_nobody_who_has_no_keys(it: Events) -> None:
     for path in ("/moto-api/data.json", "//moto-api/data.json", "/moto-api/reset"):
         with pytest.raises(urllib.error.HTTPError) as refused:
             urllib.request.urlopen(f"{it.sandbox.state['endpoint']}{path}", timeout=10)
         assert refused.value.code in (403, 404)
 
 
-def test_a_warm_function_answers_quickly(it: Happenings) -> None:
+def test_a_warm_function_answers_quickly(it: Events) -> None:
     it.invoke("warm up")
     begun = time.monotonic()
     for _ in range(5):
@@ -177,7 +177,7 @@ def test_a_warm_function_answers_quickly(it: Happenings) -> None:
         it.take(it.seen)
 
 
-def test_events_reach_a_function_only_with_its_permission(it: Happenings, host: Host) -> None:
+def test_events_reach_a_function_only_with_its_permission(it: Events, host: Host) -> None:
     dead = it.queue("undelivered")
     it.allow(dead, "events.amazonaws.com")
     pattern = {"source": ["aws.ec2"], "detail-type": ["EC2 Instance Rebalance Recommendation"]}
@@ -201,7 +201,7 @@ def test_events_reach_a_function_only_with_its_permission(it: Happenings, host: 
     assert it.none(it.seen)
 
 
-def test_an_event_that_a_function_cannot_take_is_tried_three_times_and_kept(it: Happenings) -> None:
+def test_an_event_that_a_function_cannot_take_is_tried_three_times_and_kept(it: Events) -> None:
     it.sandbox.verb("retry-seconds", "--name", it.sandbox.name, "0.1")
     it.functions.invoke(FunctionName="it", InvocationType="Event", Payload=json.dumps("please fail"))
     assert it.take(it.queue("dead")) == "please fail"
@@ -209,7 +209,7 @@ def test_an_event_that_a_function_cannot_take_is_tried_three_times_and_kept(it: 
     assert it.none(it.seen)
 
 
-def test_own_events_match_rules_and_those_of_aws_are_refused(it: Happenings) -> None:
+def test_own_events_match_rules_and_those_of_aws_are_refused(it: Events) -> None:
     own = it.queue("own")
     it.allow(own, "events.amazonaws.com")
     it.rule(
@@ -226,7 +226,7 @@ def test_own_events_match_rules_and_those_of_aws_are_refused(it: Happenings) -> 
     assert it.none(own)
 
 
-def test_a_topic_reaches_functions_queues_that_let_it_and_mailboxes(it: Happenings) -> None:
+def test_a_topic_reaches_functions_queues_that_let_it_and_mailboxes(it: Events) -> None:
     topic = it.sns.create_topic(Name="topic")["TopicArn"]
     inbox = it.queue("inbox")
     it.sns.subscribe(TopicArn=topic, Protocol="sqs", Endpoint=it.arn(inbox))
@@ -254,7 +254,7 @@ def test_a_topic_reaches_functions_queues_that_let_it_and_mailboxes(it: Happenin
     assert [(m["to"], m["subject"], m["text"]) for m in mail] == [("ops@example.com", "s", t) for t in ("one", "two")]
 
 
-def test_a_queue_feeds_a_function_and_what_it_fails_at_ends_in_the_dead_letter_queue(it: Happenings) -> None:
+def test_a_queue_feeds_a_function_and_what_it_fails_at_ends_in_the_dead_letter_queue(it: Events) -> None:
     last = it.queue("last")
     redrive = json.dumps({"deadLetterTargetArn": it.arn(last), "maxReceiveCount": "2"})
     work = it.queue("work", VisibilityTimeout="3", RedrivePolicy=redrive)
@@ -389,7 +389,7 @@ def test_scheduled_actions_fire_by_the_clock_in_their_own_zone(account: Account)
 class Experiments:
     """FIS as a client sees it."""
 
-    def __init__(self, sandbox: Sandbox, it: Happenings) -> None:
+    def __init__(self, sandbox: Sandbox, it: Events) -> None:
         self.client = sandbox.client("fis")
         may = {
             "Effect": "Allow",
@@ -425,7 +425,7 @@ class Experiments:
 
 
 @pytest.fixture(scope="module")
-def experiments(account: Account, it: Happenings) -> Experiments:
+def experiments(account: Account, it: Events) -> Experiments:
     return Experiments(account.sandbox, it)
 
 
@@ -453,7 +453,7 @@ def test_an_experiment_interrupts_a_spot_instance(account: Account, host: Host, 
     experiments.client.delete_experiment_template(id=template)
 
 
-def test_an_experiment_without_targets_or_rights_fails(experiments: Experiments, it: Happenings) -> None:
+def test_an_experiment_without_targets_or_rights_fails(experiments: Experiments, it: Events) -> None:
     nowhere = {"resourceTags": {"spotcache:environment": "nowhere"}}
     template = experiments.template(INTERRUPT, SPOT, nowhere, durationBeforeInterruption="PT2M")
     ended = experiments.run(template)

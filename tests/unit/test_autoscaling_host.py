@@ -102,9 +102,9 @@ def test_a_new_template_that_ec2_does_not_list_yet_is_waited_for(
 ) -> None:
     monkeypatch.setattr(module, "PATIENCE_S", 60)
     answers = ["", ""]
-    known = module.HostGroup.latest_version
+    known = module.AutoscalingHost.latest_version
     monkeypatch.setattr(
-        module.HostGroup, "latest_version", lambda group, name: answers.pop() if answers else known(group, name)
+        module.AutoscalingHost, "latest_version", lambda group, name: answers.pop() if answers else known(group, name)
     )
     assert run(capsys, aws["parameters"])["latest_version"] == "1"
     assert answers == []
@@ -179,7 +179,7 @@ class Described:
 )
 def test_the_host_is_the_newest_that_is_not_ending(states: dict[str, str], expected: str | None) -> None:
     api = Described(states)
-    group = module.HostGroup(api, api, NAME)
+    group = module.AutoscalingHost(api, api, NAME)
     found = group.host(group.describe())
     assert (found["InstanceId"] if found else None) == expected
 
@@ -188,7 +188,7 @@ def test_when_none_comes_it_says_what_was_tried() -> None:
     failed = {"StatusCode": "Failed", "StatusMessage": "There is no Spot capacity available."}
     api = Described({}, [failed, failed, {"StatusCode": "Successful", "StatusMessage": "no matter"}])
     with pytest.raises(Trouble) as trouble:
-        module.HostGroup(api, api, NAME).wait_for_host(0)
+        module.AutoscalingHost(api, api, NAME).wait_for_host(0)
     assert str(trouble.value) == (
         f"The Auto Scaling group {NAME} has no running instance after 0 s. "
         "Auto Scaling says: There is no Spot capacity available."
@@ -224,7 +224,7 @@ def test_what_is_new_is_given_time(monkeypatch: pytest.MonkeyPatch, message: str
             "health_check_grace_period": 1,
         }
     )
-    module.HostGroup(slow, None, NAME).apply(None, wanted)
+    module.AutoscalingHost(slow, None, NAME).apply(None, wanted)
     assert slow.tries == 3
 
 

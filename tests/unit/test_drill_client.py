@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from spotcache_drill import cli
 from spotcache_drill.client import Accounts, Client, Names, Service, Target, loss, read_back, remove
-from spotcache_drill.observer import Instance, Observer, Place, Seen, instances_of, note_instances
+from spotcache_drill.observer import Instance, Observer, Place, Seen, instances_of, record_instances
 from spotcache_drill.record import record
 from spotcache_drill.way import connector, words_for
 from spotcache_drill.wire import RedisError, decoded, encoded
@@ -295,10 +295,12 @@ def described(*rows: tuple[str, str, str]) -> dict[str, Any]:
 
 def test_instances_are_noted_from_their_first_sight() -> None:
     seen = Seen()
-    note_instances(seen, 1.0, instances_of(described(("i-0", "terminated", ""), ("i-1", "running", "10.0.0.1"))))
-    note_instances(seen, 2.0, instances_of(described(("i-0", "terminated", ""), ("i-1", "shutting-down", "10.0.0.1"))))
-    note_instances(seen, 3.0, instances_of(described(("i-1", "terminated", ""), ("i-2", "pending", "10.0.0.2"))))
-    note_instances(seen, 4.0, instances_of(described(("i-2", "running", "10.0.0.2"))))
+    record_instances(seen, 1.0, instances_of(described(("i-0", "terminated", ""), ("i-1", "running", "10.0.0.1"))))
+    record_instances(
+        seen, 2.0, instances_of(described(("i-0", "terminated", ""), ("i-1", "shutting-down", "10.0.0.1")))
+    )
+    record_instances(seen, 3.0, instances_of(described(("i-1", "terminated", ""), ("i-2", "pending", "10.0.0.2"))))
+    record_instances(seen, 4.0, instances_of(described(("i-2", "running", "10.0.0.2"))))
     # One that had ended before the drill is none of it.
     assert sorted(seen.instances) == ["i-1", "i-2"]
     assert seen.instances["i-1"].gone_at == 2.0
@@ -351,21 +353,21 @@ class Aws:
 def test_the_observer_follows_the_name_and_counts_whole_backups() -> None:
     aws, clock = Aws(), Clock()
     observer = Observer(Place("stg", "b", "p/stg/", "redis.stg.internal", "i-1"), aws, 1.0, clock)
-    observer.look_at_instances()
-    observer.look_at_name()
-    observer.look_at_name()
+    observer.poll_instances()
+    observer.poll_name()
+    observer.poll_name()
     assert observer.target() == Target("10.0.0.1", "i-1")
     aws.address = "10.0.0.2"
-    observer.look_at_name()
+    observer.poll_name()
     assert observer.target() == Target("10.0.0.2", "")
     assert [address for address, _ in observer.seen.addresses] == ["10.0.0.1", "10.0.0.2"]
     # The zone with the longest name is the one that answers for it.
     assert set(aws.asked) == {"long"}
-    observer.look_at_backups()
+    observer.poll_backups()
     assert list(observer.seen.backups) == ["one"]
     before = observer.seen.final
     aws.keys.append("p/stg/keeper/final/i-1.json")
-    observer.look_at_backups()
+    observer.poll_backups()
     after = observer.seen.final
     assert before is None
     assert after is not None
@@ -398,17 +400,17 @@ def test_a_drill_is_over_when_another_host_has_taken_a_write() -> None:
 
 
 def test_a_client_that_was_left_behind_takes_no_other_drills_strike(tmp_path: Path) -> None:
-    path = tmp_path / "struck.json"
-    assert cli.read_struck(path, "a") is None
+    path = tmp_path / "fault.json"
+    assert cli.read_fault(path, "a") is None
     path.write_text('{"mark": "a", "at"')
-    assert cli.read_struck(path, "a") is None
+    assert cli.read_fault(path, "a") is None
     path.write_text(json.dumps({"mark": "a", "at": 1.0, "last": 1.0}))
-    assert cli.read_struck(path, "a") == {"mark": "a", "at": 1.0, "last": 1.0}
+    assert cli.read_fault(path, "a") == {"mark": "a", "at": 1.0, "last": 1.0}
     with pytest.raises(cli.Failed, match="broken off"):
-        cli.read_struck(path, "b")
+        cli.read_fault(path, "b")
     path.write_text('{"stop": true}')
     with pytest.raises(cli.Failed, match="broken off"):
-        cli.read_struck(path, "a")
+        cli.read_fault(path, "a")
 
 
 def test_a_client_that_gets_no_answer_says_so(

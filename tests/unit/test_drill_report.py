@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from spotcache_drill import cli, report, svg
 
-# 2026-11-22T07:00:00Z, when the host is struck.
+# 2026-11-22T07:00:00Z, when the host is hit by the fault.
 T = 1795330800.0
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -84,7 +84,7 @@ def settings(**more: Any) -> dict[str, Any]:
         "kind": "notice",
         "notice": True,
         "until": "successor",
-        "struck": T,
+        "injected": T,
         "old_words": OLD_WORDS,
         "new_words": NEW_WORDS,
         **more,
@@ -215,7 +215,7 @@ def test_a_service_that_never_came_back_is_a_fault() -> None:
 
 @pytest.mark.parametrize(
     ("trouble", "said"),
-    [({}, "it answered, and named none"), ({"look_at_instances": "ClientError: denied"}, "ClientError: denied")],
+    [({}, "it answered, and named none"), ({"poll_instances": "ClientError: denied"}, "ClientError: denied")],
 )
 def test_what_ec2_did_not_show_is_a_fault_and_no_figure(trouble: dict[str, str], said: str) -> None:
     blind = kept(hosts=[], host_gone=None, trouble=trouble, missing=[[98, T + 0.5]], services=kept()["services"])

@@ -31,7 +31,7 @@ from spotcache_keeper.node.journal import Lines
 from spotcache_keeper.overview import make_status, status_table
 from spotcache_keeper.stores.s3 import S3Store
 from spotcache_keeper.system.commands import Completed
-from spotcache_keeper.system.state import BOOT, begin_anew, recall, remember
+from spotcache_keeper.system.state import BOOT, begin_anew, recall, save_state
 
 from tests.unit.keeper_support import KEEPER_JSON, ZONE, FakeMachine, TestHost
 from tests.unit.watch_support import HOST, World, made_world, moto_server
@@ -382,7 +382,7 @@ def test_with_nothing_to_restore_redis_stays_down_unless_that_is_allowed(world: 
         boot.run()
     assert world.host.engine.state() is not None
     assert not world.host.engine.state().running  # type: ignore[union-attr]
-    boot.tell_failure("there is no backup")
+    boot.notify_failure("there is no backup")
     # Started again, as systemd does, with the permission.
     result = new.boot(allow_empty=True).run()
     assert result.what == "began empty"
@@ -615,7 +615,7 @@ def test_a_record_that_was_taken_back_counts_for_nothing(world: World) -> None:
 def test_a_host_that_is_being_ended_waits_and_does_not_begin_to_serve(world: World) -> None:
     watch = world.watch()
     drain = begin(world.host.context(), world.outside, Interruption(SPOT, "x"), world.host.context().now())
-    watch.drainer.note(drain)
+    watch.drainer.checkpoint(drain)
     acquirer, said = acquirer_of(world, drain.host)
     thread, got = in_background(acquirer)
     thread.join(0.5)
@@ -742,12 +742,12 @@ def boot_until_killed(new: NewHost, count: int) -> bool:
                 (Acquirer, "acquire"),
                 (Disks, "change_to"),
                 (Disks, "_must"),
-                (disks_module.Disks, "_remember"),
+                (disks_module.Disks, "_save_state"),
                 (boot_module, "restore"),
                 (Boot, "_name_volume"),
                 (Boot, "_move_name"),
                 (LeaseStore, "write_lease"),
-                (Boot, "_tell"),
+                (Boot, "_notify"),
             ):
                 setattr(owner, name, wrapped(getattr(owner, name)))
             new.boot().run()
@@ -814,7 +814,7 @@ def test_an_image_names_no_other_hosts_address(world: World) -> None:
 def test_an_image_brings_no_other_hosts_past(world: World) -> None:
     directory = world.host.config.state_directory
     begin_anew(directory, "i-first")
-    remember(directory, last_error={"at": "x"})
+    save_state(directory, last_error={"at": "x"})
     begin_anew(directory, "i-first")
     assert recall(directory)
     begin_anew(directory, "i-second")

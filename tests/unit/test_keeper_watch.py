@@ -21,7 +21,7 @@ import boto3
 import pytest
 import redis
 from spotcache_keeper import config as config_module
-from spotcache_keeper.aws.imds import SOURCES, TARGET_STATE, Imds, ImdsError, look
+from spotcache_keeper.aws.imds import SOURCES, TARGET_STATE, Imds, ImdsError, poll
 from spotcache_keeper.aws.signed import Objects, Signed, role_credentials
 from spotcache_keeper.errors import KeeperError, RefusedError
 from spotcache_keeper.lease import Lease, LeaseStore
@@ -96,7 +96,7 @@ def test_a_faulty_metadata_service_is_said_and_hides_no_later_notice(world: Worl
     watch.step()
     world.imds.fault = fault
     with pytest.raises(ImdsError, match=words):
-        look(Imds(world.imds.url, timeout=0.3))
+        poll(Imds(world.imds.url, timeout=0.3))
     pauses = [watch.step() for _ in range(4)]
     assert pauses == sorted(pauses)
     assert pauses[0] >= 2
@@ -305,7 +305,7 @@ def test_every_kind_of_interruption_is_heeded(world: World, source: Any) -> None
     time_text = to_text(datetime.now(UTC) + timedelta(seconds=100))
     said = {"action": "terminate", "time": time_text, "noticeTime": time_text}
     world.imds.values[path] = "Terminated" if kind.has_hook else json.dumps(said)
-    [interruption] = look(Imds(world.imds.url)).interruptions
+    [interruption] = poll(Imds(world.imds.url)).interruptions
     assert interruption.kind is kind
     watch = world.watch()
     watch.step()
@@ -336,10 +336,10 @@ def test_no_answer_hides_nothing_that_was_answered(world: World, monkeypatch: py
         return get(path)
 
     monkeypatch.setattr(imds, "get", broken)
-    assert [found.kind.name for found in look(imds).interruptions] == ["spot"]
+    assert [found.kind.name for found in poll(imds).interruptions] == ["spot"]
     del world.imds.values["spot/instance-action"]
     with pytest.raises(ImdsError):
-        look(imds)
+        poll(imds)
 
 
 def test_a_host_that_is_spared_goes_on(world: World) -> None:
@@ -670,13 +670,13 @@ def step_until_killed(world: World, count: int) -> bool:
 
             for owner, name in (
                 (Drainer, "fence"),
-                (Drainer, "note"),
+                (Drainer, "checkpoint"),
                 (drain_module, "backup"),
                 (drain_module, "write_atomically"),
                 (S3Store, "put"),
                 (LeaseStore, "write_final"),
                 (LeaseStore, "write_lease"),
-                (Outside, "tell"),
+                (Outside, "notify"),
             ):
                 setattr(owner, name, wrapped(getattr(owner, name)))
             watch = world.watch()

@@ -149,7 +149,7 @@ def populated(endpoint: str, folder: Path, ansible: kills.Ansible) -> Aws:
     open_aws = Aws(endpoint, {"root": ("x", "x")}, "", folder, ansible)
     documents = [
         json.loads((ROOT / "docs" / "iam" / f"{name}.json").read_text())
-        for name in ("operator-policy", "operator-roles-policy", "operator-people-policy")
+        for name in ("operator-policy", "operator-roles-policy", "operator-automation-policy")
     ]
     policy = {**documents[0], "Statement": [one for document in documents for one in document["Statement"]]}
     lacking = {"ec2:CreateVpc", "events:PutRule", "iam:PutRolePolicy", "s3:PutLifecycleConfiguration"}
@@ -182,7 +182,7 @@ def drop(statement: dict[str, Any], actions: set[str]) -> dict[str, Any]:
 NETWORK: dict[str, Any] = {"network_environment": "t", "network_region": REGION}
 WEBHOOK = "https://hooks.slack.com/services/T0/B0/nobody-may-read-this"
 NOTIFY: dict[str, Any] = {"notify_environment": "t", "notify_region": REGION}
-CARETAKER: dict[str, Any] = {"caretaker_environment": "t", "caretaker_region": REGION}
+CONTROLLER: dict[str, Any] = {"fallback_controller_environment": "t", "fallback_controller_region": REGION}
 HOST: dict[str, Any] = {
     "spot_host_environment": "t",
     "spot_host_region": REGION,
@@ -354,17 +354,21 @@ CASES: dict[str, tuple[str, dict[str, Any], list[str]]] = {
         ["notify_email_addresses is ['ops']"],
     ),
     "environment of messages": ("notify", {"notify_environment": "Stg"}, ["notify_environment is 'Stg'"]),
-    "what looks after it": ("caretaker", {"caretaker_superseded_days": 0}, ["accepted"]),
-    "volumes kept for days of the command line": ("caretaker", {"caretaker_superseded_days": "3"}, ["accepted"]),
+    "what looks after it": ("fallback_controller", {"fallback_controller_superseded_days": 0}, ["accepted"]),
+    "volumes kept for days of the command line": (
+        "fallback_controller",
+        {"fallback_controller_superseded_days": "3"},
+        ["accepted"],
+    ),
     "volumes kept less than no time": (
-        "caretaker",
-        {"caretaker_superseded_days": -1},
-        ["caretaker_superseded_days is -1", "or 0 to keep the volumes"],
+        "fallback_controller",
+        {"fallback_controller_superseded_days": -1},
+        ["fallback_controller_superseded_days is -1", "or 0 to keep the volumes"],
     ),
     "volumes kept a while": (
-        "caretaker",
-        {"caretaker_superseded_days": "a week"},
-        ["caretaker_superseded_days", "a week"],
+        "fallback_controller",
+        {"fallback_controller_superseded_days": "a week"},
+        ["fallback_controller_superseded_days", "a week"],
     ),
     "a small type is allowed": ("spot_host", {"spot_host_instance_types": ["t3.micro"]}, ["accepted"]),
 }
@@ -377,7 +381,13 @@ def said(aws: Aws) -> tuple[dict[str, str], str, set[str]]:
     result = aws.folder / "said.json"
     tasks: list[dict[str, Any]] = []
     for name, (role, variables, _) in CASES.items():
-        base = {"network": NETWORK, "spot_host": HOST, "redis": REDIS, "notify": NOTIFY, "caretaker": CARETAKER}[role]
+        base = {
+            "network": NETWORK,
+            "spot_host": HOST,
+            "redis": REDIS,
+            "notify": NOTIFY,
+            "fallback_controller": CONTROLLER,
+        }[role]
         tasks.append(
             {
                 "block": [
@@ -492,7 +502,9 @@ def test_missing_permissions_are_named_before_anything_is_made(aws: Aws) -> None
     code, text = aws.play("playbooks/provision.yml", aws.variables("weak"))
     assert code != 0
     assert "user/weak lack ec2:CreateVpc, events:PutRule, iam:PutRolePolicy, s3:PutLifecycleConfiguration" in text
-    assert "operator-roles-policy.json and that of docs/iam/operator-people-policy.json; nothing was changed" in text
+    assert (
+        "operator-roles-policy.json and that of docs/iam/operator-automation-policy.json; nothing was changed" in text
+    )
     assert aws.made() == before
 
 
@@ -524,7 +536,7 @@ def test_a_boundary_that_is_not_there_is_named_before_anything_is_made(aws: Aws)
 def test_the_operators_policies_are_enough(aws: Aws) -> None:
     more: dict[str, Any] = {"laravel_env_driver": "redis", "laravel_env_applications": [SHOP]}
     more |= {"notify_to": "slack", "notify_slack_webhook": WEBHOOK, "notify_email_addresses": ["ops@example.com"]}
-    more |= {"caretaker_return_volume": True}
+    more |= {"fallback_controller_return_volume": True}
     code, text = aws.play("playbooks/provision.yml", {**aws.variables(), **more}, "--check", "--diff")
     assert code == 0, text[-3000:]
     assert WEBHOOK not in text

@@ -29,10 +29,10 @@ SCENARIOS: dict[str, dict[str, Any]] = {
         "apcu_slack_kms_key": "{}:kms:{region}:{account}:key/01234567-89ab-cdef-0123-456789abcdef",
         "apcu_dead_letter_arn": "{}:sqs:{region}:{account}:shop-dead",
     },
-    "caretaker": {
-        "caretaker_return_volume": True,
-        "caretaker_superseded_days": 7,
-        "caretaker_bucket": "spotcache-backups",
+    "fallback_controller": {
+        "fallback_controller_return_volume": True,
+        "fallback_controller_superseded_days": 7,
+        "fallback_controller_bucket": "spotcache-backups",
     },
     "drill": {},
     "keeper": {},
@@ -50,7 +50,11 @@ SCENARIOS: dict[str, dict[str, Any]] = {
 # The same with what can be left out or chosen otherwise.
 PLAIN: dict[str, dict[str, Any]] = {
     "apcu": {"apcu_group": "shop-web", "apcu_slack_parameter": "", "apcu_dead_letter_arn": ""},
-    "caretaker": {"caretaker_return_volume": False, "caretaker_superseded_days": 0, "caretaker_bucket": ""},
+    "fallback_controller": {
+        "fallback_controller_return_volume": False,
+        "fallback_controller_superseded_days": 0,
+        "fallback_controller_bucket": "",
+    },
     "notify": {"notify_to": "mail"},
     "spot_host": {
         "spot_host_bucket": "spotcache-backups",

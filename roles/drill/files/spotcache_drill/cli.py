@@ -35,27 +35,27 @@ class Failed(Exception):
     """A sentence for the person: the drill cannot begin."""
 
 
-def read_struck(path: Path, mark: str) -> dict[str, Any] | None:
+def read_fault(path: Path, mark: str) -> dict[str, Any] | None:
     """What was noted of the interruption; None before it.
 
     Raises:
         Failed: there is none, and there will be none.
     """
     try:
-        struck = dict(json.loads(path.read_text(encoding="utf-8")))
+        fault = dict(json.loads(path.read_text(encoding="utf-8")))
     except (FileNotFoundError, json.JSONDecodeError):
         return None
-    if struck.get("stop") or struck.get("mark") != mark:
+    if fault.get("stop") or fault.get("mark") != mark:
         raise Failed("nothing was interrupted: the drill was broken off")
-    return struck
+    return fault
 
 
-def is_over(until: str, struck: dict[str, Any], accounts: Accounts, seen: Seen) -> bool:
+def is_over(until: str, fault: dict[str, Any], accounts: Accounts, seen: Seen) -> bool:
     """Whether what the drill waits for has come: another host's service, or a backup.
 
-    A service that began after the last strike is another host's: the one that was struck served before.
+    A service that began after the last strike is another host's: the one that was hit by the fault served before.
     """
-    last = float(struck["last"])
+    last = float(fault["last"])
     if until == "backup":
         return any(at >= last for at in list(seen.backups.values()))
     service = accounts.services[-1] if accounts.services else None
@@ -94,9 +94,9 @@ def check(settings: dict[str, Any], client_of: Callable[[str], Any], patience: f
         Failed: the name leads elsewhere, or no way does; with what to do.
     """
     observer = Observer(place_of(settings), client_of, settings["poll"])
-    observer.look_at_instances()
+    observer.poll_instances()
     if settings["dns_name"]:
-        observer.look_at_name()
+        observer.poll_name()
     target, host = observer.target(), settings["host"]
     if target.host != host:
         leads = f"leads to {target.address}" if target.address else "has no record"
@@ -167,11 +167,11 @@ def run(settings: dict[str, Any], client_of: Callable[[str], Any]) -> dict[str, 
                 f"{client.accounts.error or 'nobody answers'}. Nothing was interrupted"
             )
         (folder / "ready").write_text(f"{settings['mark']}\n", encoding="utf-8")
-        struck_file = folder / "struck.json"
-        if not wait(lambda: read_struck(struck_file, settings["mark"]) is not None, settings["patience"]):
+        fault_file = folder / "fault.json"
+        if not wait(lambda: read_fault(fault_file, settings["mark"]) is not None, settings["patience"]):
             raise Failed(f"nothing was interrupted within {settings['patience']:.0f} s: the drill was broken off")
-        struck = read_struck(struck_file, settings["mark"]) or {}
-        over = wait(lambda: is_over(settings["until"], struck, client.accounts, observer.seen), settings["patience"])
+        fault = read_fault(fault_file, settings["mark"]) or {}
+        over = wait(lambda: is_over(settings["until"], fault, client.accounts, observer.seen), settings["patience"])
         if over:
             time.sleep(settings["settle"])
     except Failed:
@@ -185,13 +185,13 @@ def run(settings: dict[str, Any], client_of: Callable[[str], Any]) -> dict[str, 
         observer.stop()
     ended = "" if over else f"{settings['until']} was waited for in vain for {settings['patience']:.0f} s"
     lost = settle(client, connect, observer)
-    return record(settings["host"], client.accounts, observer.seen, lost, float(struck["at"]), ended)
+    return record(settings["host"], client.accounts, observer.seen, lost, float(fault["at"]), ended)
 
 
 def make_room(folder: Path) -> None:
     """A folder in which nothing is left of an earlier drill."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("ready", "struck.json", "client.json", "report.json", "timeline.svg"):
+    for name in ("ready", "fault.json", "client.json", "report.json", "timeline.svg"):
         (folder / name).unlink(missing_ok=True)
 
 

@@ -94,7 +94,7 @@ def instances_of(answer: dict[str, Any]) -> list[Instance]:
     ]
 
 
-def note_instances(seen: Seen, now: float, instances: list[Instance]) -> None:
+def record_instances(seen: Seen, now: float, instances: list[Instance]) -> None:
     """Merge one look at EC2. One that is not described any more has ended; one that had ended before is left out."""
     for one in instances:
         if one.id not in seen.instances and not set(one.states) & {"pending", "running"}:
@@ -116,7 +116,7 @@ class Observer:
     Args:
         place: what is looked at.
         client: makes an AWS client for a service.
-        pause: seconds between two looks at the name.
+        pause: seconds between two polls at the name.
         clock: Unix time in seconds.
     """
 
@@ -132,9 +132,9 @@ class Observer:
     def start(self) -> None:
         """Look once at everything, and from then on in the background."""
         # The name decides where the client goes; what else is looked at may be known a little later.
-        looks = [(self.look_at_instances, 2), (self.look_at_backups, 2)]
-        looks += [(self.look_at_name, 1)] if self._place.name else []
-        for look, pauses in looks:
+        polls = [(self.poll_instances, 2), (self.poll_backups, 2)]
+        polls += [(self.poll_name, 1)] if self._place.name else []
+        for look, pauses in polls:
             look()
             thread = threading.Thread(target=self._again, args=(look, pauses * self._pause), daemon=True)
             self._threads.append(thread)
@@ -157,14 +157,14 @@ class Observer:
         newest = max(running, key=lambda one: one.states["running"], default=None)
         return Target(newest.address, newest.id, newest.public) if newest is not None else Target("")
 
-    def look_at_instances(self) -> None:
+    def poll_instances(self) -> None:
         """Which instances there are."""
         filters = [{"Name": "tag:spotcache:environment", "Values": [self._place.environment]}]
         # A page may be empty although there are more: what a filter leaves out counts as well.
         pages = self._client("ec2").get_paginator("describe_instances").paginate(Filters=filters)
-        note_instances(self.seen, self._clock(), [one for page in pages for one in instances_of(page)])
+        record_instances(self.seen, self._clock(), [one for page in pages for one in instances_of(page)])
 
-    def look_at_name(self) -> None:
+    def poll_name(self) -> None:
         """Where the name points. The record itself is asked for: resolvers would tell what it was a minute ago."""
         route53 = self._client("route53")
         if not self._zone_id:
@@ -178,7 +178,7 @@ class Observer:
                 if not self.seen.addresses or self.seen.addresses[-1][0] != address:
                     self.seen.addresses.append((address, self._clock()))
 
-    def look_at_backups(self) -> None:
+    def poll_backups(self) -> None:
         """Which backups are in S3, and whether the host has left its last words."""
         s3 = self._client("s3")
         answer = s3.list_objects_v2(Bucket=self._place.bucket, Prefix=f"{self._place.prefix}backups/")

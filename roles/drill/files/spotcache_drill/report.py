@@ -81,12 +81,12 @@ def epoch(text: object, form: str = _TEXT) -> float | None:
         return None
 
 
-def newest_backup(backups: Iterable[Mapping[str, Any]], struck: float) -> float | None:
-    """When the newest backup was begun that was whole before the host was struck; None without one.
+def newest_backup(backups: Iterable[Mapping[str, Any]], injected: float) -> float | None:
+    """When the newest backup was begun that was whole before the host was hit by the fault; None without one.
 
     By its id, such as 20261122T001503Z-3f9a1c: what a backup of this name holds is at least as old as that.
     """
-    begun = [epoch(str(backup["id"]).partition("-")[0], _ID) for backup in backups if float(backup["at"]) <= struck]
+    begun = [epoch(str(backup["id"]).partition("-")[0], _ID) for backup in backups if float(backup["at"]) <= injected]
     return max((at for at in begun if at is not None), default=None)
 
 
@@ -114,7 +114,7 @@ def at_of(rows: Iterable[Mapping[str, Any]], key: str, value: object) -> float |
 class Times:
     """When each thing of a drill happened; None for what did not, or is not known."""
 
-    struck: float
+    injected: float
     notice: float | None
     seen: float | None
     fenced: float | None
@@ -130,10 +130,14 @@ class Times:
 
 def times_of(settings: Mapping[str, Any], kept: Mapping[str, Any], old: Words, new: Words) -> Times:
     """Put together what the client, AWS and the keepers know."""
-    struck, noticed, replaced = float(settings["struck"]), bool(settings["notice"]), settings["until"] == "successor"
-    drain = old.kept if old.kept and epoch(old.kept.get("seen")) and _recent(old.kept, struck) else {}
+    injected, noticed, replaced = (
+        float(settings["injected"]),
+        bool(settings["notice"]),
+        settings["until"] == "successor",
+    )
+    drain = old.kept if old.kept and epoch(old.kept.get("seen")) and _recent(old.kept, injected) else {}
     final = (kept.get("final") or {}) if noticed else {}
-    safe = old.first(_SAFE, struck)
+    safe = old.first(_SAFE, injected)
     if safe is None and (final.get("record") or {}).get("off_host"):
         safe = float(final["at"])
     seconds = ((drain.get("backup") or {}).get("seconds") or {}) if noticed else {}
@@ -141,10 +145,10 @@ def times_of(settings: Mapping[str, Any], kept: Mapping[str, Any], old: Words, n
     hosts = [host for host in kept["hosts"] if host["id"] != kept["host"]]
     serving = next((host for host in hosts if host["address"] == service.get("address")), None)
     return Times(
-        struck=struck,
-        notice=struck if noticed else None,
+        injected=injected,
+        notice=injected if noticed else None,
         # A look by the keeper, or the first write that it held back.
-        seen=(old.first(_SEEN, struck) or kept["refused_at"]) if noticed or not replaced else None,
+        seen=(old.first(_SEEN, injected) or kept["refused_at"]) if noticed or not replaced else None,
         fenced=kept["refused_at"] if noticed else None,
         verified=safe - max(seconds.get("s3", 0.0), seconds.get("ebs", 0.0)) if safe and "s3" in seconds else None,
         safe=safe if noticed else None,
@@ -152,15 +156,15 @@ def times_of(settings: Mapping[str, Any], kept: Mapping[str, Any], old: Words, n
         new_host=min(serving["states"].values()) if serving else None,
         restored=_restored(new) if replaced else None,
         # A successor with the address of the host before needs no move.
-        moved=at_of([row for row in kept["addresses"] if row["at"] >= struck], "address", service.get("address")),
+        moved=at_of([row for row in kept["addresses"] if row["at"] >= injected], "address", service.get("address")),
         first_read=service.get("first_read"),
         first_write=service.get("first_write"),
     )
 
 
-def _recent(drain: Mapping[str, Any], struck: float) -> bool:
+def _recent(drain: Mapping[str, Any], injected: float) -> bool:
     """Whether it is this drill's end; its time is cut to the second."""
-    return (epoch(drain.get("seen")) or 0.0) >= struck - 1.0
+    return (epoch(drain.get("seen")) or 0.0) >= injected - 1.0
 
 
 def _gone(settings: Mapping[str, Any], kept: Mapping[str, Any], drain: Mapping[str, Any]) -> float | None:
@@ -188,7 +192,7 @@ def _restored(new: Words) -> float | None:
 def events_of(times: Times) -> list[Event]:
     """The timeline, in order."""
     named = [
-        ("notice published" if times.notice is not None else "interruption", times.struck, "AWS"),
+        ("notice published" if times.notice is not None else "interruption", times.injected, "AWS"),
         ("notice seen", times.seen, "keeper"),
         ("writes fenced", times.fenced, "client"),
         ("backup verified", times.verified, "keeper"),
@@ -207,7 +211,7 @@ def run_of(settings: Mapping[str, Any], kept: Mapping[str, Any]) -> dict[str, An
     """One drill, as it stands in report.json.
 
     Args:
-        settings: of the report: kind, notice, until, struck, how the client got through (`way`), and what the keepers
+        settings: of the report: kind, notice, until, injected, how the client got through (`way`), and what the keepers
             said (`old_words`, `new_words`).
         kept: the client's record.
     """
@@ -215,7 +219,7 @@ def run_of(settings: Mapping[str, Any], kept: Mapping[str, Any]) -> dict[str, An
     times = times_of(settings, kept, old, new)
     boot = ((new.kept or {}).get("last_boot") or {}) if settings["until"] == "successor" else {}
     missing = kept["missing"]
-    backed_up = newest_backup(kept["backups"], times.struck) if settings["until"] == "successor" else None
+    backed_up = newest_backup(kept["backups"], times.injected) if settings["until"] == "successor" else None
     one = {
         "kind": settings["kind"],
         "notice_to_seen_s": between(times.notice, times.seen),
@@ -237,12 +241,12 @@ def run_of(settings: Mapping[str, Any], kept: Mapping[str, Any]) -> dict[str, An
         "boot_seconds": boot.get("seconds"),
         "client_way": (settings.get("way") or {}).get("by"),
         "client_connect_s": (settings.get("way") or {}).get("seconds"),
-        "struck_at": rounded(times.struck),
+        "injected_at": rounded(times.injected),
         "said": [
             {"at": rounded(at), "host": host, "line": line}
             for host, words in ((kept["host"], old), (kept["services"][-1]["host"], new))
             for at, line in words.lines
-            if at >= times.struck
+            if at >= times.injected
         ],
         "timeline": [{**asdict(event), "at": rounded(event.at)} for event in events_of(times)],
     }
@@ -260,7 +264,7 @@ def problems_of(one: Mapping[str, Any], noticed: bool, kept: Mapping[str, Any]) 
     """What is not as it should be, in sentences."""
     said = [f"{kept['ended']}; the client's last error: {kept['last_error'] or 'none'}"] if kept["ended"] else []
     if not kept["hosts"]:
-        why = kept["trouble"].get("look_at_instances") or "it answered, and named none"
+        why = kept["trouble"].get("poll_instances") or "it answered, and named none"
         said.append(f"EC2 showed no instance of the environment, so that nothing is known of when it was gone: {why}")
     if one["acknowledged_lost"] is None:
         return [*said, f"the acknowledged keys could not be read back: {kept['last_error']}"]
@@ -290,7 +294,7 @@ def medians(runs: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
 
 def as_text(one: Mapping[str, Any]) -> str:
     """One drill as a person reads it."""
-    start = float(one["struck_at"])
+    start = float(one["injected_at"])
     rows = [
         (event["name"], f"{event['at'] - start:+.1f} s", clock_text(event["at"]), event["by"])
         for event in one["timeline"]

@@ -29,7 +29,7 @@ def _text(x: float, y: float, words: str, extra: str = "") -> str:
 def picture(run: Mapping[str, Any]) -> str:
     """The SVG of one entry of report.json."""
     events: Sequence[Mapping[str, Any]] = run["timeline"]
-    start = float(run["struck_at"])
+    start = float(run["injected_at"])
     first: float = min([0.0, *(event["at"] - start for event in events)])
     last: float = max([1.0, *(event["at"] - start for event in events)])
     scale = (_WIDTH - _LEFT - _RIGHT) / (last - first)

@@ -36,7 +36,7 @@ from spotcache_keeper.overview import listing_table, make_listing, make_status, 
 from spotcache_keeper.stores.local import mib
 from spotcache_keeper.system.commands import run_command
 from spotcache_keeper.system.lock import only_run
-from spotcache_keeper.system.state import BOOT, begin_anew, remember, remember_end
+from spotcache_keeper.system.state import BOOT, begin_anew, save_end, save_state
 from spotcache_keeper.system.times import to_text
 
 REASONS = ("manual", "timer", "final", "rebalance")
@@ -100,7 +100,7 @@ def main(arguments: Sequence[str] | None = None, build: Callable[..., Context] =
     context: Context | None = None
     try:
         _listen_to_signals()
-        context = build(load_config(options.config), _say if options.verbose else lambda _step: None)
+        context = build(load_config(options.config), _log if options.verbose else lambda _step: None)
         return _run(options, context)
     except KeeperError as error:
         return _fail(options, context, str(error), error.exit_code)
@@ -118,7 +118,7 @@ def _run(options: argparse.Namespace, context: Context) -> int:
             _print_json("list", context, ok=not listing.unreadable, changed=False, **listing.to_json())
         else:
             print(listing_table(listing, context.now()))
-        _say(f"{len(listing.sources)} sources" + "".join(f"; {reason}" for reason in listing.unreadable.values()))
+        _log(f"{len(listing.sources)} sources" + "".join(f"; {reason}" for reason in listing.unreadable.values()))
         return 1 if listing.unreadable else 0
     if options.command == "status":
         status = make_status(context)
@@ -142,15 +142,15 @@ def _backup(options: argparse.Namespace, context: Context) -> int:
     result = backup(context, options.reason, snapshot=not options.no_snapshot)
     problem = "; ".join(result.problems)
     at = to_text(context.now())
-    remember(
+    save_state(
         directory,
         last_backup={**result.to_json(), "at": at, "warnings": context.warnings},
     )
-    remember_end(directory, "backup", problem or None, at)
+    save_end(directory, "backup", problem or None, at)
     if options.json:
         _print_json("backup", context, ok=not problem, changed=True, error=problem or None, **result.to_json())
     _warn(context)
-    _say(backup_line(result))
+    _log(backup_line(result))
     return 1 if problem else 0
 
 
@@ -159,16 +159,16 @@ def _boot(options: argparse.Namespace, context: Context) -> int:
     directory = context.config.state_directory
     _begin_anew(context)
     outside = build_outside(context.config)
-    say = Lines(context, _say, BOOT)
+    say = Lines(context, _log, BOOT)
     boot = Boot(context, outside, say, Acquirer(context, outside, say), Disks(context, outside))
     with only_run(directory / "boot.lock", "boot", context.config.timeouts.lock, context.now()):
         try:
             result = boot.run()
         except (KeeperError, OSError) as error:
             say(f"Redis does not serve: {error}")
-            boot.tell_failure(str(error))
+            boot.notify_failure(str(error))
             raise
-    remember(directory, BOOT, last_boot={**asdict(result), "at": to_text(context.now())})
+    save_state(directory, BOOT, last_boot={**asdict(result), "at": to_text(context.now())})
     if options.json:
         _print_json("boot", context, ok=not result.problems, changed=result.what != "served already", **asdict(result))
     _warn(context)
@@ -192,10 +192,10 @@ def _watch(options: argparse.Namespace, context: Context) -> int:
     outside = build_outside(context.config)
     early = [sys.executable, "-I", sys.argv[0], "--config", str(options.config), "backup", "--reason", "rebalance"]
     lease = LeaseHolder(context, outside)
-    watch = Watch(context, outside, _say, EarlyBackup(early), lease)
+    watch = Watch(context, outside, _log, EarlyBackup(early), lease)
     keeping = threading.Thread(target=lease.run, name="lease", daemon=True)
     keeping.start()
-    _say(f"watching for the end of {context.machine.identity().instance_id}")
+    _log(f"watching for the end of {context.machine.identity().instance_id}")
     pause = 0.0
     while not select.select([told], [], [], pause)[0]:
         pause = watch.step()
@@ -212,12 +212,12 @@ def _restore(options: argparse.Namespace, context: Context) -> int:
     result = restore(context, request)
     at = to_text(context.now())
     if result.changed:
-        remember(directory, last_restore={**result.to_json(), "at": at, "warnings": context.warnings})
-    remember_end(directory, "restore", None, at)
+        save_state(directory, last_restore={**result.to_json(), "at": at, "warnings": context.warnings})
+    save_end(directory, "restore", None, at)
     if options.json:
         _print_json("restore", context, ok=True, changed=result.changed, error=None, **result.to_json())
     _warn(context)
-    _say(restore_line(result))
+    _log(restore_line(result))
     return 0
 
 
@@ -253,14 +253,14 @@ def _fail(options: argparse.Namespace, context: Context | None, message: str, co
     """Report a failure, and remember it for `status`."""
     if context is not None and options.command in ("backup", "restore"):
         try:
-            remember_end(context.config.state_directory, options.command, message, to_text(context.now()))
+            save_end(context.config.state_directory, options.command, message, to_text(context.now()))
         except KeeperError as second:
             message = f"{message} (and {second})"
     if options.json:
         _print_json(options.command, context, ok=False, changed=False, error=message, exit_code=code)
     if context is not None:
         _warn(context)
-    _say(f"spotcache-keeper {options.command}: {message}")
+    _log(f"spotcache-keeper {options.command}: {message}")
     return code
 
 
@@ -273,10 +273,10 @@ def _print_json(command: str, context: Context | None, **parts: Any) -> None:
 def _warn(context: Context) -> None:
     """The warnings for a person."""
     for warning in context.warnings:
-        _say(f"note: {warning}")
+        _log(f"note: {warning}")
 
 
-def _say(line: str) -> None:
+def _log(line: str) -> None:
     """One line for a person."""
     print(line, file=sys.stderr, flush=True)
 

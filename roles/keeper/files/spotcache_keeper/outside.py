@@ -38,7 +38,7 @@ class Outside:
     client: Callable[[str], Any]
     boot_id: str = ""
 
-    def tell(self, message: Message) -> None:
+    def notify(self, message: Message) -> None:
         """Tell people.
 
         Raises:

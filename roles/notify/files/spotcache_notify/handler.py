@@ -20,7 +20,7 @@ WEBHOOK_S = 300
 CONFIG = Config(connect_timeout=3, read_timeout=8, retries={"max_attempts": 3, "mode": "standard"})
 
 
-def said(text: str, **more: Any) -> None:
+def log(text: str, **more: Any) -> None:
     """A line for the log."""
     print(json.dumps({"message": text, **more}))
 
@@ -68,7 +68,7 @@ class Table:
         }
 
 
-class People:
+class Notifier:
     """Where messages go, and which of them are this environment's."""
 
     def __init__(self, environment: dict[str, str]) -> None:
@@ -101,7 +101,7 @@ class People:
         return {"Key": "spotcache:environment", "Value": self.environment} in tags
 
     def send(self, message: Message) -> None:
-        """Tell people. Raises Later."""
+        """Tell notifier. Raises Later."""
         if self.variables["TO"] == "email":
             subject, text = for_mail(message)
             self.sns.publish(TopicArn=self.variables["PEOPLE_TOPIC"], Subject=subject, Message=text)
@@ -122,37 +122,37 @@ class People:
         )
 
 
-people: People | None = None
+notifier: Notifier | None = None
 
 
 def handle(event: dict[str, Any], context: Any) -> dict[str, Any]:  # noqa: ARG001 - Lambda passes it
     """Deliver a batch; what could not be delivered is named and stays in the queue."""
-    global people
-    if people is None:
-        people = People(dict(os.environ))
+    global notifier
+    if notifier is None:
+        notifier = Notifier(dict(os.environ))
     failures = []
     for record in event["Records"]:
         try:
-            one(people, record)
+            one(notifier, record)
         except Later as later:
             tries = int(record["attributes"].get("ApproximateReceiveCount", 1))
             seconds = later.seconds or backoff(tries)
-            said(str(later), tries=tries, again_in_s=seconds)
-            people.later(record, seconds)
+            log(str(later), tries=tries, again_in_s=seconds)
+            notifier.later(record, seconds)
             failures.append({"itemIdentifier": record["messageId"]})
         except (BotoCoreError, ClientError) as error:
-            said(f"AWS refused or did not answer: {error}")
+            log(f"AWS refused or did not answer: {error}")
             failures.append({"itemIdentifier": record["messageId"]})
     return {"batchItemFailures": failures}
 
 
-def one(to: People, record: dict[str, Any]) -> None:
+def one(to: Notifier, record: dict[str, Any]) -> None:
     """Deliver one message of the queue. Raises Later, or what boto3 raises."""
     message = read(record["body"], to.environment, to.variables.get("TIME_ZONE", "UTC"))
     if not to.ours(message, int(record["attributes"].get("ApproximateReceiveCount", 1)) == 1):
-        said("of another environment", title=message.title)
+        log("of another environment", title=message.title)
         return
     if deliver(message, record["messageId"], to.table, to.send):
-        said("delivered", title=message.title, key=message.key)
+        log("delivered", title=message.title, key=message.key)
     else:
-        said("told before", title=message.title, key=message.key)
+        log("told before", title=message.title, key=message.key)

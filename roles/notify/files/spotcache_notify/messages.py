@@ -22,7 +22,7 @@ TEXT_LIMIT = 2500
 
 @dataclass(frozen=True)
 class Message:
-    """One message for people. `key` says what it is about: within `window` seconds nobody is told the same twice."""
+    """One message for notifier. `key` says what it is about: within `window` seconds nobody is told the same twice."""
 
     title: str
     text: str

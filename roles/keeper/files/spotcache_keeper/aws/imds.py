@@ -216,7 +216,7 @@ SOURCES: tuple[tuple[str, Kind, Callable[[str], Interruption | None]], ...] = (
 )
 
 
-def look(imds: Imds) -> Announced:
+def poll(imds: Imds) -> Announced:
     """Everything that is announced now; a mere warning is not asked for where the end is known.
 
     Garbage in one place, or no answer, hides nothing that another one has said.

@@ -73,7 +73,7 @@ def judge(present: Present, source: Source) -> tuple[Verdict, str]:
     return "free", ""
 
 
-def look(ctx: Context, known: Iterable[Source]) -> Present:
+def inspect(ctx: Context, known: Iterable[Source]) -> Present:
     """Find out what Redis holds.
 
     Args:
@@ -142,7 +142,7 @@ def append_only_files(ctx: Context) -> list[Path]:
     )
 
 
-def note_restored(ctx: Context, backup_id: str) -> None:
+def record_restored(ctx: Context, backup_id: str) -> None:
     """Note which backup was restored, and how large the append-only file was then."""
     record = {"id": backup_id, "at": to_text(ctx.now()), "append_only": _append_only_sizes(ctx)}
     write_atomically(ctx.restored_path, json.dumps(record, indent=2) + "\n")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from spotcache_keeper.backup.create import backup
-from spotcache_keeper.backup.current_data import Present, judge, known_sources, look
+from spotcache_keeper.backup.current_data import Present, inspect, judge, known_sources
 from spotcache_keeper.backup.switch_data import Loaded, put_in_place
 from spotcache_keeper.context import Context
 from spotcache_keeper.errors import ConfigError, DamagedError, KeeperError, NoUsableCopyError, RefusedError
@@ -110,7 +110,7 @@ def restore(ctx: Context, request: Request) -> RestoreResult:
     candidates = choose(sources, wanted)
     _mention_pending(ctx, sources, candidates[0])
     ctx.report("looking at what Redis holds")
-    present = look(ctx, known_sources([sources]))
+    present = inspect(ctx, known_sources([sources]))
     skipped: list[dict[str, str]] = []
     for candidate in candidates if request.fallback else same_backup(candidates):
         verdict, why = judge(present, candidate)

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from spotcache_keeper.backup.current_data import note_restored
+from spotcache_keeper.backup.current_data import record_restored
 from spotcache_keeper.context import Context
 from spotcache_keeper.errors import InterruptedRunError, KeeperError
 from spotcache_keeper.server.client import Databases, NotAnsweringError, Redis, ServerState, pauses
@@ -367,7 +367,7 @@ def _finish(ctx: Context, journal: Journal) -> None:
     """Note what was restored, and give up the old data."""
     work = work_directory(ctx)
     with readable_errors("ending the restore"):
-        note_restored(ctx, journal.id)
+        record_restored(ctx, journal.id)
         if journal.keep_as is not None and (work / "new").exists():
             (work / "new").rename(journal.keep_as)
         _remove(work)

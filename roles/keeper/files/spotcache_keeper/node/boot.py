@@ -35,7 +35,7 @@ from spotcache_keeper.server.rdb import databases_of
 from spotcache_keeper.stores.source import Source, newest_first
 from spotcache_keeper.system.files import readable_errors, replace_secret, write_atomically
 from spotcache_keeper.system.lock import only_run
-from spotcache_keeper.system.state import remember
+from spotcache_keeper.system.state import save_state
 from spotcache_keeper.system.times import age_text, from_epoch, from_text, to_text
 
 _IDENTITY_SECONDS = 60.0
@@ -133,7 +133,7 @@ class Boot:
         mark("name")
         result.seconds = seconds
         self.say(result.line)
-        self._tell(result)
+        self._notify(result)
         if result.before:
             self._change_lease(before="", before_zone="", before_volume="")
         return result
@@ -400,7 +400,7 @@ class Boot:
         manifest, final = result.manifest, before.final
         if result.changed:
             entry = {**result.to_json(), "at": to_text(self.ctx.now()), "warnings": self.ctx.warnings}
-            remember(self.ctx.config.state_directory, last_restore=entry)
+            save_state(self.ctx.config.state_directory, last_restore=entry)
         whole = final is not None and final.complete and final.backup == manifest.id
         lost = "" if whole else _since(manifest.created)
         keys = result.loaded.keys if result.loaded is not None else manifest.keys
@@ -465,7 +465,7 @@ class Boot:
             "ResourceRecords": [{"Value": address}],
         }
 
-    def _tell(self, result: BootResult) -> None:
+    def _notify(self, result: BootResult) -> None:
         """Tell people what this host serves now."""
         if result.what == "served already" and not result.before:
             return
@@ -480,18 +480,18 @@ class Boot:
         text = f"{me.instance_id} {result.line}."
         if result.skipped:
             text += f" Set aside: {'; '.join(result.skipped)}."
-        self.outside_tell(Message(f"{environment}: Redis is back", text, level, self._key("boot"), fields=fields))
+        self.notify(Message(f"{environment}: Redis is back", text, level, self._key("boot"), fields=fields))
 
-    def tell_failure(self, error: str) -> None:
+    def notify_failure(self, error: str) -> None:
         """Tell people that Redis does not come up by itself."""
         me = self.ctx.machine.identity().instance_id
         title = f"{self.ctx.config.environment}: Redis does not come back by itself"
-        self.outside_tell(Message(title, f"{me}: {error}", "error", f"boot-failed/{me}/{hash_of(error)}", window=3600))
+        self.notify(Message(title, f"{me}: {error}", "error", f"boot-failed/{me}/{hash_of(error)}", window=3600))
 
-    def outside_tell(self, message: Message) -> None:
+    def notify(self, message: Message) -> None:
         """Tell people; that they could not be told is said, and changes nothing."""
         try:
-            self.outside.tell(message)
+            self.outside.notify(message)
         except (KeeperError, OSError) as error:
             self.say(str(error))
 

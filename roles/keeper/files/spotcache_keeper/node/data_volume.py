@@ -111,7 +111,7 @@ class Disks:
             for option in config.mount_options[kind].split(",")
             if option != "nofail" and not option.startswith("x-")
         )
-        self._remember(kind)
+        self._save_state(kind)
         self._must(
             ["mount", "-t", kind, "-o", options or "defaults", str(device), str(config.volume_path)],
             f"mounting {volume_id}",
@@ -123,7 +123,7 @@ class Disks:
         if self.ctx.machine.is_mounted(self.ctx.config.volume_path):
             self._must(["umount", str(self.ctx.config.volume_path)], "unmounting the data volume")
 
-    def _remember(self, kind: str) -> None:
+    def _save_state(self, kind: str) -> None:
         """Have it mounted at every further boot, with the line that provision writes as well."""
         config = self.ctx.config
         options = config.mount_options[kind]

@@ -33,7 +33,7 @@ from spotcache_keeper.stores.s3 import S3Store
 from spotcache_keeper.stores.source import newest_first
 from spotcache_keeper.system.files import read_json, write_atomically
 from spotcache_keeper.system.lock import is_held, only_run
-from spotcache_keeper.system.state import remember
+from spotcache_keeper.system.state import save_state
 from spotcache_keeper.system.times import age_text, from_text, to_text
 
 _SCALING_VERSION = "2011-01-01"
@@ -62,7 +62,7 @@ class Drain:
         backup: the final backup, as `backup --json` has it.
         refused: why there is nothing to back up; empty when there is.
         tries: to back up.
-        tells: how often people could not be told.
+        failed_notifications: how often people could not be told.
         problems: what went wrong, newest last.
         withdrawn: the host was not ended after all.
     """
@@ -77,7 +77,7 @@ class Drain:
     backup: dict[str, Any] | None = None
     refused: str = ""
     tries: int = 0
-    tells: int = 0
+    failed_notifications: int = 0
     problems: list[str] = field(default_factory=list)
     withdrawn: bool = False
 
@@ -135,7 +135,7 @@ class Drainer:
         """Seconds until the host ends."""
         return (from_text(drain.due) - self.now()).total_seconds()
 
-    def note(self, drain: Drain, *steps: str) -> None:
+    def checkpoint(self, drain: Drain, *steps: str) -> None:
         """Note steps as done. A disk that takes nothing more keeps no step from being done."""
         for step in steps:
             drain.steps.setdefault(step, to_text(self.now()))
@@ -159,7 +159,7 @@ class Drainer:
         if drain.off_host or drain.refused or self.remaining(drain) < _LAST_SECONDS or drain.tries >= 3:
             self._record(drain)
             self.release_hook(drain)
-            self._tell(drain)
+            self._notify(drain)
         else:
             self._heartbeat(drain)
         return drain.over
@@ -174,7 +174,7 @@ class Drainer:
                 self._problem(drain, f"writes could not be held back: {error}")
             return
         if "fenced" not in drain.steps:
-            self.note(drain, "fenced")
+            self.checkpoint(drain, "fenced")
             self.say(f"writes are held back; {self.remaining(drain):.0f} s are left")
 
     def withdraw(self, drain: Drain, why: str) -> bool:
@@ -196,7 +196,7 @@ class Drainer:
             self._problem(drain, f"{why}, but writes could not be let through again: {error}")
             return False
         drain.withdrawn = True
-        self.note(drain, "withdrawn")
+        self.checkpoint(drain, "withdrawn")
         self.say(f"{why}: this host goes on, and takes writes again")
         return True
 
@@ -249,7 +249,7 @@ class Drainer:
                 return
             self._problem(drain, f"Auto Scaling was not told that the host is ready to go: {error}")
             return
-        self.note(drain, "hook")
+        self.checkpoint(drain, "hook")
         self.say(f"Auto Scaling was told that {drain.host} is ready to go")
 
     def _quick(self) -> Context:
@@ -263,7 +263,7 @@ class Drainer:
         left = max(_LAST_SECONDS, self.remaining(drain))
         running = is_held(self.ctx.lock_path)
         if running and "waited" not in drain.steps:
-            self.note(drain, "waited")
+            self.checkpoint(drain, "waited")
             holder = (read_json(self.ctx.lock_path) or {}).get("command", "another run")
             self.say(f"a {holder} of the keeper is at work: the final backup begins when it has ended")
         timeouts = _limited(self.ctx.config.timeouts, left)
@@ -276,13 +276,13 @@ class Drainer:
                 result = backup(ctx, "final", prune=False, foreground=drain.tries > 1)
         except RefusedError as error:
             drain.refused = str(error)
-            self.note(drain)
+            self.checkpoint(drain)
             self.say(f"there is nothing to back up: {error}")
             return
         except (KeeperError, OSError) as error:
             if (serving := self._another(drain)) is not None:
                 drain.refused = f"{serving} serves this environment, and not this host"
-                self.note(drain)
+                self.checkpoint(drain)
                 self.say(f"there is nothing to back up: {drain.refused}")
                 return
             self._problem(drain, f"the final backup failed (try {drain.tries}): {error}")
@@ -325,7 +325,7 @@ class Drainer:
         drain.backup = result.to_json() | {"fenced": "fenced" in drain.steps}
         for step in ("recorded", "told"):
             drain.steps.pop(step, None)
-        self.note(drain, "backed-up", *(["off-host"] if result.stored["s3"] else []))
+        self.checkpoint(drain, "backed-up", *(["off-host"] if result.stored["s3"] else []))
         manifest = result.manifest
         places = ", ".join(["on the volume", *result.places])
         self.say(
@@ -336,7 +336,7 @@ class Drainer:
             self._problem(drain, f"final backup {manifest.id}: {problem}")
         try:
             at = to_text(self.ctx.now())
-            remember(self.ctx.config.state_directory, last_backup={**drain.backup, "at": at, "warnings": []})
+            save_state(self.ctx.config.state_directory, last_backup={**drain.backup, "at": at, "warnings": []})
         except KeeperError as error:
             self._problem(drain, str(error))
 
@@ -358,7 +358,7 @@ class Drainer:
             return
         for step in ("recorded", "told"):
             drain.steps.pop(step, None)
-        self.note(drain, "off-host")
+        self.checkpoint(drain, "off-host")
         self.say(f"final backup {backup_id} is in S3 now; {self.remaining(drain):.0f} s are left")
 
     def _rescue(self, drain: Drain) -> None:
@@ -388,7 +388,7 @@ class Drainer:
         except (KeeperError, OSError) as error:
             self._problem(drain, f"no record was left for the next host: {error}")
             return
-        self.note(drain, "recorded")
+        self.checkpoint(drain, "recorded")
         self.say(f"record left for the next host: {final.note}")
 
     def _final(self, drain: Drain) -> FinalRecord:
@@ -425,18 +425,18 @@ class Drainer:
             note=f"no final backup; the newest verified one is {newest.id}",
         )
 
-    def _tell(self, drain: Drain) -> None:
+    def _notify(self, drain: Drain) -> None:
         """Tell people, once; the topic is tried again a few times."""
-        if "told" in drain.steps or drain.tells >= _TELL_TRIES:
-            self.note(drain, "told")
+        if "told" in drain.steps or drain.failed_notifications >= _TELL_TRIES:
+            self.checkpoint(drain, "told")
             return
         try:
-            self.outside.tell(self._message(drain))
+            self.outside.notify(self._message(drain))
         except (KeeperError, OSError) as error:
-            drain.tells += 1
+            drain.failed_notifications += 1
             self._problem(drain, str(error))
             return
-        self.note(drain, "told")
+        self.checkpoint(drain, "told")
 
     def _message(self, drain: Drain) -> Message:
         """What people are told."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from spotcache_keeper.context import Context
 from spotcache_keeper.errors import KeeperError
-from spotcache_keeper.system.state import WATCH, recall, remember
+from spotcache_keeper.system.state import WATCH, recall, save_state
 from spotcache_keeper.system.times import to_text
 
 _LINES = 30
@@ -18,15 +18,15 @@ class Lines:
 
     def __init__(self, ctx: Context, say: Callable[[str], None], name: str = WATCH) -> None:
         self._ctx = ctx
-        self._say = say
+        self._log = say
         self._name = name
         self._lines: list[dict[str, str]] = list(recall(ctx.config.state_directory, name).get("lines", []))
 
     def __call__(self, line: str) -> None:
         """Say one line."""
-        self._say(line)
+        self._log(line)
         self._lines = [*self._lines, {"at": to_text(self._ctx.now()), "line": line}][-_LINES:]
         try:
-            remember(self._ctx.config.state_directory, self._name, lines=self._lines)
+            save_state(self._ctx.config.state_directory, self._name, lines=self._lines)
         except KeeperError as error:
-            self._say(str(error))
+            self._log(str(error))

@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from spotcache_keeper.aws.clients import AwsError
-from spotcache_keeper.aws.imds import Announced, ImdsError, look
+from spotcache_keeper.aws.imds import Announced, ImdsError, poll
 from spotcache_keeper.aws.notify import Message
 from spotcache_keeper.context import Context
 from spotcache_keeper.errors import KeeperError
@@ -27,7 +27,7 @@ from spotcache_keeper.node.renew import LeaseHolder
 from spotcache_keeper.outside import Outside
 from spotcache_keeper.system.commands import Commands
 from spotcache_keeper.system.files import read_json
-from spotcache_keeper.system.state import WATCH, recall, remember
+from spotcache_keeper.system.state import WATCH, recall, save_state
 from spotcache_keeper.system.times import from_text, to_text
 
 _LONGEST_PAUSE = 10.0
@@ -126,7 +126,7 @@ class Watch:
         Returns:
             Seconds until the next one.
         """
-        announced = self._look()
+        announced = self._poll()
         if announced is not None:
             self._heed(announced)
         pause = self._carry_on()
@@ -149,10 +149,10 @@ class Watch:
 
     # --- looking
 
-    def _look(self) -> Announced | None:
+    def _poll(self) -> Announced | None:
         """What is announced, or None when it cannot be known."""
         try:
-            announced = look(self._outside.imds)
+            announced = poll(self._outside.imds)
         except ImdsError as error:
             self._failures += 1
             self._blind_since = self._blind_since if self._blind_since is not None else self._clock()
@@ -220,7 +220,7 @@ class Watch:
         if seen.get("host") == host and (seen.get("notice") == notice or recent):
             return
         self.say(interruption.told(0))
-        self._remember(rebalance={"host": host, "notice": notice, "at": to_text(self.now())})
+        self._save_state(rebalance={"host": host, "notice": notice, "at": to_text(self.now())})
         self._early.start()
 
     def _early_backup_ended(self) -> None:
@@ -237,7 +237,7 @@ class Watch:
         self.drainer.fence(drain)
         self.drain = drain
         self.say(interruption.told(self.drainer.remaining(drain)))
-        self.drainer.note(drain)
+        self.drainer.checkpoint(drain)
 
     def _carry_on(self) -> float:
         """Do what is left to do at the end.
@@ -318,19 +318,19 @@ class Watch:
             return
         speeds = [*speeds, speed][-REMEMBERED:]
         budget = estimate(speeds, int(speed["bytes"]))
-        self._remember(
+        self._save_state(
             speeds=speeds, measured=backup.get("id"), budget={"fits": budget.fits, "sentence": budget.sentence}
         )
         if budget.fits != (before.get("budget") or {}).get("fits", True):
             self.say(budget.sentence)
-            self._tell_budget(budget)
+            self._notify_budget(budget)
 
-    def _tell_budget(self, budget: Budget) -> None:
+    def _notify_budget(self, budget: Budget) -> None:
         """Tell people that a notice would not do, or does again."""
         environment = self._ctx.config.environment
         host = self._ctx.machine.identity().instance_id
         try:
-            self._outside.tell(
+            self._outside.notify(
                 Message(
                     f"{environment}: a Spot notice would "
                     + ("leave enough time again" if budget.fits else "not leave enough time"),
@@ -366,12 +366,12 @@ class Watch:
         if line != self._trouble:
             self._trouble = line
             self.say(line)
-            self._remember(lost={"host": self._ctx.machine.identity().instance_id, "to": host})
+            self._save_state(lost={"host": self._ctx.machine.identity().instance_id, "to": host})
 
-    def _remember(self, **parts: Any) -> None:
+    def _save_state(self, **parts: Any) -> None:
         """Note something for `status` and for the next run."""
         try:
-            remember(self._ctx.config.state_directory, WATCH, **parts)
+            save_state(self._ctx.config.state_directory, WATCH, **parts)
         except KeeperError as error:
             self.say(str(error))
 

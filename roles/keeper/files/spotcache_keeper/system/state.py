@@ -20,7 +20,7 @@ def recall(directory: Path, name: str = _NAME) -> dict[str, Any]:
     return read_json(directory / name) or {}
 
 
-def remember(directory: Path, name: str = _NAME, /, **parts: Any) -> None:
+def save_state(directory: Path, name: str = _NAME, /, **parts: Any) -> None:
     """Replace some parts of what is remembered.
 
     Raises:
@@ -53,7 +53,7 @@ def begin_anew(directory: Path, host: str) -> None:
         return
 
 
-def remember_end(directory: Path, command: str, error: str | None, at: str) -> None:
+def save_end(directory: Path, command: str, error: str | None, at: str) -> None:
     """Note how a command ended: an error stays until the same command goes well.
 
     Args:
@@ -66,6 +66,6 @@ def remember_end(directory: Path, command: str, error: str | None, at: str) -> N
         KeeperError: the file cannot be written.
     """
     if error is not None:
-        remember(directory, last_error={"at": at, "command": command, "message": error})
+        save_state(directory, last_error={"at": at, "command": command, "message": error})
     elif (recall(directory).get("last_error") or {}).get("command") == command:
-        remember(directory, last_error=None)
+        save_state(directory, last_error=None)

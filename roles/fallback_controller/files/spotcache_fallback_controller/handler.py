@@ -12,7 +12,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from spotcache_caretaker.decide import (
+from spotcache_fallback_controller.decide import (
     SUPERSEDED,
     Backup,
     Group,
@@ -30,12 +30,12 @@ NEWEST_BACKUPS = 5
 CONFIG = Config(connect_timeout=3, read_timeout=10, retries={"max_attempts": 4, "mode": "standard"})
 
 
-def said(text: str, **more: Any) -> None:
+def log(text: str, **more: Any) -> None:
     """A line for the log."""
     print(json.dumps({"message": text, **more}))
 
 
-class Caretaker:
+class FallbackController:
     """Looks after one environment."""
 
     def __init__(self, variables: dict[str, str]) -> None:
@@ -48,14 +48,14 @@ class Caretaker:
         self.ec2 = boto3.client("ec2", config=CONFIG)
         self.bucket, self.prefix = variables.get("BUCKET", ""), variables.get("PREFIX", "")
 
-    def look(self) -> dict[str, Any]:
+    def reconcile(self) -> dict[str, Any]:
         """Do what is to be done; says what that was."""
         names = [self.spot, self.fallback_group]
         rows = self.scaling.describe_auto_scaling_groups(AutoScalingGroupNames=names)["AutoScalingGroups"]
         groups = {row["AutoScalingGroupName"]: group_of(row) for row in rows}
         done: dict[str, Any] = {}
         if self.spot not in groups:
-            said("there is no group to look after", group=self.spot)
+            log("there is no group to look after", group=self.spot)
             return done
         if self.fallback and self.fallback_group in groups:
             done["on_demand"] = self.switch(groups[self.spot], groups[self.fallback_group])
@@ -75,9 +75,7 @@ class Caretaker:
         wanted = fallback_hosts(spot, fallback, failing(self.activities(self.spot), datetime.now(UTC)))
         if wanted != fallback.desired:
             self.scaling.set_desired_capacity(AutoScalingGroupName=self.fallback_group, DesiredCapacity=wanted)
-            said(
-                "an on-demand host takes its place" if wanted else "the host on demand goes", group=self.fallback_group
-            )
+            log("an on-demand host takes its place" if wanted else "the host on demand goes", group=self.fallback_group)
         return wanted
 
     def give_back(self, groups: list[Group], names: list[str]) -> list[str]:
@@ -88,7 +86,7 @@ class Caretaker:
         returned = []
         for volume, snapshot in to_return(*self.volumes_and_snapshots(), since):
             if self.delete(volume):
-                said("the volume is given back", volume=volume, snapshot=snapshot)
+                log("the volume is given back", volume=volume, snapshot=snapshot)
                 returned.append(volume)
         return returned
 
@@ -102,13 +100,13 @@ class Caretaker:
         if found.marked:
             since = now.isoformat(timespec="seconds")
             self.ec2.create_tags(Resources=found.marked, Tags=[{"Key": SUPERSEDED, "Value": since}])
-            said("another volume is in the place of these", volumes=found.marked, deleted_after_days=self.term.days)
+            log("another volume is in the place of these", volumes=found.marked, deleted_after_days=self.term.days)
         if found.unmarked:
             self.ec2.delete_tags(Resources=found.unmarked, Tags=[{"Key": SUPERSEDED}])
-            said("a host uses these again", volumes=found.unmarked)
+            log("a host uses these again", volumes=found.unmarked)
         for volume in found.over:
             if self.delete(volume):
-                said("the superseded volume is deleted", volume=volume)
+                log("the superseded volume is deleted", volume=volume)
         return found.over
 
     def backups(self) -> list[Backup]:
@@ -125,7 +123,7 @@ class Caretaker:
                 manifest = json.loads(s3.get_object(Bucket=self.bucket, Key=f"{name}manifest.json")["Body"].read())
             except (ClientError, ValueError) as error:
                 # The manifest comes last: without it the backup is not whole, or is being removed.
-                said("a backup does not count", backup=name, because=str(error))
+                log("a backup does not count", backup=name, because=str(error))
                 continue
             found.append(backup_of(manifest, self.environment))
         return [one for one in found if one is not None]
@@ -135,7 +133,7 @@ class Caretaker:
         try:
             self.ec2.delete_volume(VolumeId=volume)
         except ClientError as error:
-            said("a volume could not be deleted", volume=volume, reason=str(error))
+            log("a volume could not be deleted", volume=volume, reason=str(error))
             return False
         return True
 
@@ -150,13 +148,13 @@ class Caretaker:
         )
 
 
-caretaker: Caretaker | None = None
+controller: FallbackController | None = None
 
 
 def handle(event: dict[str, Any], context: Any) -> dict[str, Any]:  # noqa: ARG001 - Lambda passes it
     """Look after the environment once."""
-    global caretaker
-    if caretaker is None:
-        caretaker = Caretaker(dict(os.environ))
-    said("looking", because=str(event.get("detail-type", "asked")))
-    return caretaker.look()
+    global controller
+    if controller is None:
+        controller = FallbackController(dict(os.environ))
+    log("reconciling", because=str(event.get("detail-type", "asked")))
+    return controller.reconcile()

@@ -286,7 +286,7 @@ def test_which_roles_there_are(aws: dict[str, Any], capsys: pytest.CaptureFixtur
     assert said["roles"] == ["there", "secret"]
 
 
-@pytest.mark.parametrize("name", ["operator-policy", "operator-roles-policy", "operator-people-policy"])
+@pytest.mark.parametrize("name", ["operator-policy", "operator-roles-policy", "operator-automation-policy"])
 def test_an_operators_policy_names_each_action_once(name: str) -> None:
     policy = json.loads((ROOT / "docs" / "iam" / f"{name}.json").read_text())
     # A managed policy holds no more.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the caretaker decides: when an on-demand host takes its place, and which volume need not be paid any longer."""
+"""What the fallback controller decides: when an on-demand host comes, and which volume need not be paid any longer."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from spotcache_caretaker.decide import (
+from spotcache_fallback_controller.decide import (
     SUPERSEDED,
     Backup,
     Group,

@@ -27,7 +27,7 @@ from tests.e2e.conftest import JOB, LOGS
 from tests.e2e.test_sandbox import wait
 
 SPOT, FALLBACK = "spotcache-sandbox", "spotcache-sandbox-on-demand"
-NOTIFY, CARETAKER = f"{SPOT}-notify", f"{SPOT}-caretaker"
+NOTIFY, CONTROLLER = f"{SPOT}-notify", f"{SPOT}-fallback-controller"
 OWN = [{"Name": "tag:spotcache:environment", "Values": ["sandbox"]}]
 LOCKS = "sandbox/locks/"
 # A second environment in the same account, which has mail instead of Slack.
@@ -61,7 +61,7 @@ class Place:
             "notify_email_addresses": ["ops@example.com"],
             # Those of the shipped inventory are past one day.
             "schedule_holidays": [],
-            "caretaker_return_volume": True,
+            "fallback_controller_return_volume": True,
         }
         self.provisioning: Future[Play] | None = None
 
@@ -354,7 +354,7 @@ def test_the_evening_backs_up_and_gives_the_volume_back_and_the_morning_restores
 
     def given_back() -> bool | None:
         # As its rule does every five minutes: when the last event came, the volume may still have been attached.
-        place.functions.invoke(FunctionName=CARETAKER, Payload=b"{}")
+        place.functions.invoke(FunctionName=CONTROLLER, Payload=b"{}")
         left = {row["VolumeId"] for row in place.ec2.describe_volumes()["Volumes"]}
         return True if volume["VolumeId"] not in left else None
 
@@ -370,7 +370,7 @@ def test_volumes_in_whose_place_another_one_is_are_given_up_after_their_term(pla
         return {row["VolumeId"]: [tag["Key"] for tag in row["Tags"]] for row in rows}
 
     def look() -> None:
-        answer = place.functions.invoke(FunctionName=CARETAKER, Payload=b"{}")
+        answer = place.functions.invoke(FunctionName=CONTROLLER, Payload=b"{}")
         assert "FunctionError" not in answer, answer["Payload"].read()
 
     used, left = volumes("in-use"), volumes("available")
@@ -385,10 +385,10 @@ def test_volumes_in_whose_place_another_one_is_are_given_up_after_their_term(pla
     wait(marked, 60, "the volumes' term to begin")
     assert set(volumes("available")) == set(left)
     # A week, in a second.
-    kept = place.functions.get_function_configuration(FunctionName=CARETAKER)["Environment"]["Variables"]
+    kept = place.functions.get_function_configuration(FunctionName=CONTROLLER)["Environment"]["Variables"]
     assert kept["SUPERSEDED_DAYS"] == "7"
     short = {"Variables": {**kept, "SUPERSEDED_DAYS": str(1 / 86400)}}
-    place.functions.update_function_configuration(FunctionName=CARETAKER, Environment=short)
+    place.functions.update_function_configuration(FunctionName=CONTROLLER, Environment=short)
 
     def gone() -> bool | None:
         look()
@@ -402,14 +402,14 @@ def test_a_restore_also_brings_what_the_next_host_needs(place: Place) -> None:
     """As after a destroy that kept the backups: nothing looks after the host, and no image is as it is."""
     before = {image["ImageId"] for image in place.ec2.describe_images(Owners=["self"], Filters=OWN)["Images"]}
     assert before
-    place.functions.delete_function(FunctionName=CARETAKER)
+    place.functions.delete_function(FunctionName=CONTROLLER)
     place.play("restore", restore_force=True, redis_settings={"maxclients": 300}, spot_host_bake_keep=1)
     # Those before are too many now.
     [image] = place.ec2.describe_images(Owners=["self"], Filters=OWN)["Images"]
     assert image["ImageId"] not in before
     template = place.ec2.describe_launch_template_versions(LaunchTemplateName=SPOT, Versions=["$Default"])
     assert template["LaunchTemplateVersions"][0]["LaunchTemplateData"]["ImageId"] == image["ImageId"]
-    assert place.functions.get_function(FunctionName=CARETAKER)["Configuration"]["State"] == "Active"
+    assert place.functions.get_function(FunctionName=CONTROLLER)["Configuration"]["State"] == "Active"
     # Both leases are given back.
     locks = place.sandbox.client("s3").list_objects_v2(Bucket=f"spotcache-{place.sandbox.name}-backups", Prefix=LOCKS)
     assert locks["KeyCount"] == 0
