@@ -53,6 +53,8 @@ EVERYTHING: dict[str, Any] = BASE | {
     "keeper_timeouts": {"backup": 60},
     "keeper_metadata_url": "http://127.0.0.1:1338",
     "keeper_watch_seconds": 2,
+    "keeper_guard": False,
+    "keeper_boot": False,
     "keeper_topic_arn": "arn:aws:sns:ap-northeast-1:123456789012:spotcache-stg",
     "keeper_hook": "backup",
     "keeper_dns_zone_id": "Z1",
@@ -106,6 +108,8 @@ def test_every_option_arrives() -> None:
         keep_local_count=1,
         metadata_url="http://127.0.0.1:1338",
         watch_seconds=2,
+        guard=False,
+        boots=False,
         topic_arn="arn:aws:sns:ap-northeast-1:123456789012:spotcache-stg",
         hook="backup",
         dns_zone_id="Z1",
@@ -168,6 +172,7 @@ def test_the_password_is_in_no_file_that_a_diff_shows() -> None:
         "/etc/systemd/system/spotcache-backup.timer",
         "/etc/systemd/system/spotcache-watch.service",
         "/etc/systemd/system/spotcache-boot.service",
+        "/etc/systemd/system/spotcache-guard.service",
     ]
     assert "strange" not in json.dumps(written)
     assert [entry["mode"] for entry in written[:2]] == ["0700", "0600"]

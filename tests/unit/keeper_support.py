@@ -71,6 +71,8 @@ KEEPER_JSON: dict[str, Any] = {
     "keep_local_count": 2,
     "metadata_url": None,
     "watch_seconds": 1,
+    "guard": False,
+    "boots": True,
     "topic_arn": None,
     "hook": None,
     "dns_zone_id": None,

@@ -17,6 +17,7 @@ from spotcache_fallback_controller.decide import (
     failing,
     fallback_hosts,
     group_of,
+    serves_by,
     superseded,
     to_return,
 )
@@ -26,20 +27,45 @@ NONE, WANTED, SERVING = Group(0, False, 0), Group(1, False, 0), Group(1, True, 1
 
 
 @pytest.mark.parametrize(
-    ("spot", "fallback", "failed", "hosts"),
+    ("spot", "fallback", "failed", "serves", "hosts"),
     [
-        (WANTED, NONE, True, 1),  # no capacity: it comes
-        (WANTED, NONE, False, 0),  # a Spot host is on its way: nothing yet
-        (WANTED, SERVING, True, 1),  # still no capacity: it stays
-        (WANTED, SERVING, False, 1),  # a Spot host boots: it stays until that one serves
-        (SERVING, SERVING, False, 0),  # it serves: it goes
-        (SERVING, NONE, True, 0),  # a second one could not be had while the first serves
-        (NONE, SERVING, True, 0),  # evening
-        (NONE, NONE, True, 0),
+        (WANTED, NONE, True, False, 1),  # no capacity: it comes
+        (WANTED, NONE, False, False, 0),  # a Spot host is on its way: nothing yet
+        (WANTED, SERVING, True, False, 1),  # still no capacity: it stays
+        (WANTED, SERVING, False, False, 1),  # a Spot host boots: it stays until that one serves
+        (
+            SERVING,
+            SERVING,
+            False,
+            False,
+            1,
+        ),  # InService, and it says nothing: it may be unable to boot
+        (SERVING, SERVING, False, True, 0),  # it serves, or could: it goes
+        (SERVING, NONE, True, False, 0),  # a second one could not be had while the first is there
+        (NONE, SERVING, True, False, 0),  # evening
+        (NONE, NONE, True, False, 0),
     ],
 )
-def test_when_an_on_demand_host_takes_its_place(spot: Group, fallback: Group, failed: bool, hosts: int) -> None:
-    assert fallback_hosts(spot, fallback, failed) == hosts
+def test_when_an_on_demand_host_takes_its_place(
+    spot: Group, fallback: Group, failed: bool, serves: bool, hosts: int
+) -> None:
+    assert fallback_hosts(spot, fallback, failed, serves) == hosts
+
+
+@pytest.mark.parametrize(
+    ("changes", "age", "serves"),
+    [
+        ({}, 10.0, True),
+        ({"host": "i-on-demand"}, 10.0, False),
+        ({}, 95.0, False),  # nobody has renewed it
+        ({"volume": ""}, 10.0, False),  # it has the lease, and its boot is not over
+        ({"released": True}, 10.0, False),
+        ({"seconds": None}, 10.0, False),
+    ],
+)
+def test_whether_a_spot_host_says_that_it_serves(changes: dict[str, Any], age: float, serves: bool) -> None:
+    lease = {"host": "i-spot", "volume": "vol-1", "seconds": 90, "released": False} | changes
+    assert serves_by(lease, age, ["i-spot"]) is serves
 
 
 @pytest.mark.parametrize(
@@ -53,8 +79,9 @@ def test_when_an_on_demand_host_takes_its_place(spot: Group, fallback: Group, fa
     ],
 )
 def test_which_host_serves(state: str, health: str, serves: bool) -> None:
-    described = {"DesiredCapacity": 1, "Instances": [{"LifecycleState": state, "HealthStatus": health}]}
-    assert group_of(described) == Group(1, serves, 1)
+    instance = {"InstanceId": "i-1", "LifecycleState": state, "HealthStatus": health}
+    described = {"DesiredCapacity": 1, "Instances": [instance]}
+    assert group_of(described) == Group(1, serves, 1, ("i-1",) if serves else ())
 
 
 def activity(code: str, minutes: int, text: str = "Launching a new EC2 instance", **more: Any) -> dict[str, Any]:

@@ -232,6 +232,7 @@ def test_a_backup_reaches_s3_and_ebs(in_aws: TestHost, aws: dict[str, Any]) -> N
         "spotcache:keys": "900",
         "spotcache:bytes": str(result.manifest.rdb_bytes),
         "spotcache:reason": "timer",
+        "spotcache:term": "0",
     }
     assert "snap-" not in str(in_aws.backup("manual", snapshot=False).stored)
 

@@ -112,12 +112,11 @@ class NewHost:
 
     def boot(self, **config: Any) -> Boot:
         self.host.config = replace(self.host.config, **config)
-        context = self.host.context()
         outside = replace(self.world.outside, boot_id=self.boot_id)
+        context = self.host.context(sleep=lambda _s: time.sleep(0.05), leases=outside.leases, guard=self.world.guard)
         say = Lines(context, self.world.said.append, BOOT)
         disks = Disks(context, outside, self.run, self.host.directory / "fstab", sleep=lambda _s: None)
-        acquirer = Acquirer(context, outside, say, sleep=lambda _s: time.sleep(0.05))
-        return Boot(context, outside, say, acquirer, disks, sleep=lambda _s: None)
+        return Boot(context, outside, say, Acquirer(context, outside, say), disks)
 
 
 def launch(world: World, zone: str) -> str:
@@ -148,7 +147,16 @@ def lost(world: World, *, zone: str = ZONE, terminate: bool = True, clean: bool 
 def record(world: World, lease: Lease, backup: str, *, complete: bool = True) -> None:
     """What the lost host left."""
     world.outside.leases.write_final(
-        FinalRecord(lease.host, zone=lease.zone, volume=lease.volume, backup=backup, complete=complete, off_host=True)
+        FinalRecord(
+            lease.host,
+            zone=lease.zone,
+            volume=lease.volume,
+            backup=backup,
+            complete=complete,
+            off_host=True,
+            term=lease.term,
+            fenced=True,
+        )
     )
 
 
@@ -477,9 +485,9 @@ def acquirer_of(world: World, host: str, **timeouts: int) -> tuple[Acquirer, lis
     machine = FakeMachine(world.host.directory)
     machine.instance_id = host
     config = replace(world.host.config, timeouts=replace(world.host.config.timeouts, **timeouts))
-    context: Context = world.host.context(machine=machine, config=config)
+    context: Context = world.host.context(machine=machine, config=config, sleep=lambda _s: time.sleep(0.05))
     said: list[str] = []
-    return Acquirer(context, world.outside, said.append, sleep=lambda _s: time.sleep(0.05)), said
+    return Acquirer(context, world.outside, said.append), said
 
 
 def in_background(acquirer: Acquirer) -> tuple[threading.Thread, list[Predecessor]]:
@@ -588,12 +596,16 @@ def test_the_last_words_of_a_host_that_is_being_ended_are_waited_for(
 def test_last_words_that_never_come_are_waited_for_with_a_deadline(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lost(world, terminate=False)
-    acquirer, _ = acquirer_of(world, launch(world, ZONE), handover=1)
-    monkeypatch.setattr(acquirer, "state_of", lambda _host: "shutting-down")
+    lease, _ = lost(world, terminate=False)
+    leases = world.outside.leases
     begun = time.monotonic()
+    leases.write_lease(replace(lease, seconds=6), leases.lease())
+    acquirer, said = acquirer_of(world, launch(world, ZONE), handover=1)
+    monkeypatch.setattr(acquirer, "state_of", lambda _host: "shutting-down")
     before = acquirer.acquire()
-    assert 1 <= time.monotonic() - begun < 5
+    # The lease is taken after a second, so that the old host cannot renew it; what it may still go by is waited for.
+    assert 5 <= time.monotonic() - begun < 9
+    assert "may still go by it" in said[-1]
     assert before.final is None
 
 
@@ -744,7 +756,8 @@ def boot_until_killed(new: NewHost, count: int) -> bool:
                 (Disks, "_must"),
                 (disks_module.Disks, "_save_state"),
                 (boot_module, "restore"),
-                (Boot, "_name_volume"),
+                (Boot, "_let_clients_in"),
+                (boot_module, "note_serving"),
                 (Boot, "_move_name"),
                 (LeaseStore, "write_lease"),
                 (Boot, "_notify"),

@@ -72,6 +72,11 @@ def test_a_backup_and_its_restore(host: TestHost, keeper: Callable[..., tuple[in
     assert (restored["keys_loaded"], restored["keys_expired"], restored["databases_compared"]) == (60, 0, True)
     assert f"restored {result['id']} of {result['created']} from volume: 60 of 60 keys loaded" in said
     code, again, said = keeper("restore", "--json")
+    # What was restored is backed up, as the newest there is now; the one that it came from is in place as well.
+    newest = max(source["id"] for source in keeper("list", "--json")[1]["sources"])
+    assert (code, again["changed"], again["id"]) == (0, False, newest)
+    assert newest > result["id"]
+    code, again, _ = keeper("restore", "--json", "--from", result["id"])
     assert (code, again["changed"], again["id"]) == (0, False, result["id"])
     assert "is in place already" in said
     code, status, _ = keeper("status", "--json")

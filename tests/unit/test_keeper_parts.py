@@ -25,7 +25,7 @@ from spotcache_keeper.aws.clients import AwsError, aws_errors
 from spotcache_keeper.aws.machine import Identity, LinuxMachine, metadata
 from spotcache_keeper.aws.settle import SETTLES_AFTER, found, known
 from spotcache_keeper.aws.volumes import Volumes
-from spotcache_keeper.backup.current_data import Present, judge
+from spotcache_keeper.backup.current_data import Present, verdict_on
 from spotcache_keeper.backup.switch_data import compare
 from spotcache_keeper.config import load_config, parse_config
 from spotcache_keeper.errors import ConfigError, DamagedError, KeeperError, NoSourceError, NoUsableCopyError
@@ -490,7 +490,7 @@ def test_what_a_restore_may_replace() -> None:
 
     def verdict(state: Any, held: str | None, hours: float | None, *, settled: bool) -> str:
         as_of = None if hours is None else NOON + timedelta(hours=hours)
-        return judge(Present("running", state, held, as_of, settled), backup)[0]
+        return verdict_on(Present("running", state, held, as_of, settled), backup)[0]
 
     assert verdict(info(), backup.id, 1, settled=True) == "in-place"
     assert verdict(info(), None, 0.9, settled=True) == "free"

@@ -23,10 +23,10 @@ import redis
 from spotcache_keeper import config as config_module
 from spotcache_keeper.aws.imds import SOURCES, TARGET_STATE, Imds, ImdsError, poll
 from spotcache_keeper.aws.signed import Objects, Signed, role_credentials
+from spotcache_keeper.backup.budget import estimate, measured
 from spotcache_keeper.errors import KeeperError, RefusedError
 from spotcache_keeper.lease import Lease, LeaseStore
 from spotcache_keeper.node import drain as drain_module
-from spotcache_keeper.node.budget import estimate, measured
 from spotcache_keeper.node.drain import Drainer, read_drain
 from spotcache_keeper.node.renew import LeaseHolder
 from spotcache_keeper.node.watch import system_is_stopping
@@ -520,7 +520,7 @@ def test_a_full_disk_leaves_the_newest_verified_backup(world: World, monkeypatch
     world.host.s3 = s3
     usage = type("Usage", (), {"free": 1024})
     monkeypatch.setattr("spotcache_keeper.stores.local.shutil.disk_usage", lambda _path: usage)
-    world.imds.notice()
+    world.imds.notice(9)
     watch = world.watch()
     for _ in range(3):
         watch.step()
@@ -570,7 +570,9 @@ def test_a_redis_that_hangs_costs_seconds_not_minutes(world: World) -> None:
         assert time.monotonic() - begun < 19
     finally:
         os.kill(pid, signal.SIGCONT)
-    assert any("writes could not be held back" in line for line in world.said)
+    assert any("Redis could not be told to hold writes back" in line for line in world.said)
+    # Nobody is answered any more, whatever it does when it goes on.
+    assert world.guard.open_until is None
     assert any("the final backup failed (try 1)" in line for line in world.said)
     assert before in world.backups_in_s3
 

@@ -22,6 +22,7 @@ import requests
 from moto.server import ThreadedMotoServer
 from spotcache_keeper.aws.imds import Imds
 from spotcache_keeper.aws.signed import Objects, Signed, role_credentials
+from spotcache_keeper.errors import KeeperError
 from spotcache_keeper.lease import FinalRecord, LeaseStore
 from spotcache_keeper.node.renew import LeaseHolder
 from spotcache_keeper.node.watch import Watch
@@ -100,6 +101,29 @@ class Early:
 
 
 @dataclass
+class Gate:
+    """`Guard` that says what it was told: until when it was opened last, None while it is closed."""
+
+    holds: bool = True
+    open_until: float | None = None
+    broken: bool = False
+
+    def prepare(self) -> None:
+        self._tell(self.open_until)
+
+    def open(self, until: float) -> None:
+        self._tell(until)
+
+    def close(self) -> None:
+        self._tell(None)
+
+    def _tell(self, until: float | None) -> None:
+        if self.broken:
+            raise KeeperError("the kernel takes nothing")
+        self.open_until = until
+
+
+@dataclass
 class World:
     """A host, what it sees and whom it talks to."""
 
@@ -109,6 +133,8 @@ class World:
     clock: float = 0.0
     said: list[str] = field(default_factory=list)
     early: Early = field(default_factory=Early)
+    booted_again: list[float] = field(default_factory=list)
+    guard: Gate = field(default_factory=lambda: Gate())
 
     def client(self, service: str) -> Any:
         return boto3.client(service, region_name=REGION, endpoint_url=self.endpoint)
@@ -122,15 +148,15 @@ class World:
 
     def watch(self, **changes: Any) -> Watch:
         """The watcher, started (again)."""
-        context = self.host.context()
         outside = replace(self.outside, **changes)
+        context = self.host.context(clock=lambda: self.clock, guard=self.guard, leases=outside.leases)
         return Watch(
             context,
             outside,
             self.said.append,
             self.early,  # type: ignore[arg-type]
             LeaseHolder(context, outside),
-            clock=lambda: self.clock,
+            lambda: self.booted_again.append(self.clock),
         )
 
     def told(self) -> list[dict[str, Any]]:

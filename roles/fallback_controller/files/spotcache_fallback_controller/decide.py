@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -11,17 +11,27 @@ from typing import Any
 # A failure counts for so long: Auto Scaling tries again more often than that for as long as it wants a host.
 FAILURE_COUNTS = timedelta(hours=1)
 ENDING = "Terminating EC2 instance"
+# A host that could serve and waits for its turn says so every 20 s; what is older says nothing.
+WAITING_SECONDS = 90
 # A volume's tag: since when another one has been in its place. Its value is a time as datetime.isoformat writes it.
 SUPERSEDED = "spotcache:superseded-since"
 
 
 @dataclass(frozen=True)
 class Group:
-    """An Auto Scaling group: how many hosts it wants, and whether it has one that serves, or any at all."""
+    """An Auto Scaling group.
+
+    Attributes:
+        desired: how many hosts it wants.
+        serves: whether it has one in service.
+        hosts: how many it has at all.
+        ids: of those in service.
+    """
 
     desired: int
     serves: bool
     hosts: int
+    ids: tuple[str, ...] = ()
 
 
 def group_of(described: dict[str, Any]) -> Group:
@@ -30,7 +40,9 @@ def group_of(described: dict[str, Any]) -> Group:
     serving = [
         one for one in instances if one["LifecycleState"] == "InService" and one["HealthStatus"].lower() == "healthy"
     ]
-    return Group(int(described["DesiredCapacity"]), bool(serving), len(instances))
+    return Group(
+        int(described["DesiredCapacity"]), bool(serving), len(instances), tuple(one["InstanceId"] for one in serving)
+    )
 
 
 def failing(activities: list[dict[str, Any]], now: datetime) -> bool:
@@ -43,12 +55,33 @@ def failing(activities: list[dict[str, Any]], now: datetime) -> bool:
     return newest["StatusCode"] in ("Failed", "Cancelled") and now - when < FAILURE_COUNTS
 
 
-def fallback_hosts(spot: Group, fallback: Group, failed: bool) -> int:
-    """How many hosts on demand there should be: one while the Spot group wants one and gets none."""
-    if spot.desired < 1 or spot.serves:
+def fallback_hosts(spot: Group, fallback: Group, failed: bool, serves: bool) -> int:
+    """How many hosts on demand there should be: one while the Spot group wants one and none of its hosts serves.
+
+    Args:
+        spot: the group of Spot hosts.
+        fallback: that of hosts on demand.
+        failed: the newest launch in the Spot group has failed.
+        serves: a host of the Spot group says itself that it serves, or that it could and waits for its turn. That
+            Auto Scaling calls it InService does not say so: it may be unable to boot.
+    """
+    if spot.desired < 1 or (spot.serves and serves):
         return 0
     # While a Spot host boots, the one on demand stays; a launch that fails brings it.
-    return 1 if failed else min(fallback.desired, 1)
+    return 1 if failed and not spot.serves else min(fallback.desired, 1)
+
+
+def serves_by(lease: Mapping[str, Any], age: float, hosts: Collection[str]) -> bool:
+    """Whether one of these hosts serves by its own word, the environment's lease.
+
+    Args:
+        lease: the object, as the keeper writes it: who holds it names its volume when it lets clients in.
+        age: seconds since it was written.
+        hosts: instance ids.
+    """
+    seconds = lease.get("seconds")
+    lasts = isinstance(seconds, int) and age < seconds
+    return lasts and lease.get("host") in hosts and bool(lease.get("volume")) and not lease.get("released")
 
 
 def at_rest(groups: list[Group], activities: list[dict[str, Any]]) -> datetime | None:

@@ -14,6 +14,7 @@ from botocore.exceptions import ClientError
 
 from spotcache_fallback_controller.decide import (
     SUPERSEDED,
+    WAITING_SECONDS,
     Backup,
     Group,
     at_rest,
@@ -21,6 +22,7 @@ from spotcache_fallback_controller.decide import (
     failing,
     fallback_hosts,
     group_of,
+    serves_by,
     superseded,
     to_return,
 )
@@ -72,11 +74,36 @@ class FallbackController:
 
     def switch(self, spot: Group, fallback: Group) -> int:
         """Have a host on demand exactly while there is none to be had on the Spot market."""
-        wanted = fallback_hosts(spot, fallback, failing(self.activities(self.spot), datetime.now(UTC)))
+        # Asked only where it decides.
+        serves = bool(spot.serves and fallback.desired) and self.ready(spot)
+        wanted = fallback_hosts(spot, fallback, failing(self.activities(self.spot), datetime.now(UTC)), serves)
         if wanted != fallback.desired:
             self.scaling.set_desired_capacity(AutoScalingGroupName=self.fallback_group, DesiredCapacity=wanted)
             log("an on-demand host takes its place" if wanted else "the host on demand goes", group=self.fallback_group)
         return wanted
+
+    def ready(self, spot: Group) -> bool:
+        """Whether a Spot host serves, or could and waits for the one on demand to go: by their own word in S3."""
+        if not self.bucket:
+            # Nothing tells: then it counts that Auto Scaling calls it healthy.
+            return True
+        lease = self.read("lease.json")
+        if lease is not None and serves_by(*lease, spot.ids):
+            return True
+        waits = [self.read(f"waiting/{host}.json") for host in spot.ids]
+        return any(one is not None and one[1] < WAITING_SECONDS for one in waits)
+
+    def read(self, name: str) -> tuple[dict[str, Any], float] | None:
+        """What the hosts tell each other in an object, and how many seconds ago it was written; None without one."""
+        s3, key = boto3.client("s3", config=CONFIG), f"{self.prefix}{self.environment}/keeper/{name}"
+        try:
+            answer = s3.get_object(Bucket=self.bucket, Key=key)
+            data = json.loads(answer["Body"].read())
+        except (ClientError, ValueError) as error:
+            log("what a host says could not be read", key=key, because=str(error))
+            return None
+        age = (datetime.now(UTC) - answer["LastModified"]).total_seconds()
+        return (data, age) if isinstance(data, dict) else None
 
     def give_back(self, groups: list[Group], names: list[str]) -> list[str]:
         """Delete data volumes whose every byte stands in a verified snapshot, while nothing runs."""

@@ -1,4 +1,4 @@
-"""The command line: `spotcache-keeper backup|restore|list|status|watch|boot [--json]`.
+"""The command line: `spotcache-keeper backup|restore|list|status|guard|boot|watch [--json]`.
 
 JSON goes to standard output; one line for a person goes to standard error. Exit codes: 0 done, 1 failed, 2 wrong usage
 or configuration, 3 refused, 4 nothing to restore from.
@@ -26,7 +26,7 @@ from spotcache_keeper.config import DEFAULT_PATH, load_config
 from spotcache_keeper.context import Context, build_context
 from spotcache_keeper.errors import InterruptedRunError, KeeperError
 from spotcache_keeper.node.acquire import Acquirer
-from spotcache_keeper.node.boot import Boot
+from spotcache_keeper.node.boot import Boot, note_crash
 from spotcache_keeper.node.data_volume import Disks
 from spotcache_keeper.node.journal import Lines
 from spotcache_keeper.node.renew import LeaseHolder
@@ -51,7 +51,7 @@ def make_parser() -> argparse.ArgumentParser:
         "overwritten, 4 nothing to restore from.",
     )
     parser.add_argument("--config", type=Path, default=DEFAULT_PATH, metavar="FILE", help="default: %(default)s")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="backup|restore|list|status|watch|boot")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, text: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text)
@@ -79,6 +79,7 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--expect-environment", metavar="ENV", help="refuse to work on another environment's host")
     command("list", "List every backup there is to restore from.")
     command("status", "Say how Redis, its backups and the keeper itself are.")
+    command("guard", "Keep clients out of Redis until this host proves that it holds the lease.")
     command("boot", "Become the host that serves: restore the best there is, start Redis, move the DNS name.")
     command("watch", "Watch for the end of this host, and back up before it comes; runs until it is stopped.")
     return parser
@@ -126,6 +127,10 @@ def _run(options: argparse.Namespace, context: Context) -> int:
             _print_json("status", context, ok=True, changed=False, **status)
         else:
             print(status_table(status, context.now()))
+        return 0
+    if options.command == "guard":
+        context.guard.prepare()
+        note_crash(context)
         return 0
     if options.command == "boot":
         return _boot(options, context)
@@ -192,7 +197,7 @@ def _watch(options: argparse.Namespace, context: Context) -> int:
     outside = build_outside(context.config)
     early = [sys.executable, "-I", sys.argv[0], "--config", str(options.config), "backup", "--reason", "rebalance"]
     lease = LeaseHolder(context, outside)
-    watch = Watch(context, outside, _log, EarlyBackup(early), lease)
+    watch = Watch(context, outside, _log, EarlyBackup(early), lease, boot_again)
     keeping = threading.Thread(target=lease.run, name="lease", daemon=True)
     keeping.start()
     _log(f"watching for the end of {context.machine.identity().instance_id}")
@@ -205,6 +210,13 @@ def _watch(options: argparse.Namespace, context: Context) -> int:
     return 0
 
 
+def boot_again() -> None:
+    """Have systemd run the boot once more; that it cannot is in the journal."""
+    done = run_command(["systemctl", "restart", "--no-block", "spotcache-boot.service"], timeout=30)
+    if done.returncode:
+        _log(f"the boot could not be started again: {done.complaint}")
+
+
 def _restore(options: argparse.Namespace, context: Context) -> int:
     """`restore`."""
     directory = context.config.state_directory
@@ -213,12 +225,31 @@ def _restore(options: argparse.Namespace, context: Context) -> int:
     at = to_text(context.now())
     if result.changed:
         save_state(directory, last_restore={**result.to_json(), "at": at, "warnings": context.warnings})
+        _back_up_restored(context, result.manifest.id)
     save_end(directory, "restore", None, at)
     if options.json:
         _print_json("restore", context, ok=True, changed=result.changed, error=None, **result.to_json())
     _warn(context)
     _log(restore_line(result))
     return 0
+
+
+def _back_up_restored(context: Context, restored_from: str) -> None:
+    """Have a backup of what was restored: the newest one would be what it was put in the place of.
+
+    Raises:
+        KeeperError: there is none off the host.
+    """
+    try:
+        result = backup(context, "restored", snapshot=False, prune=False, restored_from=restored_from)
+        problem = "; ".join(result.problems)
+    except KeeperError as error:
+        problem = str(error)
+    if problem:
+        raise KeeperError(
+            "the backup was restored, but what Redis holds now is not backed up, and a host that replaces this one "
+            f"would restore what was there before: {problem}. Run `spotcache-keeper backup`"
+        )
 
 
 def backup_line(result: BackupResult) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from spotcache_keeper.aws.endpoints import DUALSTACK
+from spotcache_keeper.aws.name import Name
 from spotcache_keeper.errors import ConfigError
 
 DEFAULT_PATH = Path("/etc/spotcache/keeper.json")
@@ -101,6 +102,8 @@ class Config:
         keep_local_count: verified backups kept on the data volume.
         metadata_url: address of the instance metadata service; EC2's own without one.
         watch_seconds: how often it is asked.
+        guard: whether the kernel keeps clients out while this host cannot prove that it holds the lease.
+        boots: whether a host that boots becomes the one that serves by itself.
         topic_arn: the SNS topic by which people are told; nobody is without one.
         hook: the Auto Scaling group's hook on termination, which waits for the final backup; none waits without one.
         dns_zone_id: the private zone with the name that clients use; no name is moved without one.
@@ -146,6 +149,8 @@ class Config:
     keep_local_count: int
     metadata_url: str | None
     watch_seconds: int
+    guard: bool
+    boots: bool
     topic_arn: str | None
     hook: str | None
     dns_zone_id: str | None
@@ -162,6 +167,11 @@ class Config:
     address: str | None
     address_files: tuple[Path, ...]
     timeouts: Timeouts
+
+    @property
+    def name(self) -> Name:
+        """The name that clients use."""
+        return Name(self.dns_zone_id, self.dns_name, self.dns_ttl)
 
     @property
     def shared_prefix(self) -> str:
@@ -253,7 +263,7 @@ _LABEL_CHARACTERS = {"ext4": 16, "xfs": 12}
 _PATHS = frozenset({"volume_path", "redis_directory", "state_directory", "redis_password_file"})
 _NUMBERS = frozenset(_MINIMA)
 _BY_FILESYSTEM = ("volume_labels", "mount_options")
-_FLAGS = frozenset({"allow_empty", "appendonly", "ebs_snapshots", "require_mount"})
+_FLAGS = frozenset({"allow_empty", "appendonly", "boots", "ebs_snapshots", "guard", "require_mount"})
 _OPTIONAL = frozenset(
     {
         "endpoint_url",

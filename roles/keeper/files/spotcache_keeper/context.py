@@ -3,6 +3,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -12,6 +13,8 @@ from spotcache_keeper.aws.clients import make_client
 from spotcache_keeper.aws.machine import LinuxMachine, Machine, metadata
 from spotcache_keeper.config import Config
 from spotcache_keeper.errors import KeeperError
+from spotcache_keeper.lease import Leases
+from spotcache_keeper.outside import boot_id, build_outside
 from spotcache_keeper.server.client import NotAnsweringError, Redis, ServerState
 from spotcache_keeper.server.container import DockerEngine, Engine
 from spotcache_keeper.stores.base import Store
@@ -20,7 +23,8 @@ from spotcache_keeper.stores.local import VolumeStore
 from spotcache_keeper.stores.s3 import S3Store
 from spotcache_keeper.stores.source import Source
 from spotcache_keeper.system.commands import run_command
-from spotcache_keeper.system.times import utc_now
+from spotcache_keeper.system.guard import Guard, KernelGuard, NoGuard
+from spotcache_keeper.system.times import since_boot, utc_now
 
 
 def no_report(_step: str) -> None:
@@ -38,7 +42,12 @@ class Context:
         volume: backups on the data volume.
         s3: backups in S3.
         ebs: backups in EBS snapshots, or None where the configuration does without.
+        guard: lets clients in to Redis.
+        leases: whose turn it is to serve; None where nobody else could.
+        boot_id: names this run of the host's kernel.
         now: the present moment.
+        clock: seconds that only ever grow.
+        sleep: waits that many seconds.
         report: told what is about to be done, step by step.
         warnings: what a person should know although the work went on.
     """
@@ -49,7 +58,12 @@ class Context:
     volume: VolumeStore
     s3: S3Store
     ebs: EbsStore | None
+    guard: Guard = field(default_factory=NoGuard)
+    leases: Leases | None = None
+    boot_id: str = ""
     now: Callable[[], datetime] = utc_now
+    clock: Callable[[], float] = since_boot
+    sleep: Callable[[float], None] = time.sleep
     report: Callable[[str], None] = no_report
     warnings: list[str] = field(default_factory=list)
 
@@ -147,5 +161,8 @@ def build_context(config: Config, report: Callable[[str], None] = no_report, *, 
         )
         if config.ebs_snapshots
         else None,
+        guard=KernelGuard(run_command, config.redis_port) if config.guard else NoGuard(),
+        leases=build_outside(config).leases,
+        boot_id=boot_id(),
         report=report,
     )

@@ -39,6 +39,10 @@ class DamagedError(KeeperError):
     """One copy of a backup cannot be used; another copy or an older backup may."""
 
 
+class TooNewError(KeeperError):
+    """A backup is of a newer server than the one that should read it. It is whole: an older one would be no better."""
+
+
 class InterruptedRunError(BaseException):
     """The run was told to stop by a signal.
 

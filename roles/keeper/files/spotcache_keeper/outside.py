@@ -13,7 +13,7 @@ from spotcache_keeper.aws.imds import Imds
 from spotcache_keeper.aws.notify import Message, publish
 from spotcache_keeper.aws.signed import Objects, Signed, role_credentials
 from spotcache_keeper.config import Config
-from spotcache_keeper.lease import LeaseStore
+from spotcache_keeper.lease import Leases, LeaseStore
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -33,7 +33,7 @@ class Outside:
 
     imds: Imds
     aws: Signed
-    leases: LeaseStore
+    leases: Leases
     topic: str | None
     client: Callable[[str], Any]
     boot_id: str = ""

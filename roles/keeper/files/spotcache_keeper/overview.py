@@ -15,7 +15,7 @@ from spotcache_keeper.errors import KeeperError
 from spotcache_keeper.node.drain import read_drain
 from spotcache_keeper.stores.local import mib
 from spotcache_keeper.stores.manifest import databases_json
-from spotcache_keeper.stores.source import BEFORE_RESTORE, Source, newest_first
+from spotcache_keeper.stores.source import Source, default_order, newest_first
 from spotcache_keeper.system.lock import holder_of, is_held
 from spotcache_keeper.system.state import BOOT, WATCH, recall
 from spotcache_keeper.system.times import age_text, from_epoch, from_text, to_text
@@ -82,7 +82,7 @@ def make_status(ctx: Context) -> dict[str, Any]:
     except KeeperError as error:
         listing = Listing(ctx.config.environment, [], {"volume": str(error)})
     usable = [source for source in listing.sources if source.usable]
-    newest = next((source for source in usable if source.reason != BEFORE_RESTORE), next(iter(usable), None))
+    newest = next(iter(default_order(usable)), None)
     journal = read_journal(ctx)
     identity = ctx.machine.identity()
     return {

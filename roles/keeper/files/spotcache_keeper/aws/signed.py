@@ -133,7 +133,15 @@ class Signed:
         """
         body = urlencode({"Action": action, "Version": version, **parameters}).encode()
         headers = {"Content-Type": "application/x-www-form-urlencoded"}
-        status, _, answer = self.request(service, "POST", f"{self.url(service)}/", body, headers)
+        return self.rest(service, action, "POST", "/", body, headers)
+
+    def rest(self, service: str, action: str, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> bytes:
+        """One action of a service, by its path.
+
+        Raises:
+            AwsError: it refuses or is not reached.
+        """
+        status, _, answer = self.request(service, method, f"{self.url(service)}{path}", body, headers)
         if status != 200:
             code, text = _code(answer) or str(status), _MESSAGE.search(answer.decode("utf-8", "replace"))
             if status == 403 and code not in ("InvalidClientTokenId", "ExpiredToken", "SignatureDoesNotMatch"):

@@ -3,25 +3,24 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 from __future__ import annotations
 
-import os
-import shutil
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from spotcache_keeper.backup.entitlement import Entitlement, SupersededError, entitlement
 from spotcache_keeper.context import Context
 from spotcache_keeper.errors import KeeperError, RefusedError
 from spotcache_keeper.server.client import ServerState, save_in_background, save_in_foreground
 from spotcache_keeper.stores.base import Retention, Store, StoreBusyError
 from spotcache_keeper.stores.local import check_free_space, examine
-from spotcache_keeper.stores.manifest import RDB_NAME, Manifest, databases_json
+from spotcache_keeper.stores.manifest import Manifest, databases_json
 from spotcache_keeper.stores.retention import Policy
-from spotcache_keeper.system.files import read_json, readable_errors
+from spotcache_keeper.system.files import read_json
 from spotcache_keeper.system.times import created_of, new_id, next_moment, to_text
 
 # What a backup may take beside the RDB itself: manifest, directories, the filesystem's own blocks.
@@ -39,6 +38,7 @@ class BackupResult:
         problems: what failed after the backup itself was verified.
         pruned: what retention deleted, by place.
         seconds: how long each part took.
+        run: of the server that saved.
     """
 
     manifest: Manifest
@@ -47,6 +47,7 @@ class BackupResult:
     problems: list[str] = field(default_factory=list)
     pruned: dict[str, list[str]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    run: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """The result as `backup --json` prints it, without what every command adds."""
@@ -55,6 +56,7 @@ class BackupResult:
             "id": manifest.id,
             "created": to_text(manifest.created),
             "reason": manifest.reason,
+            "term": manifest.term,
             "environment": manifest.environment,
             "verified": manifest.verified,
             "redis_version": manifest.redis_version,
@@ -68,7 +70,13 @@ class BackupResult:
 
 
 def backup(
-    ctx: Context, reason: str, *, snapshot: bool = True, prune: bool = True, foreground: bool = False
+    ctx: Context,
+    reason: str,
+    *,
+    snapshot: bool = True,
+    prune: bool = True,
+    foreground: bool = False,
+    restored_from: str = "",
 ) -> BackupResult:
     """Take a verified backup and copy it off the host. The caller holds the lock.
 
@@ -78,33 +86,61 @@ def backup(
         snapshot: also ask for an EBS snapshot.
         prune: also apply retention.
         foreground: let Redis save without a fork; nobody is served meanwhile.
+        restored_from: id of the backup that was restored just before.
 
     Returns:
         The verified backup. Copies that failed are in `problems`: the backup itself is good then, on this volume only.
 
     Raises:
+        SupersededError: another host serves the environment.
         RefusedError: this volume's data would pass for the newest although the environment's data is elsewhere.
         KeeperError: there is no verified backup.
     """
     ctx.check_volume()
     ctx.volume.prepare()
     seconds: dict[str, float] = {}
-    manifest, directory = _backup_on_volume(ctx, reason, seconds, foreground=foreground)
-    result = BackupResult(manifest, {store.name: None for store in ctx.stores}, seconds=seconds)
+    entitled = entitlement(ctx, by_hand=reason == "manual")
+    manifest, directory, run = _backup_on_volume(
+        ctx, reason, seconds, entitled, foreground=foreground, restored_from=restored_from
+    )
+    result = BackupResult(manifest, {store.name: None for store in ctx.stores}, seconds=seconds, run=run)
     result.stored[ctx.volume.name] = str(directory)
+    # A save may take long. What is copied after another host has taken over is found out, but better not made at all.
+    if entitled.holds:
+        _still_entitled(ctx, entitled)
     first, *others = [store for store in ctx.off_host if snapshot or store.at_once]
-    # All at once: asking EBS takes a moment, and a slow S3 must not keep it from being asked.
-    with ThreadPoolExecutor(max_workers=len(others) or 1) as pool:
-        asked = [pool.submit(_copy, ctx, store, directory, result) for store in others]
+    if others:
+        # All at once: asking EBS takes a moment, and a slow S3 must not keep it from being asked.
+        with ThreadPoolExecutor(max_workers=len(others)) as pool:
+            asked = [pool.submit(_copy, ctx, store, directory, result) for store in others]
+            _copy(ctx, first, directory, result)
+            for one in asked:
+                one.result()
+    else:
         _copy(ctx, first, directory, result)
-        for one in asked:
-            one.result()
     result.places = [store.label(copy) for store in ctx.off_host if (copy := result.stored[store.name])]
-    if prune:
+    if prune and entitled.holds:
         ctx.report("pruning older backups")
         with _timed(seconds, "prune"):
             result.pruned = _prune(ctx)
     return result
+
+
+def _still_entitled(ctx: Context, before: Entitlement) -> None:
+    """Stop before anything leaves the host when it was superseded meanwhile.
+
+    Raises:
+        SupersededError: another host serves, or this one in a later term.
+    """
+    try:
+        now = entitlement(ctx)
+    except SupersededError:
+        raise
+    except KeeperError as error:
+        ctx.warnings.append(f"who serves could not be read again: {error}")
+        return
+    if now.holds and now.term != before.term:
+        raise SupersededError(f"the lease changed hands while a backup was taken (from term {before.term} on)")
 
 
 def _copy(ctx: Context, store: Store, directory: Path, result: BackupResult) -> None:
@@ -120,9 +156,15 @@ def _copy(ctx: Context, store: Store, directory: Path, result: BackupResult) -> 
 
 
 def _backup_on_volume(
-    ctx: Context, reason: str, seconds: dict[str, float], *, foreground: bool
-) -> tuple[Manifest, Path]:
-    """The verified backup on the data volume."""
+    ctx: Context,
+    reason: str,
+    seconds: dict[str, float],
+    entitled: Entitlement,
+    *,
+    foreground: bool,
+    restored_from: str,
+) -> tuple[Manifest, Path, str]:
+    """The verified backup on the data volume, and which run of the server saved it."""
     config = ctx.config
     with ctx.redis() as server:
         state = ctx.wait_for_redis(server)
@@ -133,8 +175,10 @@ def _backup_on_volume(
         created = next_moment(ctx.now(), created_of(local[-1]) if local else None)
         ctx.report(f"asking Redis to save {state.keys} keys")
         with _timed(seconds, "bgsave"):
-            save_now = save_in_foreground if foreground else save_in_background
-            state = save_now(server, config.timeouts.backup)
+            if foreground:
+                state = save_in_foreground(server, config.timeouts.backup)
+            else:
+                state = save_in_background(server, config.timeouts.backup, clock=ctx.clock, sleep=ctx.sleep)
     if _mark(ctx.rdb_path) == before:
         raise KeeperError(
             f"Redis says it saved, but {ctx.rdb_path} did not change: `dir` or `dbfilename` in redis.conf is not what "
@@ -142,27 +186,26 @@ def _backup_on_volume(
         )
     partial = ctx.volume.new_partial(new_id(created))
     try:
-        return _complete(ctx, partial, created, reason, state.version, seconds)
+        found = _examined(ctx, partial, created, reason, state.version, seconds)
+        manifest = replace(found, term=entitled.term, restored_from=restored_from)
+        return manifest, ctx.volume.complete(partial, manifest), state.run
     except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
+        ctx.volume.discard(partial)
         raise
 
 
-def _complete(
+def _examined(
     ctx: Context, partial: Path, created: datetime, reason: str, version: str, seconds: dict[str, float]
-) -> tuple[Manifest, Path]:
-    """A whole backup of Redis' present RDB, put together in `partial`."""
-    rdb = partial / RDB_NAME
-    with readable_errors("linking Redis' RDB into the backups"):
-        # Redis replaces its file by rename, so this link stays the same bytes whatever Redis saves next.
-        os.link(ctx.rdb_path, rdb)
+) -> Manifest:
+    """Redis' present RDB in `partial`, checked; what is known of it."""
+    rdb = ctx.volume.link(ctx.rdb_path, partial)
     ctx.report("checking the RDB")
     with _timed(seconds, "check"):
         digest, databases = examine(rdb, ctx.engine, ctx.config.timeouts.check)
     identity = ctx.machine.identity()
     if not identity.zone:
         ctx.warnings.append("the metadata service does not answer: the manifest has the host's name and no zone")
-    manifest = Manifest(
+    return Manifest(
         id=partial.stem,
         environment=ctx.config.environment,
         created=created,
@@ -175,7 +218,6 @@ def _complete(
         zone=identity.zone,
         verified=True,
     )
-    return manifest, ctx.volume.complete(partial, manifest)
 
 
 def _refuse_to_overtake(ctx: Context, reason: str, state: ServerState) -> None:
@@ -225,6 +267,12 @@ def _check_room(ctx: Context, state: ServerState) -> None:
 def _prune(ctx: Context) -> dict[str, list[str]]:
     """Apply retention everywhere; what fails is a warning, and tried again after the next backup."""
     config = ctx.config
+    try:
+        # Once more: from here on backups are deleted.
+        held = entitlement(ctx)
+    except KeeperError as error:
+        ctx.warnings.append(f"older backups were not pruned: {error}")
+        return {store.name: [] for store in ctx.stores}
     # What this volume's data was restored from stays: Redis' own files are recognised by it.
     restored = str((read_json(ctx.restored_path) or {}).get("id") or "")
     retention = Retention(
@@ -232,6 +280,7 @@ def _prune(ctx: Context) -> dict[str, list[str]]:
         local=Policy(config.keep_local_count, 0),
         policy=Policy(config.keep_count, config.keep_days, config.keep_weeks),
         referred=frozenset({restored} if restored else ()),
+        takeovers=held.takeovers,
     )
     pruned: dict[str, list[str]] = {store.name: [] for store in ctx.stores}
     for store in ctx.stores:

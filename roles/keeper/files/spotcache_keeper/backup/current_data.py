@@ -32,6 +32,7 @@ class Present:
         held: id of the backup that Redis' RDB is, None when it is none that is known.
         as_of: when the files were last written, or that backup made; None when there is no data on the disk.
         settled: what Redis holds in memory is that RDB, unchanged.
+        origin: id of the backup whose data that is, where it was made right after a restore.
         loose_data: Redis is empty, but its directory holds an RDB with keys that is no known backup.
     """
 
@@ -41,9 +42,10 @@ class Present:
     as_of: datetime | None
     settled: bool
     loose_data: bool = False
+    origin: str = ""
 
 
-def judge(present: Present, source: Source) -> tuple[Verdict, str]:
+def verdict_on(present: Present, source: Source) -> tuple[Verdict, str]:
     """Whether a backup may replace the present data, and why not.
 
     Returns:
@@ -59,7 +61,7 @@ def judge(present: Present, source: Source) -> tuple[Verdict, str]:
             f"backup {source.id}"
         )
     # An empty Redis beside that backup's RDB never read it, unless the backup is empty as well.
-    if present.settled and present.held == source.id and (state.keys > 0 or source.keys == 0):
+    if present.settled and source.id in (present.held, present.origin) and (state.keys > 0 or source.keys == 0):
         return "in-place", ""
     if state.keys == 0:
         return "free", ""
@@ -110,7 +112,8 @@ def inspect(ctx: Context, known: Iterable[Source]) -> Present:
     loose = (
         state is not None and state.keys == 0 and rdb.exists() and not identify(ctx, known) and _holds_keys(ctx, rdb)
     )
-    return Present(container.status, state, held.id if held else None, as_of, settled, loose)
+    origin = held.manifest.restored_from if held is not None and held.manifest is not None else ""
+    return Present(container.status, state, held.id if held else None, as_of, settled, loose, origin)
 
 
 def identify(ctx: Context, known: Iterable[Source]) -> Source | None:

@@ -11,13 +11,23 @@ from pathlib import Path
 from typing import Any
 
 from spotcache_keeper.backup.create import backup
-from spotcache_keeper.backup.current_data import Present, inspect, judge, known_sources
+from spotcache_keeper.backup.current_data import Present, inspect, known_sources, verdict_on
+from spotcache_keeper.backup.entitlement import takeovers
 from spotcache_keeper.backup.switch_data import Loaded, put_in_place
 from spotcache_keeper.context import Context
 from spotcache_keeper.errors import ConfigError, DamagedError, KeeperError, NoUsableCopyError, RefusedError
 from spotcache_keeper.stores.local import check_free_space, verify
 from spotcache_keeper.stores.manifest import RDB_NAME, Manifest, databases_json
-from spotcache_keeper.stores.source import BEFORE_RESTORE, Source, Wanted, choose, parse_wanted, same_backup
+from spotcache_keeper.stores.source import (
+    BEFORE_RESTORE,
+    Source,
+    Wanted,
+    choose,
+    judge,
+    newest_first,
+    parse_wanted,
+    same_backup,
+)
 from spotcache_keeper.system.times import to_text
 
 _MARGIN_BYTES = 16 * 1024 * 1024
@@ -34,6 +44,8 @@ class Request:
         expect_environment: refuse to work on another environment's host.
         superseded: what lies in Redis' directory is known to hold nothing that the backup lacks, however young its
             files are; it is not kept.
+        needed: names of the stores without which nobody can tell which backup is the newest: not even `fallback` does
+            without them.
     """
 
     wanted: str | None = None
@@ -41,6 +53,7 @@ class Request:
     fallback: bool = False
     expect_environment: str | None = None
     superseded: bool = False
+    needed: frozenset[str] = frozenset()
 
 
 @dataclass
@@ -56,6 +69,7 @@ class RestoreResult:
         backed_up_before: id of the backup of the replaced data, made because of `force`.
         parked: where the replaced data still is.
         seconds: how long each part took.
+        newest: the newest good backup that there was to choose from.
     """
 
     manifest: Manifest
@@ -66,6 +80,7 @@ class RestoreResult:
     backed_up_before: str | None = None
     parked: str | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+    newest: Source | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The result as `restore --json` prints it, without what every command adds."""
@@ -108,14 +123,15 @@ def restore(ctx: Context, request: Request) -> RestoreResult:
     ctx.report("looking for backups")
     sources = _gather(ctx, request, wanted)
     candidates = choose(sources, wanted)
+    newest = next((source for source in newest_first(sources) if source.usable and not source.superseded), None)
     _mention_pending(ctx, sources, candidates[0])
     ctx.report("looking at what Redis holds")
     present = inspect(ctx, known_sources([sources]))
     skipped: list[dict[str, str]] = []
     for candidate in candidates if request.fallback else same_backup(candidates):
-        verdict, why = judge(present, candidate)
+        verdict, why = verdict_on(present, candidate)
         if verdict == "in-place" and (manifest := _manifest_of(candidate, sources)) is not None:
-            return RestoreResult(manifest, candidate, changed=False, skipped=skipped)
+            return RestoreResult(manifest, candidate, changed=False, skipped=skipped, newest=newest)
         if verdict == "newer" and not request.force:
             raise RefusedError(
                 f"{why}; nothing was changed. Use --force to replace it all the same (it is backed up first)"
@@ -127,7 +143,7 @@ def restore(ctx: Context, request: Request) -> RestoreResult:
             skipped.append({"id": candidate.id, "where": candidate.where, "reason": str(error)})
             ctx.warnings.append(f"backup {candidate.id} ({candidate.where}) cannot be used: {error}")
             continue
-        result = RestoreResult(manifest, candidate, changed=True, skipped=skipped)
+        result = RestoreResult(manifest, candidate, changed=True, skipped=skipped, newest=newest)
         result.seconds["fetch"] = time.monotonic() - fetching
         keep_as = None if request.superseded else _keep_present(ctx, present, result, newer=verdict == "newer")
         swapping = time.monotonic()
@@ -148,7 +164,11 @@ def gather(ctx: Context) -> tuple[list[Source], dict[str, str]]:
             sources += store.sources()
         except KeeperError as error:
             unreadable[store.name] = str(error)
-    return sources, unreadable
+    try:
+        return judge(sources, takeovers(ctx)), unreadable
+    except KeeperError as error:
+        ctx.warnings.append(f"which backups a superseded host made is not known: {error}")
+        return sources, unreadable
 
 
 def _check_environment(ctx: Context, request: Request) -> None:
@@ -179,7 +199,7 @@ def _gather(ctx: Context, request: Request, wanted: Wanted) -> list[Source]:
     sources, unreadable = gather(ctx)
     for place, reason in unreadable.items():
         found = any(source.usable and wanted.backup_id == source.id for source in sources)
-        if not found and not request.fallback:
+        if not found and (not request.fallback or place in request.needed):
             raise KeeperError(
                 f"{reason}; without it nobody can tell which backup is the newest. Mend it, name a backup with --from, "
                 "or take the best that can be read with --fallback"

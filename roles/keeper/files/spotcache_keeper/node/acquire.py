@@ -3,19 +3,21 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from spotcache_keeper.aws.clients import AwsError, aws_errors
 from spotcache_keeper.aws.signed import ConflictError
 from spotcache_keeper.context import Context
-from spotcache_keeper.lease import FinalRecord, Held, Lease
+from spotcache_keeper.errors import KeeperError
+from spotcache_keeper.lease import FinalRecord, Held, Lease, Takeover
 from spotcache_keeper.node.drain import read_drain
 from spotcache_keeper.outside import Outside
 from spotcache_keeper.system.times import to_text
 
 _POLL_SECONDS = 1.0
+# How often a host says that it waits. What is older than a few of these says nothing.
+_WAITING_SECONDS = 20.0
 # What EC2 says of a host that can no longer write anything.
 _GONE = frozenset({"terminated", "stopped"})
 _ENDING = frozenset({"shutting-down", "stopping"})
@@ -29,11 +31,15 @@ class Predecessor:
         lease: as it was when it was taken over; None when nobody ever had it, or this host itself.
         final: what that host left; None when it left nothing.
         unfinished: the host before, when a boot that was killed served already but had not told anybody.
+        lost: what it lacked, when nobody has been told yet.
+        term: of this host's lease.
     """
 
     lease: Lease | None = None
     final: FinalRecord | None = None
     unfinished: str = ""
+    lost: str = ""
+    term: int = 0
 
 
 @dataclass
@@ -44,15 +50,12 @@ class Acquirer:
         ctx: the host's parts.
         outside: the ways out of it.
         say: tells a person one line.
-        clock: a monotonic clock, in seconds.
-        sleep: waits that many seconds.
     """
 
     ctx: Context
     outside: Outside
     say: Callable[[str], None]
-    clock: Callable[[], float] = time.monotonic
-    sleep: Callable[[float], None] = time.sleep
+    _waited_at: float = float("-inf")
 
     def acquire(self) -> Predecessor:
         """Wait for the lease as long as another host may still serve, and take it.
@@ -70,30 +73,63 @@ class Acquirer:
                 if why != said:
                     said = why
                     self.say(why)
-                self.sleep(_POLL_SECONDS)
+                self.ctx.sleep(_POLL_SECONDS)
                 continue
             held = self.outside.leases.lease()
             if held is None or held.lease.host == me.instance_id:
                 self._take_record_back(me.instance_id)
-                if self._write(held):
-                    return self._before(held)
+                if (term := self._write(held)) is not None:
+                    return replace(self._before(held), term=term)
                 continue
             final = self.outside.leases.final(held.lease.host)
-            if final is not None and final.withdrawn:
+            if final is not None and not final.of(held.lease.host, held.lease.term):
                 final = None
             state = self.state_of(held.lease.host)
             if state in _ENDING and ending_since is None:
-                ending_since = self.clock()
-            waited = self.clock() - ending_since if ending_since is not None else 0.0
+                ending_since = self.ctx.clock()
+            waited = self.ctx.clock() - ending_since if ending_since is not None else 0.0
             why = self._why_wait(held, final, state, waited)
             if not why:
-                if self._write(held):
-                    return Predecessor(held.lease, final)
+                seen = self.ctx.clock()
+                if (term := self._write(held)) is not None:
+                    self._outlast(held, final, state, seen)
+                    # What nobody has been told of yet is missing in what this host will serve as well.
+                    return Predecessor(held.lease, final, lost=held.lease.lost if held.lease.before else "", term=term)
                 continue
             if why != said:
                 said = why
                 self.say(why)
-            self.sleep(_POLL_SECONDS)
+            self._say_that_it_waits()
+            self.ctx.sleep(_POLL_SECONDS)
+
+    def _say_that_it_waits(self) -> None:
+        """For the function that ends an on-demand host when another one could serve: this one could.
+
+        Said only where that is so: Redis' container is there, and a backup to begin with can be read.
+        """
+        if self.ctx.clock() - self._waited_at < _WAITING_SECONDS:
+            return
+        self._waited_at = self.ctx.clock()
+        try:
+            if self.ctx.engine.state() is None or not (self.ctx.config.allow_empty or self.ctx.s3.ids()):
+                return
+            self.outside.leases.write_waiting(self.ctx.machine.identity().instance_id, to_text(self.ctx.now()))
+        except (KeeperError, OSError) as error:
+            self.ctx.warnings.append(f"that this host waits could not be said: {error}")
+
+    def _outlast(self, held: Held, final: FinalRecord | None, state: str, seen: float) -> None:
+        """Wait until the host before cannot take its lease for its own any more.
+
+        It cannot renew it since it was taken, but it may go by its last renewal for as long as that lasts.
+        """
+        if held.lease.released or state in _GONE or (final is not None and final.fenced):
+            return
+        until = seen + held.lease.seconds - held.age
+        if self.ctx.clock() < until:
+            left = until - self.ctx.clock()
+            self.say(f"took the lease; {held.lease.host} may still go by it for {left:.0f} s, which are waited for")
+        while (left := until - self.ctx.clock()) > 0:
+            self.ctx.sleep(min(_POLL_SECONDS, left))
 
     def _take_record_back(self, me: str) -> None:
         """Before this host serves again: whoever reads that its final backup is complete may take over at once."""
@@ -112,10 +148,11 @@ class Acquirer:
             return Predecessor()
         if held.lease.volume:
             # It came so far that clients may have written here since.
-            return Predecessor(unfinished=held.lease.before)
-        old = Lease(held.lease.before, zone=held.lease.before_zone, volume=held.lease.before_volume)
+            return Predecessor(unfinished=held.lease.before, lost=held.lease.lost)
+        lease = held.lease
+        old = Lease(lease.before, zone=lease.before_zone, volume=lease.before_volume, term=lease.before_term)
         final = self.outside.leases.final(old.host)
-        return Predecessor(old, None if final is not None and final.withdrawn else final)
+        return Predecessor(old, final if final is not None and final.of(old.host, old.term) else None)
 
     def state_of(self, host: str) -> str:
         """What EC2 says of a host: its state, or empty when it does not say.
@@ -137,7 +174,7 @@ class Acquirer:
     def _why_wait(self, held: Held, final: FinalRecord | None, state: str, waited: float) -> str:
         """Why the lease is not taken now; empty when it may be."""
         host = held.lease.host
-        if state in _GONE or held.lease.released or (final is not None and final.off_host):
+        if state in _GONE or held.lease.released or (final is not None and final.fenced and final.off_host):
             return ""
         if state in _ENDING:
             if waited >= self.ctx.config.timeouts.handover:
@@ -149,19 +186,28 @@ class Acquirer:
             return f"waiting: {host} serves this environment (EC2 says {state})"
         return f"waiting until the lease of {host} ends, since EC2 does not say how it is"
 
-    def _write(self, over: Held | None) -> bool:
-        """Take the lease; False when another host was faster."""
+    def _write(self, over: Held | None) -> int | None:
+        """Take the lease; its term, or None when another host was faster."""
         me = self.ctx.machine.identity()
         now = to_text(self.ctx.now())
-        lease = Lease(host=me.instance_id, zone=me.zone, since=now, renewed=now, seconds=self.ctx.config.timeouts.lease)
+        lease = Lease(me.instance_id, me.zone, since=now, renewed=now, seconds=self.ctx.config.timeouts.lease, term=1)
         if over is not None and over.lease.host == me.instance_id:
+            # The same term: nobody else has served in between.
             lease = replace(over.lease, renewed=now, released=False)
         elif over is not None:
-            old = over.lease
-            lease = replace(lease, before=old.host, before_zone=old.zone, before_volume=old.volume)
+            old, term = over.lease, over.lease.term + 1
+            lease = replace(
+                lease,
+                term=term,
+                before=old.host,
+                before_zone=old.zone,
+                before_volume=old.volume,
+                before_term=old.term,
+                takeovers=old.with_takeover(Takeover(me.instance_id, term)),
+            )
         try:
             self.outside.leases.write_lease(lease, over)
         except ConflictError:
             self.say("another host was faster to take the lease")
-            return False
-        return True
+            return None
+        return lease.term

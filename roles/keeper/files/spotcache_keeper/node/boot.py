@@ -11,36 +11,39 @@ import hashlib
 import json
 import os
 import re
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from spotcache_keeper.aws.clients import AwsError, aws_errors
-from spotcache_keeper.aws.imds import ImdsError
+from spotcache_keeper.aws.name import point_here
 from spotcache_keeper.aws.notify import Level, Message
 from spotcache_keeper.aws.signed import ConflictError
 from spotcache_keeper.backup.current_data import append_only_files, identify, known_sources
 from spotcache_keeper.backup.restore import Request, RestoreResult, gather, restore
+from spotcache_keeper.backup.serving import note_serving, read_serving
 from spotcache_keeper.backup.switch_data import recover
 from spotcache_keeper.config import Secret
 from spotcache_keeper.context import Context
 from spotcache_keeper.errors import KeeperError, NoSourceError, NoUsableCopyError
+from spotcache_keeper.lease import MARGIN, Lease, Takeover
 from spotcache_keeper.node.acquire import Acquirer, Predecessor
 from spotcache_keeper.node.data_volume import Disks
+from spotcache_keeper.node.drain import read_drain
 from spotcache_keeper.outside import Outside
-from spotcache_keeper.server.rdb import databases_of
+from spotcache_keeper.server.rdb import created_at, databases_of
 from spotcache_keeper.stores.source import Source, newest_first
 from spotcache_keeper.system.files import readable_errors, replace_secret, write_atomically
 from spotcache_keeper.system.lock import only_run
-from spotcache_keeper.system.state import save_state
+from spotcache_keeper.system.state import BOOT, CRASH, recall, save_state
 from spotcache_keeper.system.times import age_text, from_epoch, from_text, to_text
 
 _IDENTITY_SECONDS = 60.0
 _DNS_TRIES = 5
 _LEASE_TRIES = 10
+# Every host backs up there, and no lease is had without it: while it does not answer, a boot is tried again.
+_NEEDED = frozenset({"s3"})
 
 
 @dataclass
@@ -91,7 +94,8 @@ class Boot:
         say: tells a person one line.
         acquirer: waits for the lease.
         disks: finds and mounts the data volume.
-        sleep: waits that many seconds.
+        newest: the newest good backup that was there when this host looked.
+        stale: what is on the volume is older than what another host has served since.
     """
 
     ctx: Context
@@ -99,7 +103,8 @@ class Boot:
     say: Callable[[str], None]
     acquirer: Acquirer
     disks: Disks
-    sleep: Callable[[float], None] = time.sleep
+    newest: Source | None = None
+    stale: bool = False
 
     def run(self) -> BootResult:
         """Become the host that serves.
@@ -108,13 +113,16 @@ class Boot:
             KeeperError: Redis does not serve; says why.
         """
         seconds: dict[str, float] = {}
-        begun = time.monotonic()
+        begun = self.ctx.clock()
 
         def mark(part: str) -> None:
             nonlocal begun
-            seconds[part] = round(time.monotonic() - begun, 3)
-            begun = time.monotonic()
+            seconds[part] = round(self.ctx.clock() - begun, 3)
+            begun = self.ctx.clock()
 
+        self.ctx.guard.prepare()
+        note_crash(self.ctx)
+        save_state(self.ctx.config.state_directory, BOOT, began=self.outside.boot_id)
         self._know_oneself()
         self._fetch_secrets()
         self._change_address()
@@ -128,25 +136,30 @@ class Boot:
             result = self._have_data(before, kept)
         mark("data")
         result.before = before.lease.host if before.lease is not None else before.unfinished
-        self._name_volume()
+        if before.lost and before.lost not in result.lost:
+            result.lost = "; ".join(filter(None, (result.lost, before.lost)))
+        self._let_clients_in(before.term, result)
         self._move_name(result)
         mark("name")
         result.seconds = seconds
         self.say(result.line)
         self._notify(result)
         if result.before:
-            self._change_lease(before="", before_zone="", before_volume="")
+            self._change_lease(
+                before.term,
+                lambda lease: replace(lease, before="", before_zone="", before_volume="", before_term=0, lost=""),
+            )
         return result
 
     # --- who and with what
 
     def _know_oneself(self) -> None:
         """Wait until the metadata service says who this host is."""
-        deadline = time.monotonic() + _IDENTITY_SECONDS
+        deadline = self.ctx.clock() + _IDENTITY_SECONDS
         while not self.ctx.machine.identity().zone:
-            if time.monotonic() >= deadline:
+            if self.ctx.clock() >= deadline:
                 raise KeeperError("the metadata service does not say who this host is")
-            self.sleep(1.0)
+            self.ctx.sleep(1.0)
 
     def _fetch_secrets(self) -> None:
         """Fetch what the image does not hold, at every boot: a password may have been changed since the last one.
@@ -220,6 +233,7 @@ class Boot:
         if not config.require_mount or self.ctx.machine.is_mounted(config.volume_path):
             # A boot that was killed may not have come to it.
             disks.make_directories()
+            self.stale = before.lease is not None and self._mounted() != before.lease.volume
             return bool(self.ctx.volume.ids()) or self.ctx.restored_path.exists() or self.ctx.rdb_path.exists()
         own = disks.own()
         if before.lease is not None and own and self._is_off_host(before):
@@ -227,10 +241,18 @@ class Boot:
             self.say(f"the complete final backup of {before.lease.host} is in S3: its volume is not waited for")
         elif self._take_over(before, own):
             return True
+        self.stale = before.lease is not None
         if not own:
             raise KeeperError(f"this host has no data volume at {config.data_device}; the launch template attaches one")
         disks.mount(own, blank_allowed=True)
         return bool(self.ctx.volume.ids()) or self.ctx.rdb_path.exists()
+
+    def _mounted(self) -> str:
+        """Id of the volume that is mounted; empty where that cannot be told."""
+        try:
+            return self.ctx.machine.volume_id(self.ctx.config.volume_path)
+        except KeeperError:
+            return ""
 
     def _take_over(self, before: Predecessor, own: str) -> bool:
         """Mount the volume of the host before in the place of this host's own; False, with a word why, if not."""
@@ -270,6 +292,7 @@ class Boot:
         self.ctx.engine.stop(self.ctx.config.timeouts.stop)
         self.disks.unmount()
         if self._take_over(before, own):
+            self.stale = False
             return True
         if not self.ctx.machine.is_mounted(self.ctx.config.volume_path):
             self.disks.mount(own, blank_allowed=True)
@@ -282,33 +305,56 @@ class Boot:
         if own and attached != own:
             self.disks.change_to(own, volume if attached == volume else "")
 
-    def _name_volume(self) -> None:
-        """Say in the lease which volume the data is on: whoever comes next looks for it there."""
+    def _let_clients_in(self, term: int, result: BootResult) -> None:
+        """Say in the lease which volume the data is on, for whoever comes next, and which backups count; then serve.
+
+        Writing it renews it, which is what proves that it is this host's: clients are let in by that, for so long.
+        """
         try:
             volume = self.ctx.machine.volume_id(self.ctx.config.volume_path)
         except KeeperError as error:
             self.ctx.warnings.append(str(error))
             volume = "none"
-        self._change_lease(volume=volume)
+        newest = self.newest
+        began = self._change_lease(
+            term,
+            lambda lease: replace(
+                lease,
+                volume=volume,
+                lost=result.lost if result.before else "",
+                renewed=to_text(self.ctx.now()),
+                takeovers=lease.with_takeover(
+                    Takeover(lease.host, term, True, newest.id if newest else "", newest.term if newest else 0)
+                )
+                if any(entry.term == term for entry in lease.history)
+                else lease.takeovers,
+            ),
+        )
+        note_serving(self.ctx, term, self.outside.boot_id)
+        self.ctx.guard.open(began + self.ctx.config.timeouts.lease - MARGIN)
 
-    def _change_lease(self, **changes: Any) -> None:
+    def _change_lease(self, term: int, change: Callable[[Lease], Lease]) -> float:
         """Change this host's own lease, which the watcher renews at the same time.
+
+        Returns:
+            When the write began that went well, by the context's clock.
 
         Raises:
             KeeperError: it is not this host's any more.
         """
         me = self.ctx.machine.identity().instance_id
         for _ in range(_LEASE_TRIES):
+            began = self.ctx.clock()
             held = self.outside.leases.lease()
-            if held is None or held.lease.host != me:
+            if held is None or held.lease.host != me or held.lease.term != term or held.lease.released:
                 self.ctx.engine.stop(self.ctx.config.timeouts.stop)
                 raise KeeperError("the lease was lost while the data was restored: another host serves")
             try:
-                self.outside.leases.write_lease(replace(held.lease, **changes), held)
+                self.outside.leases.write_lease(change(held.lease), held)
             except ConflictError:
-                self.sleep(0.2)
+                self.ctx.sleep(0.2)
             else:
-                return
+                return began
         raise KeeperError("the lease could not be written: it is changed over and over")
 
     # --- the data
@@ -318,12 +364,11 @@ class Boot:
         container = self.ctx.engine.state()
         if container is None:
             raise KeeperError(f"there is no container {self.ctx.config.container} in this image; run provision")
-        if kept:
+        if kept and not self.stale:
             if container.running and before.lease is None:
                 with self.ctx.redis() as server:
                     state = self.ctx.wait_for_redis(server)
-                lost = "as the journal of the boot that was interrupted says" if before.unfinished else ""
-                return BootResult("served already", keys=state.keys, lost=lost)
+                return BootResult("served already", keys=state.keys, lost=before.lost or self._lost_by_crash())
             adopted = self._adopt(before)
             if adopted is not None:
                 return adopted
@@ -332,7 +377,8 @@ class Boot:
             # What a complete final backup lacks was never acknowledged: files that look younger hold nothing more.
             wanted = final.backup if final is not None and self._is_there(final.backup) else None
             # Redis saves once more when it is stopped after the final backup.
-            request = Request(wanted, force=kept, fallback=wanted is None, superseded=kept and wanted is not None)
+            outdated = self.stale or (kept and wanted is not None)
+            request = Request(wanted, force=kept, fallback=wanted is None, superseded=outdated, needed=_NEEDED)
             try:
                 result = restore(self.ctx, request)
             except KeeperError as error:
@@ -341,7 +387,8 @@ class Boot:
                 self.say(f"the final backup {wanted} cannot be used: {error}")
                 if not kept and self._fall_back_on_volume(before):
                     return self._have_data(before, kept=True)
-                result = restore(self.ctx, Request(None, force=kept, fallback=True))
+                request = Request(None, force=kept, fallback=True, superseded=self.stale, needed=_NEEDED)
+                result = restore(self.ctx, request)
         except NoSourceError as error:
             return self._begin_empty(str(error), [])
         except NoUsableCopyError as error:
@@ -355,15 +402,19 @@ class Boot:
     def _adopt(self, before: Predecessor) -> BootResult | None:
         """Go on with what Redis itself has on the volume, where it is newer than every backup; None when it is not."""
         sources = newest_first(gather(self.ctx)[0])
-        newest = next((source for source in sources if source.usable), None)
+        newest = self.newest = next((source for source in sources if source.usable and not source.superseded), None)
         files = append_only_files(self.ctx) if self.ctx.config.appendonly else []
         if before.final is not None and before.final.complete:
             return None
         if not files and self.ctx.rdb_path.exists():
             files = [] if identify(self.ctx, known_sources([sources])) is not None else [self.ctx.rdb_path]
+        if before.lease is not None and not self._was_there(before, bool(files)):
+            return None
         if not files:
             return None
-        as_of = from_epoch(max(path.stat().st_mtime for path in files))
+        append_only = self.ctx.rdb_path not in files
+        as_of = from_epoch(max(path.stat().st_mtime for path in files)) if append_only else self._written(None)
+        as_of = self._first_seen(before, as_of)
         if newest is not None and as_of <= newest.created:
             return None
         try:
@@ -372,16 +423,69 @@ class Boot:
             self.say(f"what Redis left on the volume cannot be used: {error}")
             self.ctx.engine.stop(self.ctx.config.timeouts.stop)
             return None
-        append_only = self.ctx.rdb_path not in files
         return BootResult(
             "took over the volume" if before.lease is not None else "went on with its own data",
             source="the append-only file on the kept volume" if append_only else "Redis' own file on the kept volume",
             created=to_text(as_of),
             keys=keys,
-            lost=("at most the last second before the host was lost" if append_only else _since(as_of))
+            lost=(self._lost_before(before, as_of, append_only=append_only))
             if before.lease is not None
-            else "",
+            else self._lost_by_crash(),
         )
+
+    def _lost_before(self, before: Predecessor, as_of: datetime, *, append_only: bool = False) -> str:
+        """What of the host before is missing in data of that moment, for a person."""
+        since = before.final.lost_since if before.final is not None else ""
+        if since:
+            return _since(min(as_of, from_text(since)))
+        return "at most the last second before the host was lost" if append_only else _since(as_of)
+
+    def _was_there(self, before: Predecessor, there: bool) -> bool:
+        """Whether the host before left something on the volume: as the first boot found it, should this be another.
+
+        A Redis that an earlier boot had started with nothing may have saved that since.
+        """
+        mark = f"{before.lease.host}/{before.lease.term}" if before.lease is not None else ""
+        found = recall(self.ctx.config.state_directory, BOOT).get("found") or {}
+        if found.get("from") == mark:
+            return bool(found["there"])
+        save_state(self.ctx.config.state_directory, BOOT, found={"from": mark, "there": there})
+        return there
+
+    def _first_seen(self, before: Predecessor, as_of: datetime) -> datetime:
+        """When what the host before left was written: as the first boot found it, should this be another one.
+
+        A Redis that an earlier boot had started has saved the same data again since.
+        """
+        directory = self.ctx.config.state_directory
+        if before.lease is None:
+            return as_of
+        mark = f"{before.lease.host}/{before.lease.term}"
+        found = recall(directory, BOOT).get("took_over") or {}
+        if found.get("from") == mark:
+            return min(as_of, from_text(str(found["written"])))
+        save_state(directory, BOOT, took_over={"from": mark, "written": to_text(as_of)})
+        return as_of
+
+    def _written(self, known: Source | None) -> datetime:
+        """When what is in Redis' own RDB was in its memory: `known` is the backup that it is, if it is one.
+
+        Redis notes in the file when it forked. A file's own time is that of the last byte, or of a copy.
+        """
+        if known is not None:
+            return known.created
+        return created_at(self.ctx.rdb_path) or from_epoch(self.ctx.rdb_path.stat().st_mtime)
+
+    def _lost_by_crash(self) -> str:
+        """What this host itself lost when it went down without a shutdown; empty when it did not."""
+        crash = recall(self.ctx.config.state_directory, CRASH)
+        serving = read_serving(self.ctx)
+        if serving is None or crash.get("boot") != serving.boot or serving.boot == self.outside.boot_id:
+            return ""
+        if self.ctx.config.appendonly:
+            return "at most the last second before the host went down"
+        since = str(crash.get("since", ""))
+        return _since(from_text(since)) if since else "what Redis had not saved itself"
 
     def _start_with(self, files: list[Path], newest: Source | None) -> int:
         """Start Redis with its own files, and see that it holds something."""
@@ -398,11 +502,12 @@ class Boot:
     def _restored(self, before: Predecessor, result: RestoreResult) -> BootResult:
         """A restore, for a person."""
         manifest, final = result.manifest, before.final
+        self.newest = result.newest
         if result.changed:
             entry = {**result.to_json(), "at": to_text(self.ctx.now()), "warnings": self.ctx.warnings}
             save_state(self.ctx.config.state_directory, last_restore=entry)
         whole = final is not None and final.complete and final.backup == manifest.id
-        lost = "" if whole else _since(manifest.created)
+        lost = "" if whole else self._lost_before(before, manifest.created)
         keys = result.loaded.keys if result.loaded is not None else manifest.keys
         where = self.ctx.store(result.source).label(result.source.snapshot_id)
         kind = "final backup" if manifest.reason == "final" else "backup"
@@ -412,7 +517,7 @@ class Boot:
             backup=manifest.id,
             created=to_text(manifest.created),
             keys=keys,
-            lost=lost if before.lease is not None else "",
+            lost=lost if before.lease is not None else self._lost_by_crash(),
             skipped=[f"backup {entry['id']} ({entry['where']}): {entry['reason']}" for entry in result.skipped],
         )
 
@@ -433,37 +538,18 @@ class Boot:
 
     def _move_name(self, result: BootResult) -> None:
         """Send clients here."""
-        config = self.ctx.config
-        if not config.dns_zone_id or not config.dns_name:
-            return
         problem = ""
         for _ in range(_DNS_TRIES):
             try:
-                address = self.outside.imds.get("local-ipv4")
-                if address is None:
-                    raise KeeperError("the metadata service does not say this host's address")
-                change = {"Action": "UPSERT", "ResourceRecordSet": self._record(address.text)}
-                with aws_errors(f"pointing {config.dns_name} to {address.text}"):
-                    self.outside.client("route53").change_resource_record_sets(
-                        HostedZoneId=config.dns_zone_id, ChangeBatch={"Changes": [change]}
-                    )
-            except (KeeperError, ImdsError) as error:
+                address = point_here(self.ctx.config.name, self.outside.imds, self.outside.aws)
+            except KeeperError as error:
                 problem = str(error)
-                self.sleep(2.0)
+                self.ctx.sleep(2.0)
             else:
-                self.say(f"{config.dns_name} points to {address.text}")
+                if address:
+                    self.say(f"{self.ctx.config.dns_name} points to {address}")
                 return
         result.problems.append(f"clients are not sent here: {problem}")
-
-    def _record(self, address: str) -> dict[str, Any]:
-        """The name's record."""
-        config = self.ctx.config
-        return {
-            "Name": config.dns_name,
-            "Type": "A",
-            "TTL": config.dns_ttl,
-            "ResourceRecords": [{"Value": address}],
-        }
 
     def _notify(self, result: BootResult) -> None:
         """Tell people what this host serves now."""
@@ -498,6 +584,26 @@ class Boot:
     def _key(self, what: str) -> str:
         """What a message is about: this boot of this host."""
         return f"{what}/{self.ctx.machine.identity().instance_id}/{self.outside.boot_id}"
+
+
+def note_crash(ctx: Context) -> None:
+    """Note what this host lost, should it have gone down without a shutdown: before Redis is started again.
+
+    A Redis that the engine starts later may save what it began with, and the file would look younger than it is.
+    """
+    directory = ctx.config.state_directory
+    serving, drain = read_serving(ctx), read_drain(directory)
+    if serving is None or serving.boot == ctx.boot_id or recall(directory, CRASH).get("boot") == serving.boot:
+        return
+    since = ""
+    if drain is not None and drain.boot == serving.boot:
+        if drain.complete and drain.withdrawn_in != drain.boot:
+            return
+        since = drain.lost_since
+    if not since and ctx.rdb_path.exists():
+        written = created_at(ctx.rdb_path) or from_epoch(ctx.rdb_path.stat().st_mtime)
+        since = to_text(written)
+    save_state(directory, CRASH, boot=serving.boot, since=since)
 
 
 def hash_of(text: str) -> str:

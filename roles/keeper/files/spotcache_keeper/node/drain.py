@@ -1,7 +1,10 @@
-"""The last a host does: hold writes back, back up, bring the backup away, leave a record, tell people.
+"""The last a host does: hold writes back, back up, bring that away, shut clients out, leave a record, tell people.
 
 Every step is noted on the disk when it is done, may be done twice, and is tried again until it succeeds or the host is
 gone. A keeper that is killed and started again goes on where it was.
+
+The backup is complete when one run of the server held writes back before, while and after it saved, and that was the
+run which had served. The lease is given back only when nobody can be answered here any more.
 """
 
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
@@ -20,21 +23,24 @@ from spotcache_keeper.aws.clients import AwsError
 from spotcache_keeper.aws.notify import Message
 from spotcache_keeper.aws.signed import ConflictError
 from spotcache_keeper.backup.create import BackupResult, backup
+from spotcache_keeper.backup.serving import read_serving
 from spotcache_keeper.backup.switch_data import recover
 from spotcache_keeper.config import Timeouts
 from spotcache_keeper.context import Context
 from spotcache_keeper.errors import ConfigError, KeeperError, RefusedError
 from spotcache_keeper.interruption import KINDS, Interruption, Kind
 from spotcache_keeper.lease import FinalRecord
+from spotcache_keeper.node.renew import LeaseHolder
 from spotcache_keeper.outside import Outside
 from spotcache_keeper.server.client import NotAnsweringError
+from spotcache_keeper.server.rdb import created_at
 from spotcache_keeper.stores.local import mib
 from spotcache_keeper.stores.s3 import S3Store
 from spotcache_keeper.stores.source import newest_first
 from spotcache_keeper.system.files import read_json, write_atomically
 from spotcache_keeper.system.lock import is_held, only_run
 from spotcache_keeper.system.state import save_state
-from spotcache_keeper.system.times import age_text, from_text, to_text
+from spotcache_keeper.system.times import age_text, from_epoch, from_text, to_text
 
 _SCALING_VERSION = "2011-01-01"
 # Writes stay held back for so long beyond the end that was announced, unless the keeper lets go before.
@@ -54,6 +60,8 @@ class Drain:
     Attributes:
         host: instance id.
         boot: the run of the kernel it belongs to.
+        run: of the server that served when it began; empty where that is not known.
+        lost_since: when the data was in memory with which another run of the server began since, as text.
         cause: the name of the interruption's kind.
         mark: what tells it from another one of its kind.
         seen: when it was first seen, as text.
@@ -65,6 +73,7 @@ class Drain:
         failed_notifications: how often people could not be told.
         problems: what went wrong, newest last.
         withdrawn: the host was not ended after all.
+        withdrawn_in: the run of the kernel in which that became known: the same means that the host went on.
     """
 
     host: str
@@ -73,6 +82,8 @@ class Drain:
     mark: str
     seen: str
     due: str
+    run: str = ""
+    lost_since: str = ""
     steps: dict[str, str] = field(default_factory=dict)
     backup: dict[str, Any] | None = None
     refused: str = ""
@@ -80,6 +91,7 @@ class Drain:
     failed_notifications: int = 0
     problems: list[str] = field(default_factory=list)
     withdrawn: bool = False
+    withdrawn_in: str = ""
 
     @property
     def kind(self) -> Kind:
@@ -102,7 +114,12 @@ class Drain:
     @property
     def over(self) -> bool:
         """Whether nothing is left to do but to hold writes back."""
-        return {"recorded", "told"} <= set(self.steps) and (self.off_host or bool(self.refused))
+        return {"recorded", "released", "told"} <= set(self.steps) and (self.off_host or bool(self.refused))
+
+    @property
+    def complete(self) -> bool:
+        """Whether the final backup lacks nothing that was acknowledged."""
+        return bool(self.backup and self.backup.get("complete"))
 
 
 def read_drain(directory: Path) -> Drain | None:
@@ -124,19 +141,26 @@ class Drainer:
         outside: the ways out of it.
         say: tells a person one line, in the journal and in `status`.
         now: the present moment by AWS's clock.
+        lease: of this host; it opens the gate no more once that was shut here.
     """
 
     ctx: Context
     outside: Outside
     say: Callable[[str], None]
     now: Callable[[], datetime]
+    lease: LeaseHolder
+    _quick: Context | None = None
 
     def remaining(self, drain: Drain) -> float:
         """Seconds until the host ends."""
         return (from_text(drain.due) - self.now()).total_seconds()
 
-    def checkpoint(self, drain: Drain, *steps: str) -> None:
-        """Note steps as done. A disk that takes nothing more keeps no step from being done."""
+    def checkpoint(self, drain: Drain, *steps: str) -> bool:
+        """Note steps as done. A disk that takes nothing more keeps no step from being done.
+
+        Returns:
+            Whether it is on the disk.
+        """
         for step in steps:
             drain.steps.setdefault(step, to_text(self.now()))
         try:
@@ -145,18 +169,23 @@ class Drainer:
             write_atomically(directory / "drain.json", json.dumps(asdict(drain), indent=2) + "\n")
         except OSError as error:
             self._problem(drain, f"how far the end has come cannot be noted: {error.strerror or error}")
+            return False
+        return True
 
     def carry_on(self, drain: Drain) -> bool:
         """Do what is left to do, each step once; True when all of it is done.
 
         Never raises: what fails is said, and tried again with the next call.
         """
-        self.fence(drain)
+        run = self.fence(drain)
+        if drain.backup is not None and "shut" not in drain.steps and run not in ("", drain.backup.get("run")):
+            self._problem(drain, "Redis was started anew after the final backup: another one is taken")
+            drain.backup = None
         if drain.backup is None and not drain.refused:
             self._backup(drain)
         elif drain.backup is not None and not drain.off_host:
             self._bring_away(drain)
-        if drain.off_host or drain.refused or self.remaining(drain) < _LAST_SECONDS or drain.tries >= 3:
+        if drain.off_host or drain.refused or self.remaining(drain) < _LAST_SECONDS:
             self._record(drain)
             self.release_hook(drain)
             self._notify(drain)
@@ -164,41 +193,91 @@ class Drainer:
             self._heartbeat(drain)
         return drain.over
 
-    def fence(self, drain: Drain) -> None:
-        """Hold back every write, from now until the host is gone; reads go on."""
+    def fence(self, drain: Drain) -> str:
+        """Hold back every write, from now until the host is gone; reads go on.
+
+        A Redis that cannot be told is cut off from its clients, reads and all.
+
+        Returns:
+            The run of the server that holds writes back; empty when none says so.
+        """
         try:
-            with self._quick().redis() as server:
-                server.pause_writes(max(0.0, self.remaining(drain)) + _PAUSE_SECONDS)
+            with self.quick().redis() as server:
+                run = server.hold_writes(max(0.0, self.remaining(drain)) + _PAUSE_SECONDS)
         except (KeeperError, OSError) as error:
             if "fenced" not in drain.steps:
-                self._problem(drain, f"writes could not be held back: {error}")
-            return
+                self._problem(drain, f"Redis could not be told to hold writes back: {error}")
+                self._shut(drain)
+            return ""
+        drain.run = drain.run or run
+        if run != drain.run and not drain.lost_since:
+            # Before the next save takes the place of what it began with.
+            with contextlib.suppress(OSError):
+                written = created_at(self.ctx.rdb_path) or from_epoch(self.ctx.rdb_path.stat().st_mtime)
+                drain.lost_since = to_text(written)
         if "fenced" not in drain.steps:
             self.checkpoint(drain, "fenced")
             self.say(f"writes are held back; {self.remaining(drain):.0f} s are left")
+        return run
+
+    def _shut(self, drain: Drain) -> bool:
+        """Shut clients out for good; whether nobody can be answered here any more."""
+        self.lease.closed = True
+        guard = self.ctx.guard
+        if "shut" not in drain.steps and guard.holds:
+            # Told to Redis first: what it closes itself reaches the clients, which then connect to where they should.
+            with contextlib.suppress(KeeperError, OSError), self.quick().redis() as server:
+                server.drop_clients()
+        try:
+            guard.close()
+        except (KeeperError, OSError) as error:
+            self._problem(drain, str(error))
+            return False
+        if guard.holds and "shut" not in drain.steps:
+            self.checkpoint(drain, "shut")
+            self.say("clients are shut out")
+        return guard.holds
 
     def withdraw(self, drain: Drain, why: str) -> bool:
-        """The host goes on after all: take the record back, and then let writes through.
+        """The host goes on after all: take the record back, then the lease, and then let writes through.
+
+        In this order: whoever has read the record before it was taken back finds the lease changed. Whoever was faster
+        to take the lease has what it needs, and the record stands again.
 
         Returns:
             Whether it does; False when another host serves by now.
         """
         try:
-            if (serving := self._take_lease_back(drain)) is not None:
-                self._problem(drain, f"{why}, but {serving} serves now: writes here stay held back")
-                return False
-            if "recorded" in drain.steps:
-                self.outside.leases.write_final(
-                    FinalRecord(drain.host, cause=drain.cause, withdrawn=True, written=to_text(self.now()), note=why)
+            if (serving := self._another(drain)) is not None:
+                return self._leave_to(drain, serving, why)
+            record = self.outside.leases.final(drain.host) if "recorded" in drain.steps else None
+            if record is not None and not record.withdrawn:
+                taken_back = replace(
+                    record, withdrawn=True, complete=False, off_host=False, written=to_text(self.now()), note=why
                 )
+                self.outside.leases.write_final(taken_back)
+            if (serving := self._take_lease_back(drain)) is not None:
+                if record is not None and not record.withdrawn:
+                    self.outside.leases.write_final(record)
+                return self._leave_to(drain, serving, why)
             self._let_through()
         except (KeeperError, OSError) as error:
             self._problem(drain, f"{why}, but writes could not be let through again: {error}")
             return False
-        drain.withdrawn = True
+        drain.withdrawn, drain.withdrawn_in = True, self.outside.boot_id
         self.checkpoint(drain, "withdrawn")
+        self.lease.closed = False
+        self.lease.renew()
         self.say(f"{why}: this host goes on, and takes writes again")
         return True
+
+    def _leave_to(self, drain: Drain, serving: str, why: str) -> bool:
+        """Another host serves: this end is over, and this host waits like any other that was superseded."""
+        self._problem(drain, f"{why}, but {serving} serves now: writes here stay held back")
+        drain.withdrawn, drain.withdrawn_in = True, self.outside.boot_id
+        self.checkpoint(drain)
+        self.lease.lost_to = serving
+        return False
 
     def _take_lease_back(self, drain: Drain) -> str | None:
         """Have the lease again that was given back; the host that has it, when it is another one.
@@ -229,7 +308,7 @@ class Drainer:
             KeeperError: it runs and does not do it.
         """
         try:
-            with self._quick().redis() as server:
+            with self.quick().redis() as server:
                 server.go_on()
         except (KeeperError, OSError):
             container = self.ctx.engine.state()
@@ -252,10 +331,12 @@ class Drainer:
         self.checkpoint(drain, "hook")
         self.say(f"Auto Scaling was told that {drain.host} is ready to go")
 
-    def _quick(self) -> Context:
+    def quick(self) -> Context:
         """The parts with little patience for Redis: a server that hangs must not use up the time."""
-        timeouts = replace(self.ctx.config.timeouts, answer=2, start=5)
-        return replace(self.ctx, config=replace(self.ctx.config, timeouts=timeouts))
+        if self._quick is None:
+            timeouts = replace(self.ctx.config.timeouts, answer=2, start=5)
+            self._quick = replace(self.ctx, config=replace(self.ctx.config, timeouts=timeouts))
+        return self._quick
 
     def _backup(self, drain: Drain) -> None:
         """The final backup, by the one implementation there is."""
@@ -272,8 +353,9 @@ class Drainer:
             with only_run(ctx.lock_path, "final backup", max(1.0, left / 3), ctx.now()):
                 recover(ctx)
                 # Redis may have been started anew by that; a backup must not be overtaken by a write.
-                self.fence(drain)
+                before = self.fence(drain)
                 result = backup(ctx, "final", prune=False, foreground=drain.tries > 1)
+                after = self.fence(drain)
         except RefusedError as error:
             drain.refused = str(error)
             self.checkpoint(drain)
@@ -287,13 +369,19 @@ class Drainer:
                 return
             self._problem(drain, f"the final backup failed (try {drain.tries}): {error}")
             if isinstance(error, NotAnsweringError):
+                # Whatever answers next holds less than this one did: nobody is to go on with that here.
+                self._shut(drain)
                 self._start_redis(drain)
             if isinstance(error, ConfigError) or drain.tries >= 3:
                 self._rescue(drain)
             return
         finally:
             self.ctx.warnings.clear()
-        self._backed_up(drain, result)
+        held = "shut" in drain.steps or before == result.run == after
+        if not held and self.remaining(drain) >= _LAST_SECONDS:
+            self._problem(drain, f"writes were not held back throughout backup {result.manifest.id}: another is taken")
+            return
+        self._backed_up(drain, result, held=held)
 
     def _s3(self, drain: Drain) -> S3Store:
         """S3, with time left for a record: a slow upload must not take the words out of this host's mouth."""
@@ -314,15 +402,22 @@ class Drainer:
             if container is None or container.running:
                 return
             self.ctx.engine.start()
+            serving = read_serving(self.ctx)
+            if container.exit_code == 0 and (serving is None or serving.boot == self.outside.boot_id):
+                # It ended as it was told to, which includes to save: nothing is missing in what it begins with now.
+                drain.run = drain.lost_since = ""
         except KeeperError as error:
             self._problem(drain, f"Redis is stopped and could not be started for the final backup: {error}")
             return
         self.say("Redis was stopped: it was started for the final backup")
 
-    def _backed_up(self, drain: Drain, result: BackupResult) -> None:
-        """Note a verified final backup."""
-        # What was acknowledged between the backup and the fence would be missing in it.
-        drain.backup = result.to_json() | {"fenced": "fenced" in drain.steps}
+    def _backed_up(self, drain: Drain, result: BackupResult, *, held: bool) -> None:
+        """Note a verified final backup; `held` says whether writes were held back for as long as it took."""
+        same = result.run == drain.run
+        drain.backup = result.to_json() | {"run": result.run, "complete": held and same}
+        if not same:
+            since = "its append-only file" if self.ctx.config.appendonly else "its last own save"
+            self._problem(drain, f"Redis was started anew since this host served: what it held beyond {since} is lost")
         for step in ("recorded", "told"):
             drain.steps.pop(step, None)
         self.checkpoint(drain, "backed-up", *(["off-host"] if result.stored["s3"] else []))
@@ -375,23 +470,32 @@ class Drainer:
 
     def _record(self, drain: Drain) -> None:
         """Leave a record for the next host, and give the lease back."""
-        if "recorded" in drain.steps:
+        if {"recorded", "released"} <= set(drain.steps):
             return
-        final = self._final(drain)
+        fenced = self._shut(drain) or (not self.ctx.guard.holds and bool(self.fence(drain)))
+        if not fenced and self.remaining(drain) >= _LAST_SECONDS:
+            # Tried again: whoever serves next must be able to rely on it.
+            return
         try:
-            self.outside.leases.write_final(final)
             held = self.outside.leases.lease()
-            if held is not None and held.lease.host == drain.host and not held.lease.released:
-                self.outside.leases.write_lease(replace(held.lease, released=True), held)
+            mine = held is None or held.lease.host == drain.host
+            if mine:
+                final = self._final(drain, held.lease.term if held is not None else 0, fenced=fenced)
+                self.outside.leases.write_final(final)
+                if fenced and held is not None and not held.lease.released:
+                    self.outside.leases.write_lease(replace(held.lease, released=True), held)
+                self.say(f"record left for the next host: {final.note}")
         except ConflictError:
-            self._problem(drain, "another host has taken the lease already")
+            # Renewed meanwhile by this host itself, or taken by another one: seen at the next look.
+            return
         except (KeeperError, OSError) as error:
             self._problem(drain, f"no record was left for the next host: {error}")
             return
-        self.checkpoint(drain, "recorded")
-        self.say(f"record left for the next host: {final.note}")
+        if not fenced and mine:
+            self._problem(drain, "writes could not be held back: the lease is not given back, and ends by itself")
+        self.checkpoint(drain, "recorded", "released")
 
-    def _final(self, drain: Drain) -> FinalRecord:
+    def _final(self, drain: Drain, term: int = 0, *, fenced: bool = False) -> FinalRecord:
         """What the record says."""
         volume = ""
         # Without a volume of its own there is none to take over.
@@ -402,6 +506,8 @@ class Drainer:
             zone=self.ctx.machine.identity().zone,
             volume=volume,
             cause=drain.cause,
+            term=term,
+            fenced=fenced,
             written=to_text(self.now()),
         )
         if drain.backup is not None:
@@ -410,7 +516,8 @@ class Drainer:
                 backup=str(drain.backup["id"]),
                 created=str(drain.backup["created"]),
                 keys=int(drain.backup["keys"]),
-                complete=bool(drain.backup.get("fenced")),
+                complete=drain.complete and fenced,
+                lost_since="" if drain.complete else drain.lost_since,
                 off_host=drain.off_host,
                 note=f"final backup {drain.backup['id']}" + ("" if drain.off_host else ", on the volume only"),
             )
@@ -528,8 +635,8 @@ class Drainer:
             self.say(text)
 
 
-def begin(ctx: Context, outside: Outside, interruption: Interruption, now: datetime) -> Drain:
-    """The beginning of an end."""
+def begin(ctx: Context, outside: Outside, interruption: Interruption, now: datetime, run: str = "") -> Drain:
+    """The beginning of an end; `run` is that of the server that serves, where it is known."""
     assumed = now + timedelta(seconds=ctx.config.timeouts.drain)
     end = interruption.due if interruption.due is not None else assumed
     return Drain(
@@ -539,6 +646,7 @@ def begin(ctx: Context, outside: Outside, interruption: Interruption, now: datet
         mark=interruption.mark,
         seen=to_text(now),
         due=to_text(end),
+        run=run,
     )
 
 

@@ -1,4 +1,4 @@
-"""The lease of the host that serves is renewed for as long as it does."""
+"""The lease of the host that serves is renewed for as long as it does; clients get in only while that is proved."""
 
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 from __future__ import annotations
@@ -6,25 +6,35 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass, field, replace
 
-from spotcache_keeper.aws.clients import AwsError
+from spotcache_keeper.aws.name import point_here
 from spotcache_keeper.aws.signed import ConflictError
+from spotcache_keeper.backup.serving import note_serving, read_serving
 from spotcache_keeper.context import Context
 from spotcache_keeper.errors import KeeperError
-from spotcache_keeper.lease import Lease
+from spotcache_keeper.lease import MARGIN, Held, Lease, Takeover
 from spotcache_keeper.outside import Outside
 from spotcache_keeper.system.lock import is_held
+from spotcache_keeper.system.state import BOOT, recall
 from spotcache_keeper.system.times import to_text
+
+# How often the holder says again where clients find Redis, so that what a host said too late is soon undone; seconds.
+_NAME_SECONDS = 60.0
 
 
 @dataclass
 class LeaseHolder:
     """Renews this host's lease; in a thread of its own, since S3 may be slow while a notice comes.
 
+    What proves the lease is a renewal that went well, and it does so from the moment at which that *began*: whoever
+    waits for the lease to end counts from when it was written, which is later.
+
     Attributes:
         ctx: the host's parts.
         outside: the ways out.
         held: it was this host's at the last look; None before the first.
         lost_to: the host that took it from this one.
+        closed: clients are kept out, whatever the lease says: this host ends.
+        proved_until: until when the lease is this host's for sure, by the context's clock.
         trouble: why it could not be renewed; empty when it could.
     """
 
@@ -32,52 +42,119 @@ class LeaseHolder:
     outside: Outside
     held: bool | None = None
     lost_to: str = ""
+    closed: bool = False
+    proved_until: float = float("-inf")
     trouble: str = ""
     stopped: threading.Event = field(default_factory=threading.Event)
+    _named_at: float = float("-inf")
+
+    @property
+    def proved(self) -> bool:
+        """Whether the lease is this host's now, whatever anybody else does."""
+        return self.ctx.clock() < self.proved_until
 
     def renew(self) -> None:
         """Renew the lease, or take one that nobody has; never one that another host may still use.
 
-        A host that lost it once does not take it back: what it holds is older than what was served elsewhere.
+        A host that served before another one did never takes it back: what it holds is older than what was served
+        elsewhere.
         """
-        if self.lost_to:
-            return
         host = self.ctx.machine.identity()
         if not host.zone:
             self.trouble = "the lease is not renewed: the metadata service does not say who this host is"
             return
+        began = self.ctx.clock()
         try:
             held = self.outside.leases.lease()
-            mine = held is not None and held.lease.host == host.instance_id
-            if held is not None and not mine:
-                if self.held:
-                    self.lost_to = held.lease.host
-                    return
-                self.held = False
-                if not held.ended or not self._serves():
-                    return
-            if (held is None and not self._serves()) or (mine and held is not None and held.lease.released):
+            lease = self._next(held)
+            if lease is None:
                 return
-            now = to_text(self.ctx.now())
-            seconds = self.ctx.config.timeouts.lease
-            if held is not None and mine:
-                # What a boot that is at work has noted stays.
-                lease = replace(held.lease, renewed=now, seconds=seconds)
-            else:
-                lease = Lease(host.instance_id, host.zone, self._volume(), since=now, renewed=now, seconds=seconds)
             self.outside.leases.write_lease(lease, held)
-            self.held, self.trouble = True, ""
         except ConflictError:
             # Seen at the next look.
             return
-        except AwsError as error:
+        except (KeeperError, OSError) as error:
             self.trouble = f"the lease is not renewed: {error}"
+            return
+        self.held, self.proved_until = True, began + lease.seconds - MARGIN
+        try:
+            self._let_in(lease)
+            self.trouble = ""
+        except (KeeperError, OSError) as error:
+            self.trouble = str(error)
+
+    def pause(self) -> float:
+        """Seconds until the next renewal: sooner after one that failed."""
+        return self.ctx.config.timeouts.lease / (10 if self.trouble else 3)
 
     def run(self) -> None:
-        """Renew until told to stop."""
-        self.renew()
-        while not self.stopped.wait(self.ctx.config.timeouts.lease / 3):
-            self.renew()
+        """Renew until told to stop, whatever goes wrong meanwhile."""
+        while True:
+            try:
+                self.renew()
+            except Exception as error:  # noqa: BLE001 - nothing but the end of the watcher ends this thread
+                self.trouble = f"the lease is not renewed: {type(error).__name__}: {error}"
+            if self.stopped.wait(self.pause()):
+                return
+
+    def _next(self, held: Held | None) -> Lease | None:
+        """The lease as it is to be written now; None when there is nothing for this host to write."""
+        host = self.ctx.machine.identity()
+        now, seconds = to_text(self.ctx.now()), self.ctx.config.timeouts.lease
+        if held is not None and held.lease.host == host.instance_id:
+            # What a boot that is at work has noted stays. One that was given back is taken again by whoever gave it.
+            if self.lost_to and self._may_serve(held.lease):
+                # Its boot had its turn again, and gave Redis what was served elsewhere meanwhile.
+                self.lost_to, self.closed = "", False
+            return None if held.lease.released else replace(held.lease, renewed=now, seconds=seconds)
+        if held is not None and (self.held or self.lost_to or self._served_before(held)):
+            self.lost_to, self.held = held.lease.host, False
+            return None
+        self.held = False
+        if held is not None:
+            # Redis may run here all the same, with what lay on the disk.
+            self.ctx.guard.close()
+        if (held is not None and not held.ended) or not self._serves():
+            return None
+        fresh = Lease(host.instance_id, host.zone, self._volume(), since=now, renewed=now, seconds=seconds, term=1)
+        if held is None:
+            return fresh
+        term = held.lease.term + 1
+        takeover = Takeover(host.instance_id, term)
+        return replace(fresh, term=term, takeovers=held.lease.with_takeover(takeover))
+
+    def _served_before(self, held: Held) -> bool:
+        """Whether this host served in an earlier term than that of the lease, which is another host's."""
+        serving = read_serving(self.ctx)
+        return serving is not None and serving.term < held.lease.term
+
+    def _let_in(self, lease: Lease) -> None:
+        """Let clients in until the lease is no longer proved, where Redis has its data."""
+        if self.closed or not self._may_serve(lease):
+            return
+        self.ctx.guard.open(self.proved_until)
+        if self.ctx.clock() - self._named_at >= _NAME_SECONDS:
+            self._named_at = self.ctx.clock()
+            try:
+                point_here(self.ctx.config.name, self.outside.imds, self.outside.aws)
+            except KeeperError as error:
+                self.trouble = str(error)
+
+    def _may_serve(self, lease: Lease) -> bool:
+        """Whether Redis here was given its data under this lease since the host was started.
+
+        A boot notes that. On a host that a playbook has set up, where no boot will, Redis' running says it.
+        """
+        serving = read_serving(self.ctx)
+        if serving is not None and serving.term == lease.term and serving.boot == self.outside.boot_id:
+            return True
+        # The host before stands in the lease for as long as a boot has not come to its end.
+        begun = recall(self.ctx.config.state_directory, BOOT).get("began") == self.outside.boot_id
+        booting = bool(lease.before or self.lost_to or begun) or (serving is not None and self.ctx.config.boots)
+        if booting or not self._serves():
+            return False
+        note_serving(self.ctx, lease.term, self.outside.boot_id)
+        return True
 
     def _serves(self) -> bool:
         """Whether Redis runs here on its volume, and not just because a boot has not come to it yet."""

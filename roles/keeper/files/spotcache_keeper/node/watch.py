@@ -14,13 +14,13 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from spotcache_keeper.aws.clients import AwsError
 from spotcache_keeper.aws.imds import Announced, ImdsError, poll
 from spotcache_keeper.aws.notify import Message
+from spotcache_keeper.backup.budget import REMEMBERED, Budget, estimate, measured
+from spotcache_keeper.backup.serving import read_serving
 from spotcache_keeper.context import Context
 from spotcache_keeper.errors import KeeperError
 from spotcache_keeper.interruption import SHUTDOWN, Interruption
-from spotcache_keeper.node.budget import REMEMBERED, Budget, estimate, measured
 from spotcache_keeper.node.drain import Drain, Drainer, begin, read_drain
 from spotcache_keeper.node.journal import Lines
 from spotcache_keeper.node.renew import LeaseHolder
@@ -28,7 +28,7 @@ from spotcache_keeper.outside import Outside
 from spotcache_keeper.system.commands import Commands
 from spotcache_keeper.system.files import read_json
 from spotcache_keeper.system.state import WATCH, recall, save_state
-from spotcache_keeper.system.times import from_text, to_text
+from spotcache_keeper.system.times import from_text, since_boot, to_text
 
 _LONGEST_PAUSE = 10.0
 # A notice whose time is over by more than this is what is left of one that EC2 did not carry out.
@@ -41,6 +41,8 @@ _FENCE_SECONDS = 10.0
 _AGAIN_SECONDS = 2.0
 # Another recommendation within this time is the same risk.
 _REBALANCE_SECONDS = 3600.0
+# How often Redis is asked which run of it serves.
+_RUN_SECONDS = 10.0
 # So long systemd is asked whether the system shuts down. With the final backup it is less than the TimeoutStopSec.
 _SYSTEMD_SECONDS = 45.0
 
@@ -82,7 +84,7 @@ class Watch:
         say: writes a line to the journal.
         early: takes the early backup after a rebalance recommendation.
         lease: renews the lease.
-        clock: a monotonic clock, in seconds.
+        boot_again: has the boot run once more, which waits until this host may serve again.
     """
 
     def __init__(
@@ -92,26 +94,35 @@ class Watch:
         say: Callable[[str], None],
         early: EarlyBackup,
         lease: LeaseHolder,
-        clock: Callable[[], float] = time.monotonic,
+        boot_again: Callable[[], None],
     ) -> None:
-        self._ctx, self._outside, self._early, self._lease, self._clock = ctx, outside, early, lease, clock
+        self._ctx, self._outside, self._early, self._lease, self._clock = ctx, outside, early, lease, ctx.clock
         self.say = Lines(ctx, say)
+        self._boot_again = boot_again
         # By how much AWS's clock is ahead of this host's.
         self._ahead = timedelta()
-        self.drainer = Drainer(ctx, outside, self.say, self.now)
+        self.drainer = Drainer(ctx, outside, self.say, self.now, lease)
         self.drain: Drain | None = None
         self._failures = 0
         self._blind_since: float | None = None
         self._quiet_since: float | None = None
-        self._fenced_at = 0.0
+        self._fenced_at = float("-inf")
+        self._inspected_at = float("-inf")
+        # Writes are held back since the lease could not be renewed, and not for good.
+        self._held_back = False
+        self._dropped = False
+        self._lost = False
+        known = recall(ctx.config.state_directory, WATCH)
+        self._run = str(known.get("run", "")) if known.get("boot") == outside.boot_id else ""
         self._measured_at = 0.0
         self._trouble = ""
         self._stale = ""
         self._rebalance = ""
         self._past: Drain | None = None
         self._past_again = 0.0
+        self._unsaved: Drain | None = None
         host = ctx.machine.identity().instance_id
-        lost = recall(ctx.config.state_directory, WATCH).get("lost") or {}
+        lost = known.get("lost") or {}
         if lost.get("host") == host:
             lease.lost_to = str(lost.get("to", ""))
         self._resume()
@@ -130,10 +141,14 @@ class Watch:
         if announced is not None:
             self._heed(announced)
         pause = self._carry_on()
+        if self._unsaved is not None and self.drainer.checkpoint(self._unsaved):
+            # A boot waits for as long as the disk says that this host ends.
+            self._unsaved = None
         if self.drain is None:
             self._withdraw_past()
             self._early_backup_ended()
             self._check_budget()
+            self._check_run()
         self._check_lease()
         return max(pause, self._back_off()) if announced is None else pause
 
@@ -145,7 +160,7 @@ class Watch:
         while self.drain is not None and self._clock() < deadline:
             if self.drainer.carry_on(self.drain):
                 return
-            time.sleep(1.0)
+            self._ctx.sleep(1.0)
 
     # --- looking
 
@@ -232,7 +247,11 @@ class Watch:
 
     def _begin(self, interruption: Interruption) -> None:
         """Begin to end the host."""
-        drain = begin(self._ctx, self._outside, interruption, self.now())
+        run, serving = self._run, read_serving(self._ctx)
+        if not run and serving is not None and serving.boot != self._outside.boot_id:
+            # It went down and has not served since: what Redis holds now is what was on the disk then.
+            run = serving.boot
+        drain = begin(self._ctx, self._outside, interruption, self.now(), run)
         # Before anything is said or noted: each moment may bring another write.
         self.drainer.fence(drain)
         self.drain = drain
@@ -272,8 +291,9 @@ class Watch:
             self._quiet_since = None
             spared = drain.kind.may_pass and -self.drainer.remaining(drain) > _SPARED_SECONDS
             why = "EC2 did not end the host" if spared and not announced.hook_waits else ""
-        if why and self.drainer.withdraw(drain, why):
+        if why and (self.drainer.withdraw(drain, why) or drain.withdrawn):
             self._stale, self.drain, self._quiet_since = drain.mark, None, None
+            self._unsaved = drain
 
     def _resume(self) -> None:
         """Go on where an earlier run of the keeper was."""
@@ -283,6 +303,8 @@ class Watch:
         if drain.withdrawn:
             self._stale = drain.mark
             return
+        # Until that is over or taken back, whoever asks for the lease sees that it was given back.
+        self._lease.closed = "shut" in drain.steps or "recorded" in drain.steps
         if not drain.in_force(drain.host, self._outside.boot_id):
             self._past = drain
             self._withdraw_past()
@@ -295,8 +317,8 @@ class Watch:
         if self._past is None or self._clock() < self._past_again:
             return
         self._past_again = self._clock() + _FENCE_SECONDS
-        if self.drainer.withdraw(self._past, "the host was only started anew"):
-            self._past = None
+        if self.drainer.withdraw(self._past, "the host was only started anew") or self._past.withdrawn:
+            self._unsaved, self._past = self._past, None
 
     # --- what else is to be looked after
 
@@ -329,27 +351,75 @@ class Watch:
         """Tell people that a notice would not do, or does again."""
         environment = self._ctx.config.environment
         host = self._ctx.machine.identity().instance_id
-        try:
-            self._outside.notify(
-                Message(
-                    f"{environment}: a Spot notice would "
-                    + ("leave enough time again" if budget.fits else "not leave enough time"),
-                    f"On {host} {budget.sentence}.",
-                    "good" if budget.fits else "warning",
-                    f"budget/{host}/{'fits' if budget.fits else 'short'}",
-                )
+        enough = "leave enough time again" if budget.fits else "not leave enough time"
+        self._notify(
+            Message(
+                f"{environment}: a Spot notice would {enough}",
+                f"On {host} {budget.sentence}.",
+                "good" if budget.fits else "warning",
+                f"budget/{host}/{'fits' if budget.fits else 'short'}",
             )
-        except AwsError as error:
-            self.say(str(error))
+        )
+
+    def _check_run(self) -> None:
+        """Find out which run of the server serves, and say when it is another one: what it had not saved is lost."""
+        if not self._lease.held or self._clock() - self._inspected_at < _RUN_SECONDS:
+            return
+        self._inspected_at = self._clock()
+        try:
+            with self.drainer.quick().redis() as server:
+                state = server.state()
+        except (KeeperError, OSError):
+            return
+        if state.loading or state.run == self._run:
+            return
+        before, self._run = self._run, state.run
+        self._save_state(run=state.run, boot=self._outside.boot_id)
+        if before:
+            since = "its append-only file" if state.aof_enabled else "its last own save"
+            host = self._ctx.machine.identity().instance_id
+            line = f"Redis was started anew: it has {state.keys:,} keys, and what it held beyond {since} is lost"
+            self.say(line)
+            title = f"{self._ctx.config.environment}: Redis was started anew"
+            self._notify(Message(title, f"On {host}, {line}.", "warning", f"restarted/{host}/{state.run}"))
 
     def _check_lease(self) -> None:
-        """Hold writes back when another host has taken over; say what is wrong with the lease, once."""
+        """Hold writes back when another host has taken over, or may; say what is wrong with the lease, once."""
         lease = self._lease
-        if lease.lost_to and self.drain is None:
-            self._begin_lost(lease.lost_to)
-        elif lease.trouble != self._trouble:
+        if lease.lost_to:
+            if self.drain is None:
+                self._begin_lost(lease.lost_to)
+            return
+        if self._lost:
+            # Its boot has given Redis other data, and started it anew for that.
+            self._lost, self._dropped, self._run = False, False, ""
+            self._save_state(lost=None)
+            self.say("this host serves again")
+            self._hold_back(False)
+        if lease.trouble != self._trouble:
             self._trouble = lease.trouble
             self.say(self._trouble or "the lease is renewed again")
+        if self.drain is None and lease.held and lease.proved == self._held_back:
+            self._hold_back(not lease.proved)
+
+    def _hold_back(self, held_back: bool) -> None:
+        """Hold writes back while the lease is not proved, by Redis as well: it answers what it was sent before."""
+        try:
+            with self.drainer.quick().redis() as server:
+                if held_back:
+                    server.pause_writes(600)
+                else:
+                    server.go_on()
+        except (KeeperError, OSError) as error:
+            if held_back and not self._ctx.guard.holds:
+                self.say(f"the lease is not renewed, and writes could not be held back: {error}")
+            return
+        self._held_back = held_back
+        self.say(
+            "the lease could not be renewed in time: nobody is served until it is"
+            if held_back
+            else "the lease is this host's again: writes are let through"
+        )
 
     def _begin_lost(self, host: str) -> None:
         """Another host serves: hold writes back, again and again."""
@@ -357,16 +427,39 @@ class Watch:
             return
         self._fenced_at = self._clock()
         try:
-            with self._ctx.redis() as server:
+            with self.drainer.quick().redis() as server:
                 server.pause_writes(600)
+                if not self._dropped:
+                    # They would wait for an answer for as long as this host lives; the name leads elsewhere by now.
+                    server.drop_clients()
+                    self._dropped = True
         except (KeeperError, OSError) as error:
+            self._close_gate()
             self.say(f"{host} serves this environment now, and writes here could not be held back: {error}")
             return
+        self._close_gate()
+        self._lost = True
         line = f"{host} serves this environment now: writes here are held back"
         if line != self._trouble:
             self._trouble = line
             self.say(line)
             self._save_state(lost={"host": self._ctx.machine.identity().instance_id, "to": host})
+            if self._ctx.config.boots:
+                self._boot_again()
+
+    def _close_gate(self) -> None:
+        """Shut clients out."""
+        try:
+            self._ctx.guard.close()
+        except (KeeperError, OSError) as error:
+            self.say(str(error))
+
+    def _notify(self, message: Message) -> None:
+        """Tell people; that they could not be told is said, and changes nothing."""
+        try:
+            self._outside.notify(message)
+        except (KeeperError, OSError) as error:
+            self.say(str(error))
 
     def _save_state(self, **parts: Any) -> None:
         """Note something for `status` and for the next run."""
@@ -377,7 +470,7 @@ class Watch:
 
 
 def system_is_stopping(
-    run: Commands, clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep
+    run: Commands, clock: Callable[[], float] = since_boot, sleep: Callable[[float], None] = time.sleep
 ) -> bool:
     """Whether the whole system shuts down, and not just this unit.
 

@@ -61,6 +61,7 @@ class ServerState:
         gone: keys that expired or were evicted since the start.
         data_bytes: memory the data takes.
         started_seconds: time since the start.
+        run: names this run of the server; another one after each start.
     """
 
     version: str
@@ -79,6 +80,7 @@ class ServerState:
     gone: int
     data_bytes: int
     started_seconds: int
+    run: str = ""
 
     @property
     def keys(self) -> int:
@@ -124,6 +126,7 @@ def parse_info(info: Mapping[str, Any]) -> ServerState:
         gone=number("expired_keys") + number("evicted_keys"),
         data_bytes=number("used_memory_dataset"),
         started_seconds=number("uptime_in_seconds"),
+        run=str(info.get("run_id", "")),
     )
 
 
@@ -207,6 +210,16 @@ class Redis:
     def pause_writes(self, seconds: float) -> None:
         """Hold back every write for so long: clients wait and get no answer, reads go on."""
         self._call("CLIENT PAUSE", str(int(seconds * 1000)), "WRITE")
+
+    def hold_writes(self, seconds: float) -> str:
+        """`pause_writes`, and which run of the server does so; on the same connection, hence the same server."""
+        self.pause_writes(seconds)
+        return self.state().run
+
+    def drop_clients(self) -> None:
+        """Close every other connection, so that clients connect again, to where the name points by then."""
+        for kind in ("normal", "pubsub"):
+            self._call("CLIENT KILL", "TYPE", kind, "SKIPME", "yes")
 
     def go_on(self) -> None:
         """Undo `pause_writes`."""
@@ -297,7 +310,7 @@ def save_in_foreground(server: Redis, timeout: float) -> ServerState:
         while time.time() < before.last_save + 1:
             time.sleep(0.1)
     server.save(timeout)
-    state = server.state()
+    state = _same_run(before, server.state())
     if not state.save_ok or (state.saves == before.saves if state.saves is not None else False):
         raise KeeperError("SAVE was answered, but Redis does not say that it saved")
     return state
@@ -327,14 +340,17 @@ def save_in_background(
         KeeperError: it was refused, failed, or did not end in time.
     """
     deadline = clock() + timeout
+    first: ServerState | None = None
 
     def poll(what: str) -> ServerState:
         if clock() >= deadline:
             raise KeeperError(f"{what} did not end within {timeout:.0f} s")
+        nonlocal first
         state = server.state()
         if state.loading:
             sleep(0.2)
-        return state
+        first = first or state
+        return _same_run(first, state)
 
     before = poll("Redis' loading")
     while before.saving or before.aof_rewriting or before.loading:
@@ -363,3 +379,14 @@ def save_in_background(
                 )
         sleep(pause)
     raise AssertionError("pauses never end")
+
+
+def _same_run(before: ServerState, after: ServerState) -> ServerState:
+    """The later of two answers.
+
+    Raises:
+        NotAnsweringError: the server was started anew between them: what it saves now is not what it held then.
+    """
+    if before.run != after.run:
+        raise NotAnsweringError("Redis was started anew while it was to save")
+    return after

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from spotcache_keeper.errors import KeeperError
+from spotcache_keeper.lease import Takeover
 from spotcache_keeper.stores.manifest import Manifest
 from spotcache_keeper.stores.retention import Policy
 from spotcache_keeper.stores.source import Source
@@ -31,12 +32,14 @@ class Retention:
         local: how much of it on the data volume.
         policy: how much of it anywhere else.
         referred: ids of backups that something on this host refers to.
+        takeovers: how the environment changed hands: what a superseded host made is not good.
     """
 
     now: datetime
     local: Policy
     policy: Policy
     referred: frozenset[str] = frozenset()
+    takeovers: tuple[Takeover, ...] = ()
 
 
 class Store(Protocol):

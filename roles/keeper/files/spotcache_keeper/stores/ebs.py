@@ -22,8 +22,8 @@ from spotcache_keeper.errors import DamagedError, KeeperError
 from spotcache_keeper.stores.base import Retention, StoreBusyError
 from spotcache_keeper.stores.local import check_free_space
 from spotcache_keeper.stores.manifest import MANIFEST_NAME, RDB_NAME, Manifest
-from spotcache_keeper.stores.retention import Kept, given_up
-from spotcache_keeper.stores.source import Source, State
+from spotcache_keeper.stores.retention import given_up
+from spotcache_keeper.stores.source import Source, State, judge, kept_of
 from spotcache_keeper.system.files import readable_errors, sync
 from spotcache_keeper.system.times import created_of, is_id
 
@@ -33,6 +33,7 @@ TAG_VERIFIED = "spotcache:verified"
 TAG_KEYS = "spotcache:keys"
 TAG_BYTES = "spotcache:bytes"
 TAG_REASON = "spotcache:reason"
+TAG_TERM = "spotcache:term"
 TAG_TEMPORARY = "spotcache:temporary"
 TAG_HOST = "spotcache:host"
 
@@ -98,6 +99,7 @@ def source_of(described: Mapping[str, Any], environment: str) -> Source | None:
         reason=tags.text(TAG_REASON),
         snapshot_id=str(described["SnapshotId"]),
         note=note,
+        term=tags.number(TAG_TERM) or 0,
     )
 
 
@@ -214,6 +216,7 @@ class EbsStore:
                                 TAG_KEYS: str(manifest.keys),
                                 TAG_BYTES: str(manifest.rdb_bytes),
                                 TAG_REASON: manifest.reason,
+                                TAG_TERM: str(manifest.term),
                             },
                         )
                     ],
@@ -247,8 +250,8 @@ class EbsStore:
     def prune(self, retention: Retention) -> Iterator[str]:
         """Delete the snapshots that retention gives up."""
         items = [
-            Kept(source.snapshot_id, source.created, source.usable)
-            for source in self.sources()
+            kept_of(source, source.snapshot_id)
+            for source in judge(self.sources(), retention.takeovers)
             if source.snapshot_id is not None and source.state != "foreign"
         ]
         for item in given_up(items, now=retention.now, policy=retention.policy):

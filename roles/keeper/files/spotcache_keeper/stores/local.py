@@ -20,8 +20,8 @@ from spotcache_keeper.server.container import Engine
 from spotcache_keeper.server.rdb import databases_of
 from spotcache_keeper.stores.base import Retention
 from spotcache_keeper.stores.manifest import MANIFEST_NAME, RDB_NAME, Manifest, parse_manifest
-from spotcache_keeper.stores.retention import Kept, given_up
-from spotcache_keeper.stores.source import Source, State
+from spotcache_keeper.stores.retention import given_up
+from spotcache_keeper.stores.source import Source, State, judge, kept_of
 from spotcache_keeper.system.files import readable_errors, sha256_of, sync, write_atomically
 from spotcache_keeper.system.times import created_of, is_id
 
@@ -100,6 +100,19 @@ class VolumeStore:
             sync(self.directory)
         return target
 
+    def link(self, rdb: Path, partial: Path) -> Path:
+        """Have Redis' present RDB in a backup that is being put together.
+
+        Redis replaces its file by rename, so this link stays the same bytes whatever Redis saves next.
+        """
+        with readable_errors("linking Redis' RDB into the backups"):
+            os.link(rdb, partial / RDB_NAME)
+        return partial / RDB_NAME
+
+    def discard(self, partial: Path) -> None:
+        """Give up a backup that was being put together."""
+        shutil.rmtree(partial, ignore_errors=True)
+
     def put(self, directory: Path, manifest: Manifest) -> str:
         """Copy a backup from elsewhere; one that is here already stays as it is."""
         target = self.path(manifest.id)
@@ -124,9 +137,8 @@ class VolumeStore:
 
     def prune(self, retention: Retention) -> Iterator[str]:
         """Delete what retention gives up."""
-        items = [
-            Kept(source.id, source.created, source.usable) for source in self.sources() if source.state != "foreign"
-        ]
+        sources = judge(self.sources(), retention.takeovers)
+        items = [kept_of(source, source.id) for source in sources if source.state != "foreign"]
         for item in given_up(items, now=retention.now, policy=retention.local, referred=retention.referred):
             self.remove(item.key)
             yield item.key
@@ -196,6 +208,7 @@ def describe(manifest: Manifest, backup_id: str, place: Place, environment: str,
         keys=manifest.keys,
         bytes=manifest.rdb_bytes,
         reason=manifest.reason,
+        term=manifest.term,
         note=note,
         manifest=manifest,
     )

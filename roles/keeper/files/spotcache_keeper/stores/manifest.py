@@ -35,6 +35,8 @@ class Manifest:
         host: id of the instance.
         zone: its availability zone; empty where unknown.
         verified: redis-check-rdb passed.
+        term: of the lease under which it was made; 0 where there was none.
+        restored_from: id of the backup that was restored just before, and whose data this is; empty otherwise.
     """
 
     id: str
@@ -48,6 +50,8 @@ class Manifest:
     host: str
     zone: str
     verified: bool
+    term: int = 0
+    restored_from: str = ""
 
     @property
     def keys(self) -> int:
@@ -71,6 +75,8 @@ class Manifest:
                     "host": self.host,
                     "zone": self.zone,
                     "verified": self.verified,
+                    "term": self.term,
+                    "restored_from": self.restored_from,
                 },
                 indent=2,
             )
@@ -114,6 +120,8 @@ def parse_manifest(text: str | bytes) -> Manifest:
             host=str(data["host"]),
             zone=str(data["zone"]),
             verified=data["verified"] is True,
+            term=_count(data["term"]),
+            restored_from=str(data["restored_from"]),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DamagedError(f"the manifest lacks or misstates {error}") from error

@@ -24,12 +24,19 @@ class Kept:
     Attributes:
         key: what the place calls it.
         created: when it was made.
-        good: verified, and complete now.
+        good: verified, complete now, and of the environment's own line: not made by a host that was superseded.
+        term: of the lease under which it was made.
     """
 
     key: str
     created: datetime
     good: bool
+    term: int = 0
+
+    @property
+    def age(self) -> tuple[int, datetime, str]:
+        """What orders it among others: a later term is newer, whatever the clocks of two hosts say."""
+        return (self.term, self.created, self.key)
 
 
 # What is not good may still become so: an EBS snapshot can be pending for hours.
@@ -50,7 +57,7 @@ def given_up(
         policy: what is kept.
         referred: keys that something refers to.
     """
-    ordered = sorted(items, key=lambda item: (item.created, item.key), reverse=True)
+    ordered = sorted(items, key=lambda item: item.age, reverse=True)
     good = [item for item in ordered if item.good]
     if not good:
         return []
@@ -60,7 +67,7 @@ def given_up(
     return [
         item
         for item in reversed(ordered)
-        if item.key not in kept and (item.good or (item.created < good[0].created and item.created < now - _PATIENCE))
+        if item.key not in kept and (item.good or (item.age < good[0].age and item.created < now - _PATIENCE))
     ]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotYetError  # another one than the builtin until Python 3.11
 from dataclasses import dataclass, replace
@@ -21,8 +21,8 @@ from spotcache_keeper.errors import DamagedError, KeeperError
 from spotcache_keeper.stores.base import Retention
 from spotcache_keeper.stores.local import describe
 from spotcache_keeper.stores.manifest import MANIFEST_NAME, RDB_NAME, Manifest, parse_manifest
-from spotcache_keeper.stores.retention import Kept, given_up
-from spotcache_keeper.stores.source import Source
+from spotcache_keeper.stores.retention import given_up
+from spotcache_keeper.stores.source import Source, judge, kept_of
 from spotcache_keeper.system.files import readable_errors, sync
 from spotcache_keeper.system.times import created_of, is_id
 
@@ -132,11 +132,7 @@ class S3Store:
     def sources(self) -> list[Source]:
         """Every backup, with its manifest."""
         stored = self.stored()
-        whole = [backup_id for backup_id, backup in stored.items() if backup.has_manifest]
-        self._client()  # One for all threads: clients may be shared, but not made, by several at once.
-        with ThreadPoolExecutor(max_workers=8) as pool:
-            described = list(pool.map(lambda backup_id: self._source(backup_id, stored[backup_id].rdb_bytes), whole))
-        return described + [
+        return self._whole(stored) + [
             Source(
                 backup_id,
                 created_of(backup_id),
@@ -150,6 +146,13 @@ class S3Store:
             for backup_id, backup in stored.items()
             if not backup.has_manifest
         ]
+
+    def _whole(self, stored: Mapping[str, Stored]) -> list[Source]:
+        """Those of a listing that have a manifest."""
+        whole = [backup_id for backup_id, backup in stored.items() if backup.has_manifest]
+        self._client()  # One for all threads: clients may be shared, but not made, by several at once.
+        with ThreadPoolExecutor(max_workers=8) as pool:
+            return list(pool.map(lambda backup_id: self._source(backup_id, stored[backup_id].rdb_bytes), whole))
 
     def find(self, backup_id: str) -> Source | None:
         """One backup, with its manifest; None when it is not there whole."""
@@ -250,13 +253,9 @@ class S3Store:
             sync(path)
 
     def prune(self, retention: Retention) -> Iterator[str]:
-        """Delete what retention gives up, from a listing alone, and what uploads that never ended have left."""
+        """Delete what retention gives up, and what uploads that never ended have left."""
         stored = self.stored()
-        backups = [
-            Kept(backup_id, created_of(backup_id), backup.rdb_bytes is not None)
-            for backup_id, backup in stored.items()
-            if backup.has_manifest
-        ]
+        backups = [kept_of(source, source.id) for source in judge(self._whole(stored), retention.takeovers)]
         orphans = [
             backup_id
             for backup_id, backup in stored.items()

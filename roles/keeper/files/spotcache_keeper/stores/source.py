@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Literal
 
 from spotcache_keeper.errors import ConfigError, KeeperError, NoSourceError, NoUsableCopyError
+from spotcache_keeper.lease import Takeover
 from spotcache_keeper.stores.manifest import Manifest
+from spotcache_keeper.stores.retention import Kept
 from spotcache_keeper.system.times import is_id, is_moment, parse_moment, to_text
 
 State = Literal["complete", "pending", "incomplete", "damaged", "foreign", "error"]
@@ -36,6 +38,8 @@ class Source:
         snapshot_id: of the EBS snapshot, or None.
         note: for a person.
         manifest: where it is at hand.
+        term: of the lease under which it was made; 0 where there was none, or nobody knows.
+        superseded: a host made it that did not serve any more: it is taken only when it is asked for.
     """
 
     id: str
@@ -51,6 +55,13 @@ class Source:
     snapshot_id: str | None = None
     note: str = ""
     manifest: Manifest | None = None
+    term: int = 0
+    superseded: bool = False
+
+    @property
+    def age(self) -> tuple[int, datetime, str]:
+        """What orders it among others: a later term is newer, whatever the clocks of two hosts say."""
+        return (self.term, self.created, self.id)
 
     @property
     def usable(self) -> bool:
@@ -71,6 +82,8 @@ class Source:
             "reason": self.reason,
             "snapshot_id": self.snapshot_id,
             "note": self.note,
+            "term": self.term,
+            "superseded": self.superseded,
         }
 
 
@@ -106,7 +119,45 @@ def parse_wanted(text: str | None) -> Wanted:
 
 def newest_first(sources: Iterable[Source]) -> list[Source]:
     """By age, and the nearer copy of the same backup first."""
-    return sorted(sorted(sources, key=lambda s: s.nearness), key=lambda s: (s.created, s.id), reverse=True)
+    return sorted(sorted(sources, key=lambda s: s.nearness), key=lambda s: s.age, reverse=True)
+
+
+def judge(sources: Iterable[Source], takeovers: Sequence[Takeover]) -> list[Source]:
+    """The same sources, of which those are marked that a host made which was superseded by then.
+
+    Such a one is of a lower term than a takeover, and newer than the newest backup that the new host found when it
+    looked. A host may be slow, cut off or stopped between its last look at the lease and its upload: nothing could keep
+    it from writing, so what it wrote is judged afterwards.
+    """
+    return [
+        replace(
+            source,
+            superseded=True,
+            note=source.note or f"made in term {source.term} after {after.host} had taken over (term {after.term})",
+        )
+        if (after := _superseded_by(source, takeovers)) is not None
+        else source
+        for source in sources
+    ]
+
+
+def _superseded_by(source: Source, takeovers: Sequence[Takeover]) -> Takeover | None:
+    """The takeover after which a backup was made by a host of an earlier term; None without one."""
+    return next(
+        (
+            takeover
+            for takeover in takeovers
+            if source.term < takeover.term
+            and takeover.looked
+            and (source.term, source.id) > (takeover.newest_term, takeover.newest)
+        ),
+        None,
+    )
+
+
+def kept_of(source: Source, key: str) -> Kept:
+    """What retention needs to know of a copy; `key` is what its place calls it."""
+    return Kept(key, source.created, source.usable and not source.superseded, source.term)
 
 
 def choose(sources: Sequence[Source], wanted: Wanted) -> list[Source]:
@@ -143,12 +194,12 @@ def choose(sources: Sequence[Source], wanted: Wanted) -> list[Source]:
         if not taken:
             oldest = f"; the oldest is {usable[-1].id}" if usable else ""
             raise NoSourceError(f"there is no verified backup at or before {to_text(wanted.moment)}{oldest}")
-        return _default_order(taken)
+        return default_order(taken)
     if not usable:
         if ordered:
             _must_be_usable(ordered)
         raise NoSourceError("there is no backup of this environment on the volume, in S3 or in an EBS snapshot")
-    return _default_order(usable)
+    return default_order(usable)
 
 
 def same_backup(candidates: Sequence[Source]) -> list[Source]:
@@ -156,16 +207,14 @@ def same_backup(candidates: Sequence[Source]) -> list[Source]:
     return [source for source in candidates if source.id == candidates[0].id]
 
 
-def _default_order(usable: list[Source]) -> list[Source]:
-    """Backups made before a forced restore last."""
-    return sorted(usable, key=lambda source: source.reason == BEFORE_RESTORE)
+def default_order(usable: Sequence[Source]) -> list[Source]:
+    """Backups made before a forced restore, or by a superseded host, last."""
+    return sorted(usable, key=lambda source: source.superseded or source.reason == BEFORE_RESTORE)
 
 
 def _older(ordered: Sequence[Source], than: Source) -> list[Source]:
     """What may stand in for a backup that turns out damaged."""
-    return _default_order(
-        [source for source in ordered if source.usable and (source.created, source.id) < (than.created, than.id)]
-    )
+    return default_order([source for source in ordered if source.usable and source.age < than.age])
 
 
 def _must_be_usable(asked: Sequence[Source]) -> Source:

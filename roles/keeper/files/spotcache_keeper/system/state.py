@@ -13,6 +13,8 @@ _NAME = "status.json"
 # Files of their own: the watcher and a backup write at the same time.
 WATCH = "watch.json"
 BOOT = "boot.json"
+SERVING = "serving.json"
+CRASH = "crash.json"
 
 
 def recall(directory: Path, name: str = _NAME) -> dict[str, Any]:
@@ -44,7 +46,7 @@ def begin_anew(directory: Path, host: str) -> None:
         if known == host:
             return
         if known:
-            for name in (_NAME, WATCH, BOOT, "drain.json"):
+            for name in (_NAME, WATCH, BOOT, SERVING, CRASH, "drain.json"):
                 (directory / name).unlink(missing_ok=True)
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_atomically(mark, host + "\n")

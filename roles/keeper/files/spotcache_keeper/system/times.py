@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import time
 from datetime import datetime, timedelta, timezone
 
 from spotcache_keeper.errors import ConfigError
@@ -22,6 +23,11 @@ _MOMENT = re.compile(
 def utc_now() -> datetime:
     """The present moment."""
     return datetime.now(UTC)
+
+
+def since_boot() -> float:
+    """Seconds that only ever grow, also while the host is suspended; what was measured by it ends in time."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def from_epoch(seconds: float) -> datetime:

@@ -1,0 +1,78 @@
+"""Whether this host may back up for its environment, and in which term."""
+
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from spotcache_keeper.backup.serving import read_serving
+from spotcache_keeper.context import Context
+from spotcache_keeper.errors import KeeperError, RefusedError
+from spotcache_keeper.lease import Takeover
+
+
+class SupersededError(RefusedError):
+    """Another host serves the environment."""
+
+
+@dataclass(frozen=True)
+class Entitlement:
+    """What a backup that is taken now is judged by.
+
+    Attributes:
+        term: written into it.
+        takeovers: how the environment changed hands so far, the newest last.
+        holds: this host is known to hold the lease, as far as S3 says at this moment.
+    """
+
+    term: int = 0
+    takeovers: tuple[Takeover, ...] = ()
+    holds: bool = True
+
+
+def entitlement(ctx: Context, *, by_hand: bool = False) -> Entitlement:
+    """This host's at this moment.
+
+    Args:
+        ctx: the host's parts.
+        by_hand: a person asks. Then a host that was superseded is backed up as well, as what it is: of its old term.
+
+    Raises:
+        SupersededError: another host serves.
+        KeeperError: S3 does not say who serves, and this host never did.
+    """
+    if ctx.leases is None:
+        return Entitlement()
+    served = read_serving(ctx)
+    try:
+        held = ctx.leases.lease()
+    except KeeperError as error:
+        if served is None or (served.boot != ctx.boot_id and ctx.config.boots):
+            raise
+        ctx.warnings.append(f"who serves could not be read, the backup is that of term {served.term}: {error}")
+        return Entitlement(served.term, holds=False)
+    if held is None:
+        return Entitlement()
+    if held.lease.host == ctx.machine.identity().instance_id:
+        started = served is not None and served.boot != ctx.boot_id and ctx.config.boots
+        if started or (held.lease.before and (served is None or served.term != held.lease.term)):
+            # What Redis holds now is what lay on the disk, and would pass for younger than it is.
+            raise RefusedError(
+                "this host has not begun to serve: its boot is under way, and nothing is to be backed up"
+            )
+        return Entitlement(held.lease.term, held.lease.history)
+    why = f"{held.lease.host} serves {ctx.config.environment} (term {held.lease.term}), and not this host"
+    if not by_hand:
+        raise SupersededError(f"{why}: what is here is no backup of the environment")
+    ctx.warnings.append(f"{why}: this backup does not count as the newest, and is restored only when asked for")
+    return Entitlement(served.term if served is not None else 0, held.lease.history, holds=False)
+
+
+def takeovers(ctx: Context) -> tuple[Takeover, ...]:
+    """How the environment changed hands, whoever serves.
+
+    Raises:
+        KeeperError: S3 does not say.
+    """
+    held = ctx.leases.lease() if ctx.leases is not None else None
+    return held.lease.history if held is not None else ()

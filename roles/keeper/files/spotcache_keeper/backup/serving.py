@@ -1,0 +1,42 @@
+"""Which term this host serves in: noted when its Redis holds the environment's data, and believed by no other boot."""
+
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from spotcache_keeper.context import Context
+from spotcache_keeper.system.state import SERVING, recall, save_state
+
+
+@dataclass(frozen=True)
+class Serving:
+    """What is noted in `serving.json`.
+
+    Attributes:
+        host: instance id.
+        term: of the lease under which Redis was given its data.
+        boot: the run of the kernel in which that was.
+    """
+
+    host: str
+    term: int
+    boot: str
+
+
+def read_serving(ctx: Context) -> Serving | None:
+    """What this host has noted; None where it never served, or an image brought another host's word along."""
+    data = recall(ctx.config.state_directory, SERVING)
+    host, term, boot = data.get("host"), data.get("term"), data.get("boot")
+    if host != ctx.machine.identity().instance_id or not isinstance(term, int) or not isinstance(boot, str):
+        return None
+    return Serving(str(host), term, boot)
+
+
+def note_serving(ctx: Context, term: int, boot: str) -> None:
+    """Note that Redis here holds the environment's data.
+
+    Raises:
+        KeeperError: it cannot be noted.
+    """
+    save_state(ctx.config.state_directory, SERVING, host=ctx.machine.identity().instance_id, term=term, boot=boot)

@@ -1,0 +1,159 @@
+"""The gate before Redis: a set of the kernel's packet filter that lets clients through for as long as it was last told.
+
+What the gate holds has a time-out, which the kernel counts. A keeper that is dead, stopped or cut off does not renew
+it, and then no client reaches Redis and no answer of Redis reaches a client, whatever either of them does. Only this
+host itself, by 127.0.0.1, always gets through.
+
+The time-out counts from when the kernel is told, and a machine may stand still just before that. So the rules name the
+end as a time of day as well: told too late, they open nothing. Only a clock that is set back at that very moment would
+undo this.
+"""
+
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from spotcache_keeper.errors import KeeperError
+from spotcache_keeper.system.commands import Commands
+from spotcache_keeper.system.times import since_boot
+
+_TIMEOUT = 10.0
+_TABLE = "inet spotcache"
+
+
+class Guard(Protocol):
+    """What lets clients in to Redis, and keeps them out."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether nobody gets in while it is closed; without that, only Redis itself can hold writes back."""
+
+    def prepare(self) -> None:
+        """Have the gate; whether it is open does not change.
+
+        Raises:
+            KeeperError: the kernel does not take it.
+        """
+
+    def open(self, until: float) -> None:
+        """Let clients in until then, by the keeper's clock, and no longer, however late the kernel is told.
+
+        Raises:
+            KeeperError: the kernel does not take it.
+        """
+
+    def close(self) -> None:
+        """Let nobody in any more.
+
+        Raises:
+            KeeperError: the kernel does not take it.
+        """
+
+
+class KernelGuard:
+    """`Guard` by nftables.
+
+    Args:
+        run: runs nft.
+        port: of Redis.
+        clock: the keeper's: seconds that only ever grow.
+        time_of_day: Unix time.
+    """
+
+    holds = True
+
+    def __init__(
+        self,
+        run: Commands,
+        port: int,
+        clock: Callable[[], float] = since_boot,
+        time_of_day: Callable[[], float] = time.time,
+    ) -> None:
+        self._run = run
+        self._port = port
+        self._clock = clock
+        self._time_of_day = time_of_day
+
+    def _gate(self, end: int) -> list[str]:
+        """Makes the gate where it is missing, and its rules anew: in one transaction with whatever follows.
+
+        A reset, which the filter itself sends or which ends a connection, always goes out: clients should come to know.
+
+        Args:
+            end: the Unix time from which on nobody gets in, whatever the set holds.
+        """
+        port = self._port
+        return [
+            f"add table {_TABLE}",
+            f"add set {_TABLE} serving {{ type inet_service; flags timeout; }}",
+            f"add chain {_TABLE} input {{ type filter hook input priority -5; policy accept; }}",
+            f"add chain {_TABLE} output {{ type filter hook output priority -5; policy accept; }}",
+            f"flush chain {_TABLE} input",
+            f"flush chain {_TABLE} output",
+            f"add rule {_TABLE} input ip saddr 127.0.0.0/8 accept",
+            f"add rule {_TABLE} input ip6 saddr ::1 accept",
+            f"add rule {_TABLE} input tcp dport {port} tcp dport != @serving reject with tcp reset",
+            f"add rule {_TABLE} input tcp dport {port} meta time >= {end} reject with tcp reset",
+            f"add rule {_TABLE} output ip daddr 127.0.0.0/8 accept",
+            f"add rule {_TABLE} output ip6 daddr ::1 accept",
+            f"add rule {_TABLE} output tcp sport {port} tcp flags & rst == 0 tcp sport != @serving drop",
+            f"add rule {_TABLE} output tcp sport {port} tcp flags & rst == 0 meta time >= {end} drop",
+        ]
+
+    def prepare(self) -> None:
+        """See `Guard`."""
+        # Whether it is open does not change: only a missing table is made.
+        if self._run(["nft", "list", "table", *_TABLE.split()], timeout=_TIMEOUT).returncode:
+            self._filter(self._gate(0), "made")
+
+    def open(self, until: float) -> None:
+        """See `Guard`."""
+        # In this order: whatever happens between the two, the end is not too late.
+        now = self._time_of_day()
+        seconds = until - self._clock()
+        if seconds < 1.0:
+            self.close()
+            return
+        # Deleted and added: the time-out of what is there already does not change. In one transaction nobody sees it.
+        element = f"{_TABLE} serving {{ {self._port} }}"
+        lasting = f"{_TABLE} serving {{ {self._port} timeout {int(seconds)}s }}"
+        self._filter(
+            [
+                *self._gate(int(now + seconds)),
+                f"add element {element}",
+                f"delete element {element}",
+                f"add element {lasting}",
+            ],
+            "opened",
+        )
+
+    def close(self) -> None:
+        """See `Guard`."""
+        self._filter([*self._gate(0), f"flush set {_TABLE} serving"], "closed")
+
+    def _filter(self, statements: list[str], doing: str) -> None:
+        """One transaction."""
+        done = self._run(["nft", "; ".join(statements)], timeout=_TIMEOUT)
+        if done.returncode:
+            raise KeeperError(
+                f"the gate before Redis could not be {doing}: nft says {done.complaint}; without the kernel's packet "
+                "filter set keeper_guard to false, and a keeper that hangs no longer stops writes"
+            )
+
+
+class NoGuard:
+    """`Guard` for a host that may not use the packet filter."""
+
+    holds = False
+
+    def prepare(self) -> None:
+        """Nothing."""
+
+    def open(self, until: float) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
