@@ -39,6 +39,10 @@ ELSEWHERE: dict[str, Any] = {
         }
     },
 }
+CAN = (
+    "{{ spotcache__from_image | ternary('image', '') }} {{ spotcache__falls_back | ternary('fallback', '') }}"
+    " {{ spotcache__second_net | ternary('net', '') }} {{ spotcache__automation_statements | length }}"
+)
 
 
 def steps_in(path: Path) -> set[str]:
@@ -52,16 +56,31 @@ def test_every_part_that_is_asked_for_is_there() -> None:
 
 
 def test_what_is_tried_says_what_a_host_says() -> None:
-    [told] = yaml.safe_load((PLAYBOOKS / "tasks" / "ec2" / "endpoint.yml").read_text())
-    facts = ("ansible.builtin.set_fact", "redis_endpoint")
-    assert set(ELSEWHERE[facts[0]][facts[1]]) == set(told[facts[0]][facts[1]])
+    [located] = yaml.safe_load((PLAYBOOKS / "tasks" / "ec2" / "endpoint.yml").read_text())
+    [_, described] = yaml.safe_load((PLAYBOOKS / "tasks" / "ec2" / "endpoint_described.yml").read_text())
+    told = [*located["ansible.builtin.set_fact"]["redis_endpoint"], *described["vars"]["spotcache__description"]]
+    # Each key has one place in which it is said.
+    assert sorted(ELSEWHERE["ansible.builtin.set_fact"]["redis_endpoint"]) == sorted(told)
     contract = (PLAYBOOKS / "tasks" / "backend.yml").read_text()
-    assert [key for key in told[facts[0]][facts[1]] if not re.search(rf"\b{key}\b", contract)] == []
+    assert [key for key in told if not re.search(rf"\b{key}\b", contract)] == []
+
+
+def test_what_a_backend_can_do_is_said_in_its_own_file() -> None:
+    names = [path.stem for path in (PLAYBOOKS / "tasks" / "backends").iterdir()]
+    own = {path for folder in ("tasks", "vars") for path in (PLAYBOOKS / folder / "backends").iterdir()}
+    asking = [
+        f"{path.relative_to(PLAYBOOKS)}: {line.strip()}"
+        for path in sorted({*PLAYBOOKS.rglob("*.yml")} - own)
+        for line in path.read_text().splitlines()
+        if re.search(rf"""spotcache_+backend (==|!=|in \[)|['"]({"|".join(names)})['"]""", line)
+    ]
+    # What an inventory that says nothing gets.
+    assert asking == ["vars/common.yml: spotcache__backend: \"{{ spotcache_backend | default('ec2_spot') }}\""]
 
 
 def test_nobody_else_knows_what_it_runs_on() -> None:
     # What is on a host is for hosts; the plays about it have none to run on elsewhere.
-    free = {PLAYBOOKS / "vars" / "host.yml", *(PLAYBOOKS / "tasks" / "ec2").iterdir()}
+    free = {PLAYBOOKS / "vars" / "roles.yml", *(PLAYBOOKS / "tasks" / "ec2").iterdir()}
     knowing = [
         str(path.relative_to(PLAYBOOKS))
         for path in sorted(PLAYBOOKS.rglob("*.yml"))
@@ -84,6 +103,12 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> str:
         for name in ("preflight_environment", "find", "dns", "summary", "laravel_env_find")
     ]
     tasks.append({"ansible.builtin.debug": {"msg": "applications go to {{ spotcache__redis_address }}"}})
+    # Another one has a file that says what it can do.
+    (folder / "playbooks" / "vars" / "backends" / "rented.yml").write_text("images: true\non_demand_fallback: true\n")
+    tasks += [
+        {"ansible.builtin.debug": {"msg": f"{name}: {CAN}."}, "vars": {"spotcache__backend": name}}
+        for name in ("ec2_spot", "ec2", "elsewhere", "rented")
+    ]
     given = {
         "spotcache_environment": "stg",
         "spotcache_region": "ap-northeast-1",
@@ -95,7 +120,7 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> str:
     play = {
         "hosts": "localhost",
         "gather_facts": False,
-        "vars_files": ["vars/common.yml"],
+        "vars_files": ["vars/common.yml", "vars/roles.yml"],
         "vars": given,
         "tasks": [{"name": f"Step {number}", **task} for number, task in enumerate(tasks)],
     }
@@ -120,6 +145,11 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> str:
         "REDIS_PORT=6380",
         "Who may connect: members of sg-1",
         "applications go to stg.abc.cache.example",
+        "ec2_spot: image fallback net 7.",
+        "ec2: image net 7.",
+        # It needs no right to anything that looks after hosts.
+        "elsewhere: 0.",
+        "rented: image fallback 5.",
     ],
 )
 def test_a_backend_is_one_file(said: str, words: str) -> None:

@@ -29,13 +29,18 @@ def give_up(folder: Path, task: dict[str, Any], facts: dict[str, Any]) -> str:
     """What is said after a task has failed; a stub releases the lease."""
     (folder / "library").mkdir()
     (folder / "library" / "failing.py").write_text(FAILING)
-    shutil.copy(ROOT / "playbooks" / "tasks" / "give_up.yml", folder)
+    for name in ("held.yml", "give_up.yml"):
+        shutil.copy(ROOT / "playbooks" / "tasks" / name, folder)
+    (folder / "step.yml").write_text(json.dumps([{"name": "The step", **task}]))
     released = {"name": "Release", "ansible.builtin.debug": {"msg": "the lease is released"}}
     (folder / "release.yml").write_text(json.dumps([released]))
-    rescue = {"name": "Give up", "ansible.builtin.include_tasks": str(folder / "give_up.yml")}
-    block = {"name": "Try", "block": [{"name": "The step", **task}], "rescue": [rescue]}
+    held = {
+        "name": "Try",
+        "ansible.builtin.include_tasks": str(folder / "held.yml"),
+        "vars": {"spotcache__held": "step"},
+    }
     playbook = folder / "play.json"
-    playbook.write_text(json.dumps([{"hosts": "localhost", "gather_facts": False, "vars": facts, "tasks": [block]}]))
+    playbook.write_text(json.dumps([{"hosts": "localhost", "gather_facts": False, "vars": facts, "tasks": [held]}]))
     done = subprocess.run(
         [tool("ansible-playbook"), "-i", "localhost,", "-c", "local", str(playbook)],
         capture_output=True,

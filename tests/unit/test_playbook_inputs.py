@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,6 +22,8 @@ import botocore.config
 import pytest
 import yaml
 from ansible_collections.spotcache.redis.plugins.module_utils import lease
+from spotcache_keeper.server.client import DatabaseCount
+from spotcache_keeper.stores.manifest import Manifest
 
 from dev import kills
 from dev.ports import Port
@@ -638,6 +642,26 @@ def test_a_second_run_is_refused_while_one_runs(aws: Aws) -> None:
     assert aws.made() == before
     held = s3.get_object(Bucket=BUCKET, Key="t/locks/environment.json")["Body"].read()
     assert json.loads(held)["owner"]["user"] == "alice"
+
+
+def test_without_a_host_what_lies_in_s3_is_listed_from_here(aws: Aws) -> None:
+    s3 = aws.client("s3")
+    with contextlib.suppress(s3.exceptions.BucketAlreadyOwnedByYou):
+        s3.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
+    backup, created = "20261122T001503Z-3f9a1c", datetime(2026, 11, 22, 0, 15, 3, tzinfo=UTC)
+    keys = {0: DatabaseCount(7, 0)}
+    made = Manifest(backup, "t", created, "timer", "7.4.0", 4, "0" * 64, keys, "i-1", f"{REGION}a", True)
+    for name, body in (("dump.rdb", b"dump"), ("manifest.json", made.to_json().encode())):
+        s3.put_object(Bucket=BUCKET, Key=f"t/backups/{backup}/{name}", Body=body)
+    try:
+        code, said = aws.play("playbooks/restore.yml", aws.variables(), "--tags", "list")
+        assert code == 0, said[-3000:]
+        assert "No host runs; this is what lies in S3 and EBS." in said
+        assert re.search(rf"{backup} [^e]* s3 complete yes 7 ", said), said[-2000:]
+        assert aws.play("playbooks/restore.yml", aws.variables(), "--tags", "list", "--check")[0] == 0
+    finally:
+        for name in ("dump.rdb", "manifest.json"):
+            s3.delete_object(Bucket=BUCKET, Key=f"t/backups/{backup}/{name}")
 
 
 def test_of_a_bucket_that_others_use_only_the_environments_own_is_deleted(aws: Aws) -> None:

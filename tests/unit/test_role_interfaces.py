@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -156,3 +157,124 @@ def test_a_task_file_is_short_and_says_what_it_does(role: Path) -> None:
 def test_no_default_writes_where_the_run_was_started_or_the_collection_lies(role: Path) -> None:
     text = (role / "defaults/main.yml").read_text() if defaults(role) else ""
     assert re.findall(r"^\w+: .*(?:'PWD'|playbook_dir|role_path).*$", text, re.M) == []
+
+
+@parametrize
+def test_an_entry_point_is_a_file_of_tasks(role: Path) -> None:
+    assert [name for name in entry_points(role) if not (role / "tasks" / f"{name}.yml").is_file()] == []
+
+
+# What crosses roles.
+
+PLAYBOOKS = ROOT / "playbooks"
+NAMES = "|".join(role.name for role in ROLES)
+
+
+def texts(*folders: Path) -> Iterator[tuple[Path, str]]:
+    """What Ansible reads below some folders; programs that hosts run are none of it."""
+    for folder in folders:
+        for path in sorted(folder.rglob("*")):
+            if path.suffix in {".yml", ".j2", ".example"} and "files" not in path.relative_to(folder).parts:
+                yield path, path.read_text(encoding="utf-8")
+
+
+def trespasses(owner: str, text: str) -> list[str]:
+    """The internals of other roles that a text reads: their variables with two underscores, and their files."""
+    variables = re.findall(rf"\b({NAMES})(__\w+)", text)
+    paths = re.findall(rf"(?:\broles|role_path[^\n]*?\.\.)(/)({NAMES})\b", text)
+    climbs = re.findall(r"(?:role_path|playbook_dir)[^\n]*?/\.\./roles\S*", text)
+    found = [f"{role}{rest}" for role, rest in variables if role != owner]
+    return found + [f"roles/{role}" for _, role in paths if role != owner] + climbs
+
+
+@parametrize
+def test_a_role_keeps_out_of_the_others_internals(role: Path) -> None:
+    found = {str(path.relative_to(ROOT)): trespasses(role.name, text) for path, text in texts(role)}
+    assert {name: what for name, what in found.items() if what} == {}
+
+
+def test_playbooks_and_inventories_keep_out_of_roles_internals() -> None:
+    found = {
+        str(path.relative_to(ROOT)): trespasses("", text)
+        for path, text in texts(PLAYBOOKS, *(ROOT / "inventories").iterdir())
+    }
+    assert {name: what for name, what in found.items() if what} == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("x: '{{ redis__uid }}'", ["redis__uid"]),
+        ("x: '{{ keeper__program }}'", []),
+        ("x: \"{{ lookup('ansible.builtin.file', role_path ~ '/../redis/defaults/main.yml') }}\"", ["roles/redis"]),
+        ("x: \"{{ lookup('ansible.builtin.file', role_path ~ '/../keeper/defaults/main.yml') }}\"", []),
+        ("x: \"{{ playbook_dir ~ '/../roles/' ~ name }}\"", ["playbook_dir ~ '/../roles/'"]),
+        ('x: "{{ role_path }}/../../plugins/module_utils/fleet.py"', []),
+    ],
+)
+def test_a_look_into_another_roles_internals_is_seen(text: str, what: list[str]) -> None:
+    assert trespasses("keeper", text) == what
+
+
+def test_a_default_that_a_playbook_knows_is_the_roles_own() -> None:
+    known = {name: value for role in ROLES for name, value in defaults(role).items() if not is_expression(value)}
+    said = re.compile(rf"\b((?:{NAMES})_\w+) \| default\(('[^']*'|true|false|[\d.]+|\[\])\)")
+    found = [
+        (path, name, yaml.safe_load(value))
+        for path, text in texts(PLAYBOOKS)
+        for name, value in said.findall(text)
+        if name in known
+    ]
+    assert len(found) > 10
+    assert [(str(path), name) for path, name, value in found if value != known[name]] == []
+
+
+def test_what_roles_are_given_is_said_once() -> None:
+    given = read(PLAYBOOKS / "vars" / "roles.yml")
+    options_of = {name: role.name for role in ROLES for name in options(role)}
+    assert [name for name in given if name not in options_of and not name.startswith("spotcache__")] == []
+    again = {
+        f"{path.relative_to(PLAYBOOKS)}: {name}"
+        for path, text in texts(PLAYBOOKS)
+        for name in re.findall(r"^ +(\w+):", text, re.M)
+        if name in given
+    }
+    # Before anybody knows where Redis is, what else is said of the applications can be checked.
+    assert again == {"tasks/laravel_env_inputs.yml: laravel_env_redis_host"}
+    # What every role is given by the same name.
+    about = re.compile(rf"(?:{NAMES})_(?:environment|region|bucket|bucket_prefix)")
+    missing = [name for name in options_of if about.fullmatch(name) and name not in given]
+    assert missing == []
+
+
+def test_a_playbook_that_gives_up_does_so_in_one_place() -> None:
+    including = {
+        name: sorted(
+            str(path.relative_to(PLAYBOOKS))
+            for path, text in texts(PLAYBOOKS)
+            if re.search(rf"(?:include|import)_tasks:(?:\n +file:)? (?:tasks/)?{name}\.yml", text)
+        )
+        for name in ("give_up", "lease", "release")
+    }
+    assert including["give_up"] == ["tasks/held.yml"]
+    assert including["lease"] == [
+        "tasks/cloud.yml",
+        "tasks/destroy_ready.yml",
+        "tasks/drill.yml",
+        "tasks/restore_ready.yml",
+    ]
+    assert including["release"] == ["_clients.yml", "tasks/destroy.yml", "tasks/drill.yml", "tasks/give_up.yml"]
+    # From the first play that holds the lease to the one that releases it, whatever runs can give it back.
+    plays = {name: read(PLAYBOOKS / name) for name in ("_host.yml", "_next_host.yml", "_clients.yml", "restore.yml")}
+    bare = [
+        f"{name}: {task['name']}"
+        for name, listed in plays.items()
+        for play in listed
+        for task in play.get("tasks") or []
+        if "list" not in play.get("tags", []) and task.get("ansible.builtin.include_tasks") != "tasks/held.yml"
+    ]
+    assert bare == [
+        "_host.yml: Check what can be known beforehand",
+        "_clients.yml: Release the lease",
+        "_clients.yml: Show what there is now",
+    ]
