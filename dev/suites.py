@@ -182,7 +182,7 @@ ALONE = ("test_sandbox.py", "test_sandbox_events.py")
 TOGETHER = (
     ("test_drill.py", "test_keeper_watch.py"),
     ("test_egress.py", "test_front_door.py", "test_installed_collection.py", "test_secrets.py"),
-    ("test_people.py",),
+    ("test_notifications.py",),
     ("test_main_job.py",),
     ("test_ways.py",),
     ("test_laravel_env.py",),
