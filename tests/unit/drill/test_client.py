@@ -7,10 +7,13 @@ import io
 import json
 import shlex
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,7 @@ from spotcache_drill.client import Accounts, Client, Names, Service, Target, los
 from spotcache_drill.observer import Instance, Observer, Place, Seen, instances_of, record_instances
 from spotcache_drill.record import record
 from spotcache_drill.way import connector, words_for
-from spotcache_drill.wire import RedisError, decoded, encoded
+from spotcache_drill.wire import RedisError
 
 from dev.ports import Port
 
@@ -154,18 +157,88 @@ def test_every_key_has_a_value_of_its_own_in_every_drill() -> None:
     assert len(values) == 200
 
 
-def test_the_protocol() -> None:
-    assert encoded([b"GET", b"a b"]) == b"*2\r\n$3\r\nGET\r\n$3\r\na b\r\n"
-    answers = io.BytesIO(b"+OK\r\n:3\r\n$-1\r\n$2\r\n\r\n\r\n*2\r\n$1\r\na\r\n$-1\r\n-ERR no\r\n$9\r\nab")
-    assert [decoded(answers) for _ in range(5)] == [b"OK", 3, None, b"\r\n", [b"a", None]]
-    with pytest.raises(RedisError, match="ERR no"):
-        decoded(answers)
-    with pytest.raises(ConnectionError, match="middle"):
-        decoded(answers)
-    with pytest.raises(ConnectionError, match="closed"):
-        decoded(io.BytesIO(b""))
-    with pytest.raises(RedisError, match="no answer"):
-        decoded(io.BytesIO(b"HTTP/1.1 400\r\n"))
+# What ssh -W does, without ssh; it takes its time to end, as one does whose host is gone.
+RELAY = """
+import os, socket, sys, threading, time
+far = socket.create_connection((sys.argv[1], int(sys.argv[2])))
+def up():
+    while chunk := os.read(0, 65536):
+        far.sendall(chunk)
+    time.sleep(5)
+    os._exit(0)
+threading.Thread(target=up, daemon=True).start()
+while chunk := far.recv(65536):
+    os.write(1, chunk)
+"""
+JOIN = f"{sys.executable} -c {shlex.quote(RELAY)} {{address}} {{port}}"
+SELECT = b"*2\r\n$6\r\nSELECT\r\n$1\r\n0\r\n"
+
+
+@contextmanager
+def answering(answer: bytes | None) -> Iterator[tuple[int, list[bytes]]]:
+    """The port of a server that takes SELECT, answers what comes then and hangs up (None: says nothing more).
+
+    What it was sent comes with it, an item a connection.
+    """
+    sent: list[bytes] = []
+
+    def serve(listener: socket.socket) -> None:
+        while True:
+            try:
+                link, _ = listener.accept()
+            except OSError:
+                return
+            sent.append(b"")
+            with link:
+                while chunk := link.recv(65536):
+                    sent[-1] += chunk
+                    if sent[-1] == SELECT:
+                        link.sendall(b"+OK\r\n")
+                    elif answer is not None:
+                        link.sendall(answer)
+                        break
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, args=(listener,), daemon=True)
+        thread.start()
+        yield listener.getsockname()[1], sent
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join(10)
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "words"),
+    [
+        (b"-ERR no\r\n", RedisError, "^ERR no$"),
+        (b"-LOADING Redis is loading\r\n", RedisError, "^LOADING Redis is loading$"),
+        (b"-NOAUTH who are you\r\n", RedisError, "^NOAUTH who are you$"),
+        (b"HTTP/1.1 400\r\n", RedisError, "HTTP/1.1 400"),
+        (b"$9\r\nab", ConnectionError, "closed"),
+        (b"", ConnectionError, "closed"),
+        (None, TimeoutError, "^Timeout reading"),
+    ],
+)
+def test_a_write_that_is_not_confirmed_is_sent_once(answer: bytes | None, error: type[Exception], words: str) -> None:
+    with answering(answer) as (port, sent):
+        connection = connector(port, "", 0, 0.5)(HERE)
+        began = time.monotonic()
+        with pytest.raises(error, match=words):
+            connection.ask(b"SET", b"a b", b"1")
+        assert time.monotonic() - began < 10
+        connection.close()
+        time.sleep(0.2)
+        # Nothing besides goes there and back before the first answer, either.
+        assert sent == [SELECT + b"*3\r\n$3\r\nSET\r\n$3\r\na b\r\n$1\r\n1\r\n"]
+
+
+def test_only_the_first_answer_may_take_as_long_as_the_way_does() -> None:
+    with answering(None) as (port, _):
+        connection = connector(port, "", 0, 0.2, ["sh", "-c", f"sleep 1; exec {JOIN}"])(HERE)
+        began = time.monotonic()
+        with pytest.raises(TimeoutError):
+            connection.ask(b"PING")
+        assert time.monotonic() - began < 10
+        connection.close()
 
 
 @pytest.fixture
@@ -208,22 +281,6 @@ def test_it_writes_to_a_real_redis_and_takes_its_keys_away_again(server: int) ->
         connector(server, "wrong", 0, 1.0)(HERE)
 
 
-# What ssh -W does, without ssh; it takes its time to end, as one does whose host is gone.
-RELAY = """
-import os, socket, sys, threading, time
-far = socket.create_connection((sys.argv[1], int(sys.argv[2])))
-def up():
-    while chunk := os.read(0, 65536):
-        far.sendall(chunk)
-    time.sleep(5)
-    os._exit(0)
-threading.Thread(target=up, daemon=True).start()
-while chunk := far.recv(65536):
-    os.write(1, chunk)
-"""
-JOIN = f"{sys.executable} -c {shlex.quote(RELAY)} {{address}} {{port}}"
-
-
 def test_it_goes_another_way_where_the_network_has_none(server: int) -> None:
     words = shlex.split(JOIN)
     connect = connector(server, "secret", 0, 1.0, words)
@@ -232,7 +289,7 @@ def test_it_goes_another_way_where_the_network_has_none(server: int) -> None:
         client.step()
     assert len(client.accounts.acknowledged) == 20
     connection = connect(HERE)
-    child = connection._socket._child  # type: ignore[attr-defined]
+    child = connection._leave.__self__._child  # type: ignore[attr-defined]
     connection.close()
     assert child.returncode == -signal.SIGKILL, "its program ends with it"
     with pytest.raises(ConnectionError, match="no way there"):
