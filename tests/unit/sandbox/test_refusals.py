@@ -260,7 +260,7 @@ def test_a_group_that_is_being_deleted_launches_nothing_and_goes_with_its_last_i
         autoscaling_backend=backend,
     )
     backend.autoscaling_groups["g"] = going
-    machine: Any = SimpleNamespace(hooks=SimpleNamespace(forget=lambda _: None), tell=lambda *_: None)
+    machine: Any = SimpleNamespace(hooks=SimpleNamespace(forget=lambda _: None), put_event=lambda *_: None)
     moto_gaps.tend(going, machine)
     assert (ended, state.lifecycle_state) == (["i-1"], "Terminating")
     instance.state = "shutting-down"
