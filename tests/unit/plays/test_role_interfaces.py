@@ -55,6 +55,12 @@ def test_there_are_roles() -> None:
 
 
 @parametrize
+def test_every_entry_point_is_a_task_file(role: Path) -> None:
+    # Ansible checks no argument of an entry point whose name it does not find.
+    assert [entry for entry in entry_points(role) if not (role / "tasks" / f"{entry}.yml").is_file()] == []
+
+
+@parametrize
 def test_defaults_and_options_are_the_same_variables(role: Path) -> None:
     required = {name for name, option in options(role).items() if option.get("required")}
     given = defaults(role)
