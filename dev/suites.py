@@ -7,12 +7,13 @@ import concurrent.futures
 import shutil
 import subprocess
 import sys
-import threading
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from rich.console import Console
 
 from dev.work import BUILD, ROOT, end_on_sigterm, stream, table, tail, tool
 
@@ -95,33 +96,31 @@ def run_job(job: Job, out: Callable[[str], None], folder: Path | None = None) ->
 
 
 def run_jobs(jobs: Sequence[Job], side_by_side: int, folder: Path | None = None) -> list[Outcome]:
-    """Run jobs, a few at a time, with a word every half minute that names what is still running."""
+    """Run jobs, a few at a time; what is still running stands in the last line, or in a log every half minute."""
     running: dict[str, float] = {}
-    lock = threading.Lock()
-
-    def out(text: str) -> None:
-        with lock:
-            print(text, flush=True)
+    console = Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
 
     def one(job: Job) -> Outcome:
         running[job.name] = time.monotonic()
         try:
-            return run_job(job, out, folder)
+            return run_job(job, console.print, folder)
         finally:
             running.pop(job.name, None)
 
-    with concurrent.futures.ThreadPoolExecutor(side_by_side) as pool:
+    status = console.status("")
+    tell, pause = (status.update, 1) if console.is_terminal else (console.print, 30)
+    with concurrent.futures.ThreadPoolExecutor(side_by_side) as pool, status:
         waiting = {pool.submit(one, job) for job in jobs}
         ordered: list[Outcome] = []
         try:
             while waiting:
                 done, waiting = concurrent.futures.wait(
-                    waiting, timeout=30, return_when=concurrent.futures.FIRST_COMPLETED
+                    waiting, timeout=pause, return_when=concurrent.futures.FIRST_COMPLETED
                 )
                 ordered += [future.result() for future in done]
                 if not done:
                     now = time.monotonic()
-                    out("  ... " + ", ".join(f"{name} {now - since:.0f} s" for name, since in sorted(running.items())))
+                    tell("  ... " + ", ".join(f"{name} {now - since:.0f} s" for name, since in sorted(running.items())))
         except BaseException:
             # Whoever ends this run wants no further job to begin.
             pool.shutdown(wait=False, cancel_futures=True)
@@ -182,7 +181,7 @@ ALONE = ("test_sandbox.py", "test_sandbox_events.py")
 TOGETHER = (
     ("test_drill.py", "test_keeper_watch.py"),
     ("test_egress.py", "test_front_door.py", "test_installed_collection.py", "test_secrets.py"),
-    ("test_people.py",),
+    ("test_notifications.py",),
     ("test_main_job.py",),
     ("test_ways.py",),
     ("test_laravel_env.py",),

@@ -15,7 +15,7 @@ import yaml
 from spotcache_keeper.config import Config, Secret, Timeouts, parse_config
 
 from tests.templates.render import ROOT, render, value
-from tests.unit.keeper_support import TIMEOUTS
+from tests.unit.keeper.support import TIMEOUTS
 
 BASE: dict[str, Any] = {
     "keeper_environment": "stg",

@@ -28,7 +28,3 @@ hypothesis.settings.load_profile("any machine")
 def tmp_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a short name: the path of a Unix socket has room for 107 characters, and a test's name takes 30."""
     return tmp_path_factory.mktemp("t")
-
-
-# Last, since moto is read with it.
-from tests.unit.keeper_fixtures import aws, clients, host, in_aws  # noqa: E402, F401

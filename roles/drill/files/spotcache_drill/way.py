@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import IO
 
 from spotcache_drill.client import Target
-from spotcache_drill.wire import Connection, RedisError
+from spotcache_drill.wire import Connection, Opened, RedisError
 
 # ssh may have to open a tunnel, log in and log in once more.
 PATIENCE_SECONDS = 20.0
@@ -33,27 +33,26 @@ def words_for(way: Sequence[str], target: Target, port: int) -> list[str]:
     return [filled(word) for word in way]
 
 
-class Joined(socket.socket):
-    """One end of a pair; the other one is a command's standard input and output.
+class Joined:
+    """A socket at whose other end are a command's standard input and output.
 
     Args:
-        words: the command line. It ends when this end is closed.
+        words: the command line. It ends when this is closed.
 
     Raises:
         OSError: there is no such program.
     """
 
     def __init__(self, words: Sequence[str]) -> None:
-        ours, theirs = socket.socketpair()
+        self.socket, theirs = socket.socketpair()
         with theirs:
-            super().__init__(fileno=ours.detach())
             self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the socket
             try:
                 self._child = subprocess.Popen(
                     words, stdin=theirs.fileno(), stdout=theirs.fileno(), stderr=self._errors
                 )
             except OSError:
-                super().close()
+                self.socket.close()
                 self._errors.close()
                 raise
 
@@ -66,11 +65,10 @@ class Joined(socket.socket):
 
     def close(self) -> None:
         """Leave. A command that waits for a host that is gone is not waited for."""
-        super().close()
-        if not self._errors.closed:
-            self._child.kill()
-            self._child.wait()
-            self._errors.close()
+        self.socket.close()
+        self._child.kill()
+        self._child.wait()
+        self._errors.close()
 
 
 def plain(address: str, port: int, timeout: float) -> socket.socket:
@@ -86,17 +84,22 @@ def connector(
     """What opens connections. It raises OSError or RedisError, with what the way complained of."""
 
     def connect(target: Target) -> Connection:
-        opened = Joined(words_for(way, target, port)) if way else plain(target.address, port, timeout)
+        joined = Joined(words_for(way, target, port)) if way else None
+        opened = joined.socket if joined else plain(target.address, port, timeout)
+        leave = joined.close if joined else opened.close
+        opened.settimeout(PATIENCE_SECONDS if way else timeout)
         try:
-            return Connection(opened, password, database, timeout, PATIENCE_SECONDS if way else timeout)
+            connection = Connection(Opened(opened, target.address, port), leave, password, database)
         except OSError as error:
-            reason = opened.said() if isinstance(opened, Joined) else ""
-            opened.close()
+            reason = joined.said() if joined else ""
+            leave()
             if reason:
                 raise ConnectionError(reason) from error
             raise
         except RedisError:
-            opened.close()
+            leave()
             raise
+        opened.settimeout(timeout)
+        return connection
 
     return connect

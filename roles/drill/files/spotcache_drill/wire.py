@@ -1,84 +1,79 @@
-"""As much of Redis' protocol as a client needs that writes and reads strings."""
+"""One connection to one Redis, by redis-py, on which nothing is sent twice.
+
+redis-py's clients and pools connect anew and ask again by themselves, and a drill has to know which write was
+confirmed, and when none was. So it uses redis-py's connection alone, which sends a command once and reads one answer.
+"""
 
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
-from typing import BinaryIO
+from collections.abc import Callable
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+# For redis-py some of these are errors of the connection, although Redis has answered.
+_ANSWERS = (redis.ResponseError, redis.InvalidResponse, redis.AuthenticationError, redis.BusyLoadingError)
 
 
 class RedisError(Exception):
     """Redis answered with an error, or with something that is no answer."""
 
 
-def encoded(words: Sequence[bytes]) -> bytes:
-    """One command."""
-    return b"*%d\r\n%s" % (len(words), b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in words))
+class Opened(redis.Connection):
+    """redis-py's connection over a socket that is open already; host and port are what its errors name."""
 
+    def __init__(self, opened: socket.socket, host: str, port: int) -> None:
+        # RESP2, and no name of the driver: each would send the first answer there and back once more.
+        super().__init__(host=host, port=port, protocol=2, driver_info=None, retry=Retry(NoBackoff(), 0))
+        self._opened = opened
 
-def decoded(stream: BinaryIO) -> object:
-    """One answer: bytes, int, None or a list of such.
-
-    Raises:
-        RedisError: it is an error, or none of Redis' answers.
-        OSError: the connection ended.
-    """
-    line = stream.readline()
-    if not line.endswith(b"\r\n"):
-        raise ConnectionError("Redis closed the connection")
-    kind, rest = line[:1], line[1:-2]
-    if kind == b"+":
-        return rest
-    if kind == b"-":
-        raise RedisError(rest.decode(errors="replace"))
-    if kind == b":":
-        return int(rest)
-    if kind == b"$":
-        size = int(rest)
-        if size < 0:
-            return None
-        body = stream.read(size + 2)
-        if len(body) != size + 2:
-            raise ConnectionError("Redis closed the connection in the middle of an answer")
-        return body[:-2]
-    if kind == b"*":
-        return [decoded(stream) for _ in range(int(rest))]
-    raise RedisError(f"this is no answer of Redis: {line[:40]!r}")
+    def _connect(self) -> socket.socket:
+        return self._opened
 
 
 class Connection:
-    """One connection to one Redis.
+    """One connection to one Redis, logged in.
 
     Args:
-        opened: a socket to it. It is the caller's to close when this raises.
+        opened: what leads to it.
+        leave: closes what carries it. It is the caller's to call when this raises.
         password: of the default user; empty for none.
         database: number of the database.
-        timeout: seconds for each answer.
-        patience: seconds for the first answer, where the way itself takes a while.
 
     Raises:
         OSError: nobody answers there.
         RedisError: the password or the database is refused.
     """
 
-    def __init__(
-        self, opened: socket.socket, password: str, database: int, timeout: float, patience: float | None = None
-    ) -> None:
-        self._socket = opened
-        self._socket.settimeout(patience or timeout)
-        self._stream = self._socket.makefile("rb")
+    def __init__(self, opened: Opened, leave: Callable[[], None], password: str, database: int) -> None:
+        self._opened, self._leave = opened, leave
+        opened.connect()
         if password:
             self.ask(b"AUTH", password.encode())
         self.ask(b"SELECT", b"%d" % database)
-        self._socket.settimeout(timeout)
 
     def ask(self, *words: bytes) -> object:
-        """One command and its answer."""
-        self._socket.sendall(encoded(words))
-        return decoded(self._stream)
+        """One command and its answer: bytes, int, None or a list of such.
+
+        Raises:
+            OSError: the connection ended, or no answer came in time; there is no use in it any more.
+            RedisError: the answer is an error, or none of Redis' answers.
+        """
+        try:
+            self._opened.send_command(*words)
+            answer: object = self._opened.read_response()
+        except _ANSWERS as error:
+            raise RedisError(f"{error.status_code or ''} {error}".strip()) from error
+        except redis.TimeoutError as error:
+            raise TimeoutError(str(error)) from error
+        except redis.ConnectionError as error:
+            raise ConnectionError(str(error)) from error
+        return answer
 
     def close(self) -> None:
         """Leave."""
-        self._stream.close()
-        self._socket.close()
+        self._opened.disconnect()
+        self._leave()

@@ -1,6 +1,6 @@
 """What a place for backups can do. The data volume, S3 and EBS snapshots are three; another one is a class like them.
 
-A store is added to `Context.stores`; what every store keeps to is in tests/unit/test_keeper_stores.py.
+A store is added to `Context.stores`; what every store keeps to is in tests/unit/keeper/test_stores.py.
 """
 
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
