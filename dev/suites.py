@@ -158,6 +158,7 @@ def check_jobs() -> list[Job]:
             pytest(*unit_folders(), "-m", "not docker and not e2e and not plays", "-n", "4", "--dist", "worksteal"),
             junit=True,
         ),
+        Job("simulation", [python, "-m", "dev.simulate", "--runs", "3000"]),
         Job("mypy", [tool("mypy"), *existing]),
         Job("yamllint", [tool("yamllint"), "--strict", "."]),
         Job("documents", [python, "-m", "dev.reference", "--check"]),

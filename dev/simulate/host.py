@@ -630,7 +630,7 @@ class Host:
             config=dataclasses.replace(
                 self.world.config, state_directory=directory, volume_path=directory, redis_directory=directory
             ),
-            engine=SimEngine(self),
+            engine=SimEngine(self),  # type: ignore[arg-type]
             machine=SimMachine(self),  # type: ignore[arg-type]
             volume=SimVolumeStore(self),  # type: ignore[arg-type]
             s3=SimS3Store(self),  # type: ignore[arg-type]
@@ -854,7 +854,8 @@ def write_atomically(path: Any, text: str, mode: int = 0o600) -> None:
 def read_json(path: Any) -> dict[str, Any] | None:
     if isinstance(path, RestoredFile):
         return None
-    return path.host.disk.get(path.name)
+    found: dict[str, Any] | None = path.host.disk.get(path.name)
+    return found
 
 
 @contextmanager

@@ -15,6 +15,8 @@ from typing import Any
 
 from spotcache_keeper import lease as leases
 from spotcache_keeper.backup import create, entitlement, restore
+from spotcache_keeper.backup.serving import read_serving
+from spotcache_keeper.errors import KeeperError
 from spotcache_keeper.lease import FinalRecord
 from spotcache_keeper.node import acquire, boot, drain, renew, watch
 from spotcache_keeper.stores import retention, source
@@ -48,7 +50,7 @@ def _unchecked(ctx: Any, *, by_hand: bool = False) -> entitlement.Entitlement:
 
 def _anybody(ctx: Any, *, by_hand: bool = False) -> entitlement.Entitlement:
     """A host backs up whoever serves, in the term that it knows."""
-    served = entitlement.read_serving(ctx)
+    served = read_serving(ctx)
     return entitlement.Entitlement(served.term if served is not None else 0)
 
 
@@ -62,14 +64,17 @@ def _backed_up(original: Callable[..., None]) -> Callable[..., None]:
 
 def _withdraw(self: Any, state: Any, why: str) -> bool:
     """The lease first, the record afterwards."""
-    if self._take_lease_back(state) is not None:
-        return bool(self._leave_to(state, "x", why))
-    self._let_through()
-    self.lease.closed = False
-    self.lease.renew()
-    record = self.outside.leases.final(state.host)
-    if record is not None:
-        self.outside.leases.write_final(replace(record, withdrawn=True))
+    try:
+        if self._take_lease_back(state) is not None:
+            return bool(self._leave_to(state, "x", why))
+        self._let_through()
+        self.lease.closed = False
+        self.lease.renew()
+        record = self.outside.leases.final(state.host)
+        if record is not None:
+            self.outside.leases.write_final(replace(record, withdrawn=True))
+    except KeeperError:
+        return False
     state.withdrawn, state.withdrawn_in = True, self.outside.boot_id
     self.checkpoint(state, "withdrawn")
     return True
@@ -210,10 +215,6 @@ MUTATIONS: dict[str, tuple[str, list[Patch]]] = {
     "old data on the volume": (
         "a superseded host goes on with what lies on its volume",
         [(boot.Boot, "stale", property(lambda _self: False, lambda _self, _value: None))],
-    ),
-    "one look at the run": (
-        "the run of the server is not compared",
-        [(drain.Drainer, "fence", lambda self, state, _f=drain.Drainer.fence: _f(self, state) and state.run)],
     ),
 }
 

@@ -17,8 +17,8 @@ from spotcache_keeper.node.boot import BootResult
 from spotcache_keeper.stores.source import Source, default_order, judge, newest_first
 from spotcache_keeper.system.times import from_text, to_text
 
-from dev.simulate.cloud import Bucket, moment, source_of
-from dev.simulate.host import Host, SimS3Store, Volume
+from dev.simulate.cloud import Bucket, SimS3Store, moment, source_of
+from dev.simulate.host import Host, Volume
 from dev.simulate.scheduler import Process, Scheduler
 
 LEASE_SECONDS = 24
@@ -429,11 +429,8 @@ class World:
         if not self.bucket.backups[first.id].entitled:
             raise Violation(f"(c) {first.id} of term {first.term} counts as the newest, and its writer did not serve")
         best = self._newest_good()
-        if (
-            best is not None
-            and not any(one.id == best and one.superseded for one in judge(sources, history))
-            and first.term < (self.bucket.backups[best].manifest or first.manifest).term
-        ):  # type: ignore[union-attr]
+        later = next((one for one in judge(sources, history) if one.id == best and not one.superseded), None)
+        if later is not None and first.term < later.term:
             raise Violation(f"(c) {first.id} counts as the newest, and {best} is of a later term")
 
 
