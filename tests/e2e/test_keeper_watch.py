@@ -5,14 +5,17 @@ from __future__ import annotations
 
 import json
 import subprocess
+import threading
 import time
 from contextlib import suppress
 from typing import Any
 
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
-from dev.sandboxes import Sandbox
+from dev.sandboxes import Host, Sandbox
 from tests.writer import Writer, held, until
 
 GROUP = "spotcache-sandbox"
@@ -186,3 +189,104 @@ def test_of_two_hosts_that_boot_at_once_one_serves(place: Sandbox) -> None:
     )
     until(lambda: True if place.hosts() == [new] else None, 60, "one host")
     resize(place, 1, 1, 1)
+
+
+# --- one writer
+
+
+class Clients:
+    """Somebody who writes to every host all the time, and notes when which one has acknowledged."""
+
+    def __init__(self, place: Sandbox, hosts: list[Host]) -> None:
+        self.acknowledged: dict[str, list[float]] = {host.id: [] for host in hosts}
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._write, args=(place, host)) for host in hosts]
+
+    def __enter__(self) -> Clients:  # noqa: PYI034 - typing.Self came with Python 3.11
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _write(self, place: Sandbox, host: Host) -> None:
+        client = redis.Redis(
+            host=host.ip, password=place.password, socket_timeout=0.5, socket_connect_timeout=0.5, retry=NO_RETRY
+        )
+        while not self._stop.is_set():
+            with suppress(redis.RedisError):
+                if client.set("who", host.id):
+                    self.acknowledged[host.id].append(time.monotonic())
+            time.sleep(0.02)
+
+
+NO_RETRY = Retry(NoBackoff(), 0)
+# What keeps a host from renewing its lease, and what ends that.
+CAUSES = {
+    "the keeper stands still": (
+        "systemctl kill --kill-whom=all --signal=STOP spotcache-watch",
+        "systemctl kill --kill-whom=all --signal=CONT spotcache-watch",
+    ),
+    "the way to AWS is cut": (
+        "for one in iptables ip6tables; do $one -I OUTPUT -p tcp -m multiport ! --sports 22,6379 -j DROP; done",
+        "for one in iptables ip6tables; do $one -D OUTPUT -p tcp -m multiport ! --sports 22,6379 -j DROP; done",
+    ),
+    "the machine stands still": ("pause", "unpause"),
+}
+
+
+def do(place: Sandbox, host: Host, what: str) -> None:
+    """Something on a host, or to its machine."""
+    if what in ("pause", "unpause"):
+        subprocess.run(["docker", what, f"sc-{place.name}-{host.id}"], check=True, capture_output=True)
+    else:
+        done = place.on_host(host, what)
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("cause", CAUSES)
+def test_a_host_that_cannot_prove_its_lease_stops_before_another_one_serves(place: Sandbox, cause: str) -> None:
+    old = place.host()
+    shorten = (
+        'sed -i \'s/"lease": [0-9]*/"lease": 20/\' /etc/spotcache/keeper.json && systemctl restart spotcache-watch'
+    )
+    do(place, old, shorten)
+    until(lambda: True if lease(place)["seconds"] == 20 else None, 30, "a lease of 20 s")
+    assert place.on_host(old, "spotcache-keeper backup --json").returncode == 0
+    resize(place, 1, 2, 2)
+    hosts = until(lambda: found if len(found := place.hosts()) == 2 else None, 60, "a second host")
+    [new] = [host for host in hosts if host.id != old.id]
+    waits = "journalctl -u spotcache-boot --no-pager | grep -q 'serves this environment'"
+    until(lambda: True if place.on_host(new, waits).returncode == 0 else None, 60, "the second host to wait")
+    begin, end = CAUSES[cause]
+    with Clients(place, hosts) as clients:
+        time.sleep(1)
+        do(place, old, begin)
+        until(lambda: True if clients.acknowledged[new.id] else None, 60, "the second host to serve")
+        do(place, old, end)
+        time.sleep(8)
+    before, after = clients.acknowledged[old.id], clients.acknowledged[new.id]
+    assert len(before) > 20
+    assert len(after) > 20
+    # Not one write was acknowledged by the old host once the new one had acknowledged its first.
+    assert max(before) < min(after), f"{max(before) - min(after):.2f} s"
+    assert lease(place)["host"] == new.id
+    # It boots again, and waits like any other; it knows that its own data counts for nothing.
+    until(lambda: True if place.on_host(old, waits).returncode == 0 else None, 60, "the old host to wait")
+    assert place.on_host(old, "spotcache-keeper backup --reason timer").returncode == 3
+    place.client("autoscaling").terminate_instance_in_auto_scaling_group(
+        InstanceId=old.id, ShouldDecrementDesiredCapacity=True
+    )
+    until(lambda: True if place.hosts() == [new] else None, 90, "one host")
+    resize(place, 1, 1, 1)
+
+
+def test_redis_itself_does_not_reach_the_metadata_service(place: Sandbox) -> None:
+    host = place.host()
+    ask = "curl -s -o /dev/null --max-time 3 -X PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 60' "
+    ask += "http://169.254.169.254/latest/api/token"
+    assert place.on_host(host, ask).returncode == 0
+    assert place.on_host(host, f"setpriv --reuid 6379 --clear-groups {ask}").returncode == 7

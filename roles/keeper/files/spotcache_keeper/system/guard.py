@@ -22,6 +22,9 @@ from spotcache_keeper.system.times import since_boot
 
 _TIMEOUT = 10.0
 _TABLE = "inet spotcache"
+# The instance metadata service (EC2 user guide, "Access instance metadata").
+_METADATA = "169.254.169.254"
+_METADATA_6 = "fd00:ec2::254"
 
 
 class Guard(Protocol):
@@ -59,6 +62,7 @@ class KernelGuard:
     Args:
         run: runs nft.
         port: of Redis.
+        uid: under which it runs: nothing of that user reaches the metadata service, nor the host's credentials in it.
         clock: the keeper's: seconds that only ever grow.
         time_of_day: Unix time.
     """
@@ -69,11 +73,13 @@ class KernelGuard:
         self,
         run: Commands,
         port: int,
+        uid: int,
         clock: Callable[[], float] = since_boot,
         time_of_day: Callable[[], float] = time.time,
     ) -> None:
         self._run = run
         self._port = port
+        self._uid = uid
         self._clock = clock
         self._time_of_day = time_of_day
 
@@ -97,6 +103,8 @@ class KernelGuard:
             f"add rule {_TABLE} input ip6 saddr ::1 accept",
             f"add rule {_TABLE} input tcp dport {port} tcp dport != @serving reject with tcp reset",
             f"add rule {_TABLE} input tcp dport {port} meta time >= {end} reject with tcp reset",
+            f"add rule {_TABLE} output meta skuid {self._uid} ip daddr {_METADATA} reject",
+            f"add rule {_TABLE} output meta skuid {self._uid} ip6 daddr {_METADATA_6} reject",
             f"add rule {_TABLE} output ip daddr 127.0.0.0/8 accept",
             f"add rule {_TABLE} output ip6 daddr ::1 accept",
             f"add rule {_TABLE} output tcp sport {port} tcp flags & rst == 0 tcp sport != @serving drop",
