@@ -11,6 +11,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -851,3 +852,11 @@ def test_whether_the_system_goes_down_is_asked_until_systemd_says_so(
     assert system_is_stopping(run, lambda: now[0], sleep) is stops
     # What is left of the unit's time is the final backup's.
     assert now[0] < 60
+
+
+def test_several_threads_may_ask_the_metadata_service(world: World) -> None:
+    """The watch asks it every second, and the thread that renews the lease for its credentials."""
+    imds = Imds(world.imds.url)
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _number: imds.get("instance-id"), range(200)))
+    assert {answer.text if answer else None for answer in answers} == {HOST}

@@ -10,6 +10,7 @@ import contextlib
 import http.client
 import json
 import os
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -68,6 +69,7 @@ class Imds:
         self._token = ""
         self._token_until = 0.0
         self._connection: http.client.HTTPConnection | None = None
+        self._lock = threading.Lock()
 
     def get(self, path: str) -> Answer | None:
         """One value below `/latest/meta-data/`; None when there is none (404).
@@ -75,6 +77,12 @@ class Imds:
         Raises:
             ImdsError: no answer, or one that is none.
         """
+        # One connection and one token for all threads: the watch asks it, and so does whoever signs a request.
+        with self._lock:
+            return self._get(path)
+
+    def _get(self, path: str) -> Answer | None:
+        """`get`, by one thread at a time."""
         for again in (True, False):
             token = self._valid_token()
             status, text, at = self._ask("GET", f"/latest/meta-data/{path}", {"X-aws-ec2-metadata-token": token})
