@@ -35,13 +35,8 @@ options:
     description: Seconds to wait for the device to appear. A volume that was just attached takes a moment.
     type: int
     default: 60
-attributes:
-  check_mode:
-    description: Changes nothing, so it works the same in check mode.
-    support: full
-  diff_mode:
-    description: There is nothing to show.
-    support: none
+extends_documentation_fragment:
+  - spotcache.redis.attributes.read_only
 """
 
 EXAMPLES = r"""
@@ -224,7 +219,7 @@ def mounts_at(mountpoint: str, table: str) -> list[tuple[str, str]]:
     """(device number, source) of what is mounted at a place, from the kernel's table (`/proc/self/mountinfo`)."""
     found = []
     for line in table.splitlines():
-        left, _, right = line.partition(" - ")
+        left, _hyphen, right = line.partition(" - ")
         words = left.split()
         if len(words) > 4 and unescape(words[4]) == mountpoint:
             found.append((words[2], unescape(right.split()[1])))
@@ -248,7 +243,7 @@ def fstab_line(mountpoint: str, table: str) -> str:
 def files_below(directory: str, limit: int = 10) -> list[str]:
     """Some of the files in a directory's tree."""
     found: list[str] = []
-    for folder, _, names in os.walk(directory):
+    for folder, _folders, names in os.walk(directory):
         found += [os.path.join(folder, name) for name in sorted(names)]
         if len(found) >= limit:
             break

@@ -19,22 +19,6 @@ description:
   - The configuration is cached anew only where a cache is in use, beside the old one, which it replaces in one step.
   - Runs PHP as the application's user, never as root, whose files that user could not write to later.
 options:
-  path:
-    description: The application's directory as PHP sees it, with C(artisan) in it.
-    type: str
-    required: true
-  user:
-    description: User that PHP runs as.
-    type: str
-    default: www-data
-  php:
-    description: PHP for the command line.
-    type: str
-    default: php
-  container:
-    description: Container of this host in which the application runs. Empty for one that runs on the host itself.
-    type: str
-    default: ''
   fpm:
     description:
       - Where php-fpm listens, as a socket's path or C(address:port), as seen from where PHP runs. V(auto) tries
@@ -119,13 +103,13 @@ options:
     description: Seconds for a server to answer.
     type: int
     default: 5
+extends_documentation_fragment:
+  - spotcache.redis.application
+  - spotcache.redis.attributes.no_diff
 attributes:
   check_mode:
     description: Asks artisan's way in only, and writes nothing.
     support: full
-  diff_mode:
-    description: There is nothing to show.
-    support: none
 """
 
 EXAMPLES = r"""
@@ -240,6 +224,7 @@ class Application:
                 timeout=PATIENCE + 6 * self.timeout,
                 env=ENVIRONMENT,
                 cwd="/",
+                check=False,
             )
         except subprocess.TimeoutExpired:
             raise Trouble(f"{self.place}: PHP did not end within {PATIENCE + 6 * self.timeout} s.") from None

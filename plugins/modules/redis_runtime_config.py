@@ -383,7 +383,7 @@ class Live:
         """
         applied: list[str] = []
         static: list[str] = []
-        for name, (_, value) in differing.items():
+        for name, (_old, value) in differing.items():
             (applied if self.set(name, value) else static).append(name)
         return applied, static
 
@@ -607,8 +607,8 @@ def converge(module: AnsibleModule, live: Live) -> dict[str, Any]:
         "version": about.get("redis_version", ""),
         "uptime": int(about.get("uptime_in_seconds", 0)),
         "diff": {
-            "before": "".join(f"{name} {old}\n" for name, old, _ in sorted(shown)),
-            "after": "".join(f"{name} {new}\n" for name, _, new in sorted(shown)),
+            "before": "".join(f"{name} {old}\n" for name, old, _new in sorted(shown)),
+            "after": "".join(f"{name} {new}\n" for name, _old, new in sorted(shown)),
             "before_header": "running server",
             "after_header": "configuration",
         },

@@ -43,7 +43,7 @@ def decoded(stream: BinaryIO) -> object:
             raise ConnectionError("Redis closed the connection in the middle of an answer")
         return body[:-2]
     if kind == b"*":
-        return [decoded(stream) for _ in range(int(rest))]
+        return [decoded(stream) for _element in range(int(rest))]
     raise RedisError(f"this is no answer of Redis: {line[:40]!r}")
 
 
