@@ -133,13 +133,12 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.spotcache.redis.plugins.module_utils.detached import start_detached
+from ansible_collections.spotcache.redis.plugins.module_utils.programs import Done, run, start_detached
 
 NO_ARTISAN = 97
 KILL_AFTER_S = 10
@@ -162,13 +161,11 @@ def inside(params: dict[str, Any], words: list[str], uid: int) -> list[str]:
     return ["runuser", "-u", params["user"], "--", *entered] if uid == 0 else entered
 
 
-def ask(params: dict[str, Any], words: list[str]) -> subprocess.CompletedProcess[str]:
+def ask(params: dict[str, Any], words: list[str]) -> Done:
     """Run artisan for an answer. Raises Refused where the application cannot be reached at all."""
     argv = inside(params, ["timeout", "60", params["php"], "artisan", "--no-ansi", *words], os.geteuid())
     try:
-        done = subprocess.run(
-            argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False
-        )
+        done = run(argv)
     except FileNotFoundError as error:
         raise Refused(f"There is no {argv[0]} on this host: install it, or correct container.") from error
     said = (done.stderr or done.stdout).strip()

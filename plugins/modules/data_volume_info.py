@@ -116,11 +116,11 @@ import os
 import re
 import stat
 import struct
-import subprocess
 import time
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.spotcache.redis.plugins.module_utils import programs
 
 BY_ID = "/dev/disk/by-id/nvme-Amazon_Elastic_Block_Store_"
 MEBIBYTE = 2**20
@@ -146,11 +146,9 @@ def wait_for(link: str, seconds: float) -> str:
         time.sleep(0.2)
 
 
-def run(*argv: str) -> subprocess.CompletedProcess[str]:
+def run(*argv: str) -> programs.Done:
     """Run a command of util-linux in a language that can be read back."""
-    return subprocess.run(
-        argv, capture_output=True, text=True, check=False, env={**os.environ, "LC_ALL": "C"}, timeout=120
-    )
+    return programs.run(argv, environment={**os.environ, "LC_ALL": "C"}, timeout=120)
 
 
 def fields(output: str) -> dict[str, str]:
@@ -322,7 +320,7 @@ def main() -> None:
     try:
         if device:
             result = look(device, module.params["labels"], module.params["mountpoint"])
-    except (OSError, subprocess.TimeoutExpired) as error:
+    except (OSError, programs.TimeoutExpired) as error:
         module.fail_json(msg=f"{device} ({module.params['volume_id']}) cannot be read: {error}")
     module.exit_json(changed=False, link=link, device=device, **result)
 

@@ -154,13 +154,13 @@ engine:
       type: dict
 """
 
-import subprocess
 from typing import Any
 
 from ansible.module_utils import distro
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.spotcache.redis.plugins.module_utils.docker_engine import Engine, EngineError
 from ansible_collections.spotcache.redis.plugins.module_utils.host_state import EXPECTED, describe, differs, read
+from ansible_collections.spotcache.redis.plugins.module_utils.programs import TimeoutExpired, run
 
 
 def texts(paths: list[str]) -> dict[str, str]:
@@ -175,8 +175,8 @@ def versions(packages: list[str]) -> dict[str, str]:
         return {}
     argv = ["dpkg-query", "--show", "--showformat", "${db:Status-Abbrev}|${Package}|${Version}\n", *packages]
     try:
-        done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
-    except (OSError, subprocess.TimeoutExpired):
+        done = run(argv, timeout=60)
+    except (OSError, TimeoutExpired):
         return {}
     rows = [line.split("|") for line in done.stdout.splitlines()]
     # "ii" is installed; the third letter is blank unless something is wrong.

@@ -167,12 +167,12 @@ import os
 import pwd
 import re
 import secrets
-import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.spotcache.redis.plugins.module_utils import programs
 from ansible_collections.spotcache.redis.plugins.module_utils.laravel_program import find_answer, script
 
 # Nothing of Ansible's own environment may reach PHP: a variable that is set there outdoes the .env.
@@ -208,25 +208,17 @@ class Application:
             return ["runuser", "-u", self.user, "--", *words]
         return list(words)
 
-    def run(self, words: list[str], text: str = "") -> subprocess.CompletedProcess[str]:
+    def run(self, words: list[str], text: str = "") -> programs.Done:
         """Run it; PHP that does not end is ended.
 
         Raises:
             Trouble: it did not end, or the program is missing.
         """
         try:
-            return subprocess.run(
-                words,
-                input=text,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=PATIENCE + 6 * self.timeout,
-                env=ENVIRONMENT,
-                cwd="/",
-                check=False,
+            return programs.run(
+                words, text.encode(), timeout=PATIENCE + 6 * self.timeout, environment=ENVIRONMENT, directory="/"
             )
-        except subprocess.TimeoutExpired:
+        except programs.TimeoutExpired:
             raise Trouble(f"{self.place}: PHP did not end within {PATIENCE + 6 * self.timeout} s.") from None
         except FileNotFoundError:
             raise Trouble(f"{words[0]} is missing on this host: install it, or correct container and php.") from None

@@ -57,12 +57,12 @@ import base64
 import binascii
 import os
 import struct
-import subprocess
 from collections.abc import Sequence
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.validation import check_type_path
+from ansible_collections.spotcache.redis.plugins.module_utils import programs
 
 # What EC2 imports, and with which bits of RSA.
 TYPES = ("ssh-ed25519", "ssh-rsa")
@@ -78,9 +78,7 @@ def run(argv: Sequence[str]) -> tuple[int, str, str]:
     """A command that asks nobody anything; a missing program is one that fails."""
     environment = {**os.environ, "LC_ALL": "C", "SSH_ASKPASS_REQUIRE": "never"}
     try:
-        done = subprocess.run(
-            argv, capture_output=True, text=True, stdin=subprocess.DEVNULL, env=environment, check=False
-        )
+        done = programs.run(argv, environment=environment)
     except OSError as error:
         return 127, "", str(error)
     return done.returncode, done.stdout, done.stderr.strip()
