@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import re
 import time
 from pathlib import Path
 
 import pytest
 
-from dev import demo, keys, reference, suites
+from dev import demo, keys, reference, sanity, suites
 from dev.sandboxes import Play, Progress
 from dev.work import ROOT, Failed, Journal, Step, stream, table
 
@@ -230,6 +232,20 @@ def test_a_run_that_is_ended_begins_no_further_job(monkeypatch: pytest.MonkeyPat
     with pytest.raises(SystemExit):
         suites.run_jobs(jobs, side_by_side=1)
     assert len(begun) == 1
+
+
+def test_ansible_tests_installer_of_pip_is_named_as_the_one_that_is_installed_here_asks_for_it() -> None:
+    spec = importlib.util.find_spec("ansible_test")
+    assert spec is not None
+    assert spec.submodule_search_locations is not None
+    folder = Path(spec.submodule_search_locations[0])
+    name = sanity.bootstrap_name((folder / "_internal" / "python_requirements.py").read_text())
+    # What is to be there instead of a download.
+    installer = (folder / "_util" / "target" / "setup" / "requirements.py").read_text()
+    assert "~/.ansible/test/cache/get_pip_%s.py" in installer
+    assert re.fullmatch(r"get_pip_\d+_\d+(_\d+)?\.py", name)
+    with pytest.raises(ValueError, match="which pip"):
+        sanity.bootstrap_name("nothing")
 
 
 def test_every_file_of_end_to_end_tests_runs_once() -> None:
