@@ -281,8 +281,8 @@ def test_a_drill_is_a_rehearsal_unless_an_inventory_is_named(
 @pytest.mark.parametrize(
     ("arguments", "documents"),
     [
-        (["up"], ["operator", "operator-roles", "operator-people"]),
-        (["up", "mine", "--slow"], ["operator", "operator-roles", "operator-people"]),
+        (["up"], ["operator", "operator-roles", "operator-automation"]),
+        (["up", "mine", "--slow"], ["operator", "operator-roles", "operator-automation"]),
         (["up", "--operator-policy", "everything"], []),
         (["status"], []),
     ],
