@@ -18,6 +18,8 @@ from dev.work import ROOT
 
 PAGES = ROOT / "docs" / "reference"
 NOTE = "<!-- Written by `./spotcache docs` from {source}; change it there. -->"
+# What the names of this collection begin with.
+OWN = "spotcache.redis."
 KINDS = {
     "modules": "module",
     "action": "action",
@@ -84,13 +86,32 @@ def role_page(name: str, specs: Mapping[str, Any], source: str) -> str:
     return "\n".join(parts)
 
 
-def constants(source: str) -> dict[str, str]:
-    """The module-level strings of a plugin's source, read without running it."""
+def constants(source: str, inside: str = "") -> dict[str, str]:
+    """The strings of a plugin's module, or of a class inside it, read without running it."""
     found = {}
-    for node in ast.parse(source).body:
+    body: Sequence[ast.stmt] = ast.parse(source).body
+    if inside:
+        body = next(node.body for node in body if isinstance(node, ast.ClassDef) and node.name == inside)
+    for node in body:
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
             found.update({target.id: node.value.value for target in node.targets if isinstance(target, ast.Name)})
     return found
+
+
+def with_fragments(documentation: dict[str, Any], fragments: Path) -> dict[str, Any]:
+    """A documentation with the options of those fragments of ours that it names; what it says itself comes first."""
+    options = documentation.get("options") or {}
+    for name in documentation.get("extends_documentation_fragment") or []:
+        if not name.startswith(OWN):
+            continue
+        file, _dot, part = name.removeprefix(OWN).partition(".")
+        texts = constants((fragments / f"{file}.py").read_text(), inside="ModuleDocFragment")
+        given = yaml.safe_load(texts[part.upper() or "DOCUMENTATION"]).get("options") or {}
+        options = {
+            **{option: {**spec, **options.get(option, {})} for option, spec in given.items()},
+            **{option: spec for option, spec in options.items() if option not in given},
+        }
+    return {**documentation, "options": options}
 
 
 def returned_rows(values: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -158,7 +179,7 @@ def plugin_pages(root: Path) -> dict[str, str]:
             page = plugin_page(
                 kind,
                 name,
-                whole["DOCUMENTATION"],
+                with_fragments(whole["DOCUMENTATION"], root / "plugins" / "doc_fragments"),
                 whole.get("EXAMPLES") or "",
                 whole.get("RETURN") or {},
                 str(source.relative_to(root)),

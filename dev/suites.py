@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Every test, in order: check, molecule, e2e. Ends with a table and one line that counts."""
+"""Every test, in order: check, sanity, molecule, e2e. Ends with a table and one line that counts."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from dev import sanity
 from dev.work import BUILD, ROOT, end_on_sigterm, stream, table, tail, tool
 
 RESULTS = BUILD / "test"
@@ -167,6 +168,11 @@ def check_jobs() -> list[Job]:
     ]
 
 
+def sanity_jobs() -> list[Job]:
+    """What reviewers of collections run, each by itself; the slowest first."""
+    return [Job(name, [sys.executable, "-m", "dev.sanity", name]) for name in sanity.CHECKS]
+
+
 def molecule_jobs() -> list[Job]:
     """Every molecule scenario of every role, as found on disk."""
     found = sorted(
@@ -224,6 +230,11 @@ def run_check() -> list[Outcome]:
     return run_jobs(check_jobs(), side_by_side=3)
 
 
+def run_sanity() -> list[Outcome]:
+    """The suite `sanity`."""
+    return run_jobs(sanity_jobs(), side_by_side=2)
+
+
 def run_molecule() -> list[Outcome]:
     """The suite `molecule`, two scenarios at a time."""
     return run_jobs(molecule_jobs(), side_by_side=2)
@@ -244,7 +255,12 @@ def remove_test_sandboxes() -> None:
         subprocess.run([sys.executable, "-m", "sandbox", "down", home.name], cwd=ROOT, stdin=subprocess.DEVNULL)
 
 
-SUITES: dict[str, Callable[[], list[Outcome]]] = {"check": run_check, "molecule": run_molecule, "e2e": run_e2e}
+SUITES: dict[str, Callable[[], list[Outcome]]] = {
+    "check": run_check,
+    "sanity": run_sanity,
+    "molecule": run_molecule,
+    "e2e": run_e2e,
+}
 
 
 def report(outcomes: Sequence[tuple[str, Outcome]], seconds: float) -> str:

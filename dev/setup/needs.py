@@ -39,6 +39,8 @@ SSH = Tool("ssh", ("openssh-client",))
 # daemon now and at every boot.
 REDIS = (Tool("redis-cli", ("redis-tools",)), Tool("redis-check-rdb", ("redis-tools",)))
 QEMU = Tool("qemu-system-x86_64", ("qemu-system-x86",))
+# Without it ansible-test leaves the shell scripts out, and says no more than that.
+SHELL = (Tool("shellcheck", ("shellcheck",)),)
 # The parser that Laravel reads its .env with: what the module writes is read back by it.
 PHP = (Tool("php", ("php-cli",)), Tool("/usr/share/php/Dotenv/autoload.php", ("php-vlucas-phpdotenv",)))
 SANDBOX = (
@@ -73,10 +75,11 @@ class Need:
 NOTHING = Need(python="")
 AWS = Need(tools=(SSH,), python=RUNS)
 CHECK = Need(tools=(*REDIS, *PHP))
+SANITY = Need(tools=SHELL)
 HOSTS = Need(tools=SANDBOX, sandbox=True)
 MACHINES = Need(tools=(*SANDBOX, QEMU), sandbox=True)
 REHEARSAL = Need(tools=SANDBOX, sandbox=True, laravel=True)
-EVERYTHING = Need(tools=(*SANDBOX, *PHP), sandbox=True, laravel=True)
+EVERYTHING = Need(tools=(*SANDBOX, *PHP, *SHELL), sandbox=True, laravel=True)
 
 
 def fingerprint(pins: str) -> str:

@@ -47,7 +47,7 @@ def look(log: str, out: str, pid: int, offset: int) -> str:
 
 def seen(text: str) -> tuple[bool, tuple[int, float] | None, bytes]:
     """Whether it lives, exit code and end if it has ended, and new output. Raises ValueError for anything else."""
-    head, _, body = text.strip().partition("\n")
+    head, _newline, body = text.strip().partition("\n")
     words = head.split()
     if not words or words[0] not in ("alive", "gone"):
         raise ValueError(f"no answer: {text[:200]}")

@@ -59,7 +59,7 @@ class ActionModule(ActionBase):
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Pack, see whether the host has it, and copy it when not."""
         super().run(tmp, task_vars)
-        _, wanted = self.validate_argument_spec(
+        _result, wanted = self.validate_argument_spec(
             argument_spec={
                 "src": {"type": "str", "required": True},
                 "dest": {"type": "path", "required": True},

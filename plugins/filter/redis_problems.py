@@ -102,17 +102,17 @@ def password_problem(name: str, value: Any) -> str:
     return ""
 
 
-def _password(inputs: Inputs, _: int) -> Iterator[str]:
+def _password(inputs: Inputs, _memory_mb: int) -> Iterator[str]:
     yield password_problem("redis_password", inputs.get("redis_password"))
 
 
-def _profile(inputs: Inputs, _: int) -> Iterator[str]:
+def _profile(inputs: Inputs, _memory_mb: int) -> Iterator[str]:
     value = inputs.get("redis_profile")
     if value not in PROFILES:
         yield f'redis_profile is "{value}": choose one of {", ".join(PROFILES)}.'
 
 
-def _network(inputs: Inputs, _: int) -> Iterator[str]:
+def _network(inputs: Inputs, _memory_mb: int) -> Iterator[str]:
     port = inputs.get("redis_port")
     if not _is_integer(port) or not 1 <= int(str(port)) <= 65535:
         yield f"redis_port is {port}: choose a number from 1 to 65535; 6379 is Redis' own."
@@ -146,7 +146,7 @@ def _is_address(text: str) -> bool:
     return True
 
 
-def _persistence(inputs: Inputs, _: int) -> Iterator[str]:
+def _persistence(inputs: Inputs, _memory_mb: int) -> Iterator[str]:
     for entry in inputs.get("redis_save") or []:
         words = str(entry).split()
         if not words or len(words) % 2 or not all(re.fullmatch(r"[1-9]\d*", word) for word in words):
@@ -181,7 +181,7 @@ def _memory(inputs: Inputs, memory_mb: int) -> Iterator[str]:
         yield f'redis_maxmemory_policy is "{policy}": choose one of {", ".join(POLICIES)}, or leave it to the profile.'
 
 
-def _settings(inputs: Inputs, _: int) -> Iterator[str]:
+def _settings(inputs: Inputs, _memory_mb: int) -> Iterator[str]:
     for name, value in (inputs.get("redis_settings") or {}).items():
         directive = str(name).lower()
         if directive in OWNED:
@@ -209,7 +209,7 @@ def _lines(variable: str, name: str, value: Any) -> Iterator[str]:
         yield f"{variable}: {name} contains a line break: write a list for a directive with several lines."
 
 
-def _users(inputs: Inputs, _: int) -> Iterator[str]:
+def _users(inputs: Inputs, _memory_mb: int) -> Iterator[str]:
     seen: set[str] = set()
     for user in inputs.get("redis_acl_users") or []:
         name = str(user.get("name", ""))
@@ -228,7 +228,7 @@ def _users(inputs: Inputs, _: int) -> Iterator[str]:
                 yield f"redis_acl_users: the rules of {name} say something about passwords: only password may."
 
 
-def _image(inputs: Inputs, _: int) -> Iterator[str]:
+def _image(inputs: Inputs, _memory_mb: int) -> Iterator[str]:
     source, image = inputs.get("redis_image_source"), str(inputs.get("redis_image") or "")
     fixed = re.search(r"@sha256:[0-9a-f]{64}$|:[A-Za-z0-9_][A-Za-z0-9_.-]*$", image)
     if source in ("pull", "load") and not image:
@@ -242,13 +242,13 @@ def _image(inputs: Inputs, _: int) -> Iterator[str]:
         yield f'redis_package_version is "{version}": write a version as apt shows it, such as 5:7.0.15-1~deb12u5.'
 
 
-def _volume(inputs: Inputs, _: int) -> Iterator[str]:
+def _volume(inputs: Inputs, _memory_mb: int) -> Iterator[str]:
     volume = str(inputs.get("redis_volume_id") or "")
     if volume and not re.fullmatch(r"vol-[0-9a-f]{8,17}", volume):
         yield f'redis_volume_id is "{volume}": write the id of an EBS volume, such as vol-0123456789abcdef0.'
 
 
-def _numbers(inputs: Inputs, _: int) -> Iterator[str]:
+def _numbers(inputs: Inputs, _memory_mb: int) -> Iterator[str]:
     names = ("redis_stop_timeout", "redis_start_timeout", "redis_health_interval", "redis_log_max_files")
     for name in names:
         value = inputs.get(name)

@@ -327,7 +327,7 @@ def script(question: Mapping[str, Any]) -> str:
 def find_answer(output: str, token: str) -> dict[str, Any] | None:
     """The answer in what the program printed; None when it never came to that."""
     for line in output.splitlines():
-        start, _, packed = line.partition(" ")
+        start, _blank, packed = line.partition(" ")
         if start == MARK + token:
             found: dict[str, Any] = json.loads(base64.b64decode(packed))
             return found

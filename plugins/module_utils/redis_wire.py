@@ -60,7 +60,7 @@ class Connection:
             return self._bulk(int(rest))
         if kind == b"*":
             # An error inside a list would leave the rest unread; no command used here gives one.
-            return None if rest == "-1" else [self._answer() for _ in range(int(rest))]
+            return None if rest == "-1" else [self._answer() for _element in range(int(rest))]
         raise ConnectionError("that is no Redis server: its answer makes no sense")
 
     def _bulk(self, size: int) -> str | None:

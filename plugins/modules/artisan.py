@@ -28,10 +28,6 @@ options:
     description: Name of the application; with the command it tells locks and logs apart.
     type: str
     required: true
-  path:
-    description: Directory that holds artisan, as seen from where the application lives.
-    type: str
-    required: true
   command:
     description: The artisan command. Required for O(state=run).
     type: str
@@ -50,18 +46,6 @@ options:
     description: Seconds that the command may take. After that it is asked to end, and ten seconds later it is killed.
     type: int
     default: 3600
-  container:
-    description: Name of the container the application lives in. Empty means that it lives on the host itself.
-    type: str
-    default: ''
-  user:
-    description: User that artisan runs as. Files that root makes cannot be written by php-fpm afterwards.
-    type: str
-    default: www-data
-  php:
-    description: PHP.
-    type: str
-    default: php
   directory:
     description: Where locks, logs and results are kept on the host.
     type: path
@@ -84,13 +68,13 @@ options:
     description: Who runs it; the action plugin fills it in.
     type: str
     default: ''
+extends_documentation_fragment:
+  - spotcache.redis.application
+  - spotcache.redis.attributes.no_diff
 attributes:
   check_mode:
     description: Starts nothing. O(state=checked) only reads.
     support: full
-  diff_mode:
-    description: There is nothing to show.
-    support: none
 """
 
 EXAMPLES = r"""
@@ -149,12 +133,12 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.spotcache.redis.plugins.module_utils.programs import Done, run, start_detached
 
 NO_ARTISAN = 97
 KILL_AFTER_S = 10
@@ -177,11 +161,11 @@ def inside(params: dict[str, Any], words: list[str], uid: int) -> list[str]:
     return ["runuser", "-u", params["user"], "--", *entered] if uid == 0 else entered
 
 
-def ask(params: dict[str, Any], words: list[str]) -> subprocess.CompletedProcess[str]:
+def ask(params: dict[str, Any], words: list[str]) -> Done:
     """Run artisan for an answer. Raises Refused where the application cannot be reached at all."""
     argv = inside(params, ["timeout", "60", params["php"], "artisan", "--no-ansi", *words], os.geteuid())
     try:
-        done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
+        done = run(argv)
     except FileNotFoundError as error:
         raise Refused(f"There is no {argv[0]} on this host: install it, or correct container.") from error
     said = (done.stderr or done.stdout).strip()
@@ -298,19 +282,11 @@ def start(params: dict[str, Any]) -> dict[str, Any]:
     place.state.write_text(json.dumps({"by": params["by"], "since": since, "timeout": params["timeout"]}))
     place.state.chmod(0o600)
     log = os.open(place.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    child = subprocess.Popen(
-        ["sh", "-c", SUPERVISOR, "sh", str(place.exit), *argv],
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=log,
-        start_new_session=True,
-        pass_fds=(descriptor,),
-        cwd="/",
-    )
+    pid = start_detached(["sh", "-c", SUPERVISOR, "sh", str(place.exit), *argv], log, descriptor)
     # From here on only the run's own processes hold the lock.
     os.close(descriptor)
     os.close(log)
-    return {"started": since, "pid": child.pid, "log": str(place.log), "exit": str(place.exit)}
+    return {"started": since, "pid": pid, "log": str(place.log), "exit": str(place.exit)}
 
 
 def main() -> None:

@@ -16,14 +16,6 @@ description:
   - A restore brings back a backup. What was written between that backup and the restore is lost.
   - The ledger is no configuration. Writing to it never counts as a change, and in check mode nothing is written.
 options:
-  bucket:
-    description: S3 bucket.
-    type: str
-    required: true
-  prefix:
-    description: Prefix of the ledger's keys, with a slash at its end.
-    type: str
-    required: true
   run:
     description: A batch that went well, C(id), C(started) and C(ended) (seconds since 1970).
     type: dict
@@ -36,13 +28,13 @@ extends_documentation_fragment:
   - amazon.aws.common.modules
   - amazon.aws.region.modules
   - amazon.aws.boto3
+  - spotcache.redis.bucket
+  - spotcache.redis.bucket.prefix
+  - spotcache.redis.attributes.no_diff
 attributes:
   check_mode:
     description: Reads, and writes nothing.
     support: full
-  diff_mode:
-    description: There is nothing to show.
-    support: none
 """
 
 EXAMPLES = r"""

@@ -35,13 +35,8 @@ options:
     description: Seconds to wait for the device to appear. A volume that was just attached takes a moment.
     type: int
     default: 60
-attributes:
-  check_mode:
-    description: Changes nothing, so it works the same in check mode.
-    support: full
-  diff_mode:
-    description: There is nothing to show.
-    support: none
+extends_documentation_fragment:
+  - spotcache.redis.attributes.read_only
 """
 
 EXAMPLES = r"""
@@ -121,11 +116,11 @@ import os
 import re
 import stat
 import struct
-import subprocess
 import time
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.spotcache.redis.plugins.module_utils import programs
 
 BY_ID = "/dev/disk/by-id/nvme-Amazon_Elastic_Block_Store_"
 MEBIBYTE = 2**20
@@ -151,11 +146,9 @@ def wait_for(link: str, seconds: float) -> str:
         time.sleep(0.2)
 
 
-def run(*argv: str) -> subprocess.CompletedProcess[str]:
+def run(*argv: str) -> programs.Done:
     """Run a command of util-linux in a language that can be read back."""
-    return subprocess.run(
-        argv, capture_output=True, text=True, check=False, env={**os.environ, "LC_ALL": "C"}, timeout=120
-    )
+    return programs.run(argv, environment={**os.environ, "LC_ALL": "C"}, timeout=120)
 
 
 def fields(output: str) -> dict[str, str]:
@@ -224,7 +217,7 @@ def mounts_at(mountpoint: str, table: str) -> list[tuple[str, str]]:
     """(device number, source) of what is mounted at a place, from the kernel's table (`/proc/self/mountinfo`)."""
     found = []
     for line in table.splitlines():
-        left, _, right = line.partition(" - ")
+        left, _hyphen, right = line.partition(" - ")
         words = left.split()
         if len(words) > 4 and unescape(words[4]) == mountpoint:
             found.append((words[2], unescape(right.split()[1])))
@@ -248,7 +241,7 @@ def fstab_line(mountpoint: str, table: str) -> str:
 def files_below(directory: str, limit: int = 10) -> list[str]:
     """Some of the files in a directory's tree."""
     found: list[str] = []
-    for folder, _, names in os.walk(directory):
+    for folder, _folders, names in os.walk(directory):
         found += [os.path.join(folder, name) for name in sorted(names)]
         if len(found) >= limit:
             break
@@ -327,7 +320,7 @@ def main() -> None:
     try:
         if device:
             result = look(device, module.params["labels"], module.params["mountpoint"])
-    except (OSError, subprocess.TimeoutExpired) as error:
+    except (OSError, programs.TimeoutExpired) as error:
         module.fail_json(msg=f"{device} ({module.params['volume_id']}) cannot be read: {error}")
     module.exit_json(changed=False, link=link, device=device, **result)
 

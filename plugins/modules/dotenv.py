@@ -113,7 +113,7 @@ keys_removed:
   returned: success
   type: list
   elements: str
-values:
+parsed:
   description: What C(env()) gives for every key.
   returned: with O(return=values)
   type: dict
@@ -400,7 +400,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         result["diff"].append(changed_attributes(path, old, attributes))
     if params["return"] == "values":
         known = dotenv_text.load(dotenv_text.parse(merged.text))
-        result["values"] = {name: dotenv_text.env(value) for name, value in known.items()}
+        result["parsed"] = {name: dotenv_text.env(value) for name, value in known.items()}
     return result
 
 

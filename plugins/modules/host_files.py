@@ -17,34 +17,11 @@ description:
 options:
   expected:
     description:
-      - Directories and files, in the order in which they are made.
+      - Directories and files, in the order in which they are made. Directories above one are made too, with mode 0755.
       - Not meant for files with secrets, since the arguments of a module may be logged.
-    type: list
-    elements: dict
     required: true
-    suboptions:
-      path:
-        description: Path.
-        type: path
-        required: true
-      text:
-        description: Text of a file. Without it a directory is made; those above it are made too, with mode 0755.
-        type: str
-      base64:
-        description: The bytes of a file that is no text, in Base64, instead of O(expected[].text).
-        type: str
-      mode:
-        description: Permissions in four octal digits.
-        type: str
-        required: true
-      uid:
-        description: Owner.
-        type: int
-        default: 0
-      gid:
-        description: Group.
-        type: int
-        default: 0
+extends_documentation_fragment:
+  - spotcache.redis.files
 attributes:
   check_mode:
     description: Reports what would be written.

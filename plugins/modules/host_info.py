@@ -24,32 +24,7 @@ options:
     description:
       - Files and directories to compare with what they should be. Those that are not so are returned in RV(differing).
       - Not meant for files with secrets, since the arguments of a module may be logged.
-    type: list
-    elements: dict
     default: []
-    suboptions:
-      path:
-        description: Path.
-        type: path
-        required: true
-      text:
-        description: Text of a file. Without it a directory is expected.
-        type: str
-      base64:
-        description: The bytes of a file that is no text, in Base64, instead of O(expected[].text).
-        type: str
-      mode:
-        description: Permissions in four octal digits.
-        type: str
-        required: true
-      uid:
-        description: Owner.
-        type: int
-        default: 0
-      gid:
-        description: Group.
-        type: int
-        default: 0
   contents:
     description:
       - Files to return the text of, up to one mebibyte each. Meant for what is no secret.
@@ -76,13 +51,9 @@ options:
     type: list
     elements: str
     default: []
-attributes:
-  check_mode:
-    description: Changes nothing, so it works the same in check mode.
-    support: full
-  diff_mode:
-    description: There is nothing to show.
-    support: none
+extends_documentation_fragment:
+  - spotcache.redis.files
+  - spotcache.redis.attributes.read_only
 """
 
 EXAMPLES = r"""
@@ -98,7 +69,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 paths:
-  description: For each path what it is. Only RV(paths.ignore:exists) is always there.
+  description: For each path what it is. Only C(exists) is always there.
   returned: always
   type: dict
   contains:
@@ -183,13 +154,13 @@ engine:
       type: dict
 """
 
-import subprocess
 from typing import Any
 
 from ansible.module_utils import distro
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.spotcache.redis.plugins.module_utils.docker_engine import Engine, EngineError
 from ansible_collections.spotcache.redis.plugins.module_utils.host_state import EXPECTED, describe, differs, read
+from ansible_collections.spotcache.redis.plugins.module_utils.programs import TimeoutExpired, run
 
 
 def texts(paths: list[str]) -> dict[str, str]:
@@ -204,8 +175,8 @@ def versions(packages: list[str]) -> dict[str, str]:
         return {}
     argv = ["dpkg-query", "--show", "--showformat", "${db:Status-Abbrev}|${Package}|${Version}\n", *packages]
     try:
-        done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
-    except (OSError, subprocess.TimeoutExpired):
+        done = run(argv, timeout=60)
+    except (OSError, TimeoutExpired):
         return {}
     rows = [line.split("|") for line in done.stdout.splitlines()]
     # "ii" is installed; the third letter is blank unless something is wrong.

@@ -28,16 +28,14 @@ options:
     default: 2
   bucket:
     description: S3 bucket with the backups. One that does not exist holds nothing.
-    type: str
-    required: true
   prefix:
     description: What the environment's keys in the bucket begin with, C(stg/backups/) for example.
-    type: str
-    required: true
 extends_documentation_fragment:
   - amazon.aws.common.modules
   - amazon.aws.region.modules
   - amazon.aws.boto3
+  - spotcache.redis.bucket
+  - spotcache.redis.bucket.prefix
 attributes:
   check_mode:
     description: Says what would be deleted.
@@ -112,7 +110,8 @@ with contextlib.suppress(ImportError):
 from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleAWSModule
 
 # USD a GiB and month in Tokyo; docs/costs.md names the sources.
-SNAPSHOT_GIB, OBJECT_GIB = 0.05, 0.025
+SNAPSHOT_GIB = 0.05
+OBJECT_GIB = 0.025
 GIB = 2**30
 MISSING_SNAPSHOT = ("InvalidSnapshot.NotFound",)
 MISSING_BUCKET = ("NoSuchBucket", "404")

@@ -26,13 +26,13 @@ options:
     description: The zip to write. Its folder is made where it is missing.
     type: path
     required: true
+extends_documentation_fragment:
+  - spotcache.redis.attributes.no_diff
 attributes:
   check_mode:
-    description: Writes the zip all the same, since later tasks compare it.
+    description: There is nothing to change but the zip.
     support: partial
-  diff_mode:
-    description: There is nothing to show.
-    support: none
+    details: It is written all the same, since later tasks compare it.
 """
 
 EXAMPLES = r"""

@@ -19,22 +19,6 @@ description:
   - The configuration is cached anew only where a cache is in use, beside the old one, which it replaces in one step.
   - Runs PHP as the application's user, never as root, whose files that user could not write to later.
 options:
-  path:
-    description: The application's directory as PHP sees it, with C(artisan) in it.
-    type: str
-    required: true
-  user:
-    description: User that PHP runs as.
-    type: str
-    default: www-data
-  php:
-    description: PHP for the command line.
-    type: str
-    default: php
-  container:
-    description: Container of this host in which the application runs. Empty for one that runs on the host itself.
-    type: str
-    default: ''
   fpm:
     description:
       - Where php-fpm listens, as a socket's path or C(address:port), as seen from where PHP runs. V(auto) tries
@@ -119,13 +103,13 @@ options:
     description: Seconds for a server to answer.
     type: int
     default: 5
+extends_documentation_fragment:
+  - spotcache.redis.application
+  - spotcache.redis.attributes.no_diff
 attributes:
   check_mode:
     description: Asks artisan's way in only, and writes nothing.
     support: full
-  diff_mode:
-    description: There is nothing to show.
-    support: none
 """
 
 EXAMPLES = r"""
@@ -183,12 +167,12 @@ import os
 import pwd
 import re
 import secrets
-import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.spotcache.redis.plugins.module_utils import programs
 from ansible_collections.spotcache.redis.plugins.module_utils.laravel_program import find_answer, script
 
 # Nothing of Ansible's own environment may reach PHP: a variable that is set there outdoes the .env.
@@ -224,24 +208,17 @@ class Application:
             return ["runuser", "-u", self.user, "--", *words]
         return list(words)
 
-    def run(self, words: list[str], text: str = "") -> subprocess.CompletedProcess[str]:
+    def run(self, words: list[str], text: str = "") -> programs.Done:
         """Run it; PHP that does not end is ended.
 
         Raises:
             Trouble: it did not end, or the program is missing.
         """
         try:
-            return subprocess.run(
-                words,
-                input=text,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=PATIENCE + 6 * self.timeout,
-                env=ENVIRONMENT,
-                cwd="/",
+            return programs.run(
+                words, text.encode(), timeout=PATIENCE + 6 * self.timeout, environment=ENVIRONMENT, directory="/"
             )
-        except subprocess.TimeoutExpired:
+        except programs.TimeoutExpired:
             raise Trouble(f"{self.place}: PHP did not end within {PATIENCE + 6 * self.timeout} s.") from None
         except FileNotFoundError:
             raise Trouble(f"{words[0]} is missing on this host: install it, or correct container and php.") from None

@@ -27,10 +27,6 @@ options:
     type: str
     choices: [present, absent]
     default: present
-  bucket:
-    description: S3 bucket.
-    type: str
-    required: true
   key:
     description: Key of the object.
     type: str
@@ -57,13 +53,12 @@ extends_documentation_fragment:
   - amazon.aws.common.modules
   - amazon.aws.region.modules
   - amazon.aws.boto3
+  - spotcache.redis.bucket
+  - spotcache.redis.attributes.no_diff
 attributes:
   check_mode:
     description: Does nothing in check mode.
     support: full
-  diff_mode:
-    description: There is nothing to show.
-    support: none
 """
 
 EXAMPLES = r"""
@@ -196,7 +191,7 @@ class Lease:
         """Take or renew the lease; Held when another run has it."""
         record: Record | None = None
         now = datetime.now(UTC)
-        for _ in range(ATTEMPTS):
+        for _attempt in range(ATTEMPTS):
             record, etag, now = self.read()
             state = verdict(record, here, now)
             if state == "held":

@@ -49,7 +49,7 @@ options:
     type: list
     elements: dict
     default: []
-    options:
+    suboptions:
       port:
         description: TCP port.
         type: int
@@ -97,13 +97,7 @@ extends_documentation_fragment:
   - amazon.aws.common.modules
   - amazon.aws.region.modules
   - amazon.aws.boto3
-attributes:
-  check_mode:
-    description: Reads only.
-    support: full
-  diff_mode:
-    description: There is nothing to show.
-    support: none
+  - spotcache.redis.attributes.read_only
 """
 
 EXAMPLES = r"""

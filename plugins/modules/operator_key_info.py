@@ -24,15 +24,10 @@ options:
   private_key_file:
     description: >-
       The private half. Empty means C(~/.ssh/id_ed25519) or C(~/.ssh/id_rsa) where they are there, else the agent.
-    type: str
+    type: path
     default: ''
-attributes:
-  check_mode:
-    description: Reads only.
-    support: full
-  diff_mode:
-    description: There is nothing to show.
-    support: none
+extends_documentation_fragment:
+  - spotcache.redis.attributes.read_only
 """
 
 EXAMPLES = r"""
@@ -62,11 +57,12 @@ import base64
 import binascii
 import os
 import struct
-import subprocess
 from collections.abc import Sequence
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.common.validation import check_type_path
+from ansible_collections.spotcache.redis.plugins.module_utils import programs
 
 # What EC2 imports, and with which bits of RSA.
 TYPES = ("ssh-ed25519", "ssh-rsa")
@@ -82,9 +78,7 @@ def run(argv: Sequence[str]) -> tuple[int, str, str]:
     """A command that asks nobody anything; a missing program is one that fails."""
     environment = {**os.environ, "LC_ALL": "C", "SSH_ASKPASS_REQUIRE": "never"}
     try:
-        done = subprocess.run(
-            argv, capture_output=True, text=True, stdin=subprocess.DEVNULL, env=environment, check=False
-        )
+        done = programs.run(argv, environment=environment)
     except OSError as error:
         return 127, "", str(error)
     return done.returncode, done.stdout, done.stderr.strip()
@@ -132,9 +126,9 @@ def readable(path: str, name: str) -> str:
 def given(value: str) -> str:
     """The public key of the option, which is text or a file."""
     name = "spot_host_ssh_public_key"
-    if len(value.split()) >= 2 and not os.path.exists(os.path.expanduser(value)):
+    if len(value.split()) >= 2 and not os.path.exists(check_type_path(value)):
         return parsed(value, name)
-    path = os.path.expanduser(value)
+    path = check_type_path(value)
     return parsed(readable(path, name), f"{name} ({path})")
 
 
@@ -168,9 +162,9 @@ def find(public_key: str, private_key_file: str) -> dict[str, Any]:
     Raises:
         Unusable: there is no key, or nobody has its private half.
     """
-    path = os.path.expanduser(private_key_file)
+    path = private_key_file
     if not path and not public_key:
-        path = next((full for full in map(os.path.expanduser, DEFAULTS) if os.path.isfile(full)), "")
+        path = next((full for full in map(check_type_path, DEFAULTS) if os.path.isfile(full)), "")
     agent = in_agent()
     if public_key:
         found, source = given(public_key), "spot_host_ssh_public_key"
@@ -207,7 +201,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "public_key": {"type": "str", "default": "", "no_log": False},
-            "private_key_file": {"type": "str", "default": "", "no_log": False},
+            "private_key_file": {"type": "path", "default": "", "no_log": False},
         },
         supports_check_mode=True,
     )

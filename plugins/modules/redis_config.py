@@ -78,13 +78,13 @@ written:
 
 import os
 import stat
-import subprocess
 from dataclasses import dataclass
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.spotcache.redis.plugins.module_utils import redis_conf
 from ansible_collections.spotcache.redis.plugins.module_utils.docker_engine import Engine, EngineError, reason
 from ansible_collections.spotcache.redis.plugins.module_utils.host_state import replace_file
+from ansible_collections.spotcache.redis.plugins.module_utils.programs import run
 
 SENTINEL = "/spotcache-sentinel/none"
 # The last words count, so these win over what the configuration says.
@@ -203,13 +203,9 @@ def main() -> None:
     checked = bool(differing) and (not module.check_mode or has_image(params["image"]))
     if checked:
         text = without_includes(params["config"]) + params["secrets"]
-        done = subprocess.run(
-            check_command(params["image"], params["directory"], uid, gid),
-            input=text.encode("utf-8", "surrogateescape"),
-            capture_output=True,
-            check=False,
-        )
-        why = verdict((done.stdout + done.stderr).decode("utf-8", "replace"), done.returncode)
+        command = check_command(params["image"], params["directory"], uid, gid)
+        done = run(command, text.encode("utf-8", "surrogateescape"))
+        why = verdict(done.stdout + done.stderr, done.returncode)
         if why:
             module.fail_json(msg=why)
     before = targets[0].present()

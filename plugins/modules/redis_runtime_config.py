@@ -119,7 +119,6 @@ uptime:
 """
 
 import os
-import subprocess
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
@@ -128,6 +127,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.spotcache.redis.plugins.module_utils import redis_conf
 from ansible_collections.spotcache.redis.plugins.module_utils.docker_engine import Engine, EngineError, reason
 from ansible_collections.spotcache.redis.plugins.module_utils.host_state import replace_file
+from ansible_collections.spotcache.redis.plugins.module_utils.programs import TimeoutExpired, run
 from ansible_collections.spotcache.redis.plugins.module_utils.redis_wire import Connection, RedisError
 
 Directives = dict[str, list[list[str]]]
@@ -383,7 +383,7 @@ class Live:
         """
         applied: list[str] = []
         static: list[str] = []
-        for name, (_, value) in differing.items():
+        for name, (_old, value) in differing.items():
             (applied if self.set(name, value) else static).append(name)
         return applied, static
 
@@ -454,7 +454,7 @@ def docker(*arguments: str, check: bool = True) -> str:
     Raises:
         LiveError: it failed.
     """
-    done = subprocess.run(["docker", *arguments], capture_output=True, text=True, check=False, timeout=60)
+    done = run(["docker", *arguments], timeout=60)
     if check and done.returncode != 0:
         raise LiveError(f"docker {arguments[0]} failed: {done.stderr.strip()}")
     return done.stdout
@@ -565,7 +565,7 @@ def main() -> None:
         if last_known_good_dir and not result["restart_required"]:
             recorded = record(last_known_good_dir, texts, pretend=module.check_mode)
             result["changed"] = result["changed"] or recorded
-    except (LiveError, EngineError, RedisError, OSError, subprocess.TimeoutExpired) as error:
+    except (LiveError, EngineError, RedisError, OSError, TimeoutExpired) as error:
         fail(module, str(error))
     module.exit_json(recorded=recorded, saved=saved, **result)
 
@@ -607,8 +607,8 @@ def converge(module: AnsibleModule, live: Live) -> dict[str, Any]:
         "version": about.get("redis_version", ""),
         "uptime": int(about.get("uptime_in_seconds", 0)),
         "diff": {
-            "before": "".join(f"{name} {old}\n" for name, old, _ in sorted(shown)),
-            "after": "".join(f"{name} {new}\n" for name, _, new in sorted(shown)),
+            "before": "".join(f"{name} {old}\n" for name, old, _new in sorted(shown)),
+            "after": "".join(f"{name} {new}\n" for name, _old, new in sorted(shown)),
             "before_header": "running server",
             "after_header": "configuration",
         },

@@ -74,13 +74,11 @@ extends_documentation_fragment:
   - amazon.aws.common.modules
   - amazon.aws.region.modules
   - amazon.aws.boto3
+  - spotcache.redis.attributes.no_diff
 attributes:
   check_mode:
     description: Looks up who would be asked, and sends nothing.
     support: full
-  diff_mode:
-    description: There is nothing to show.
-    support: none
 """
 
 EXAMPLES = r"""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -13,6 +14,23 @@ import pytest
 
 from dev.sandboxes import INVENTORY, Play, Sandbox
 from dev.work import ROOT, tool
+
+# What there is of the collection when a play runs, with what ansible-galaxy keeps its books in.
+AT_RUN_TIME = {"meta", "plugins", "roles", "playbooks", "docs/iam", "MANIFEST.json", "FILES.json"}
+# What people read and copy besides.
+TO_READ = {
+    "CHANGELOG.md",
+    "CODE_OF_CONDUCT.md",
+    "CONTRIBUTING.md",
+    "LICENSE",
+    "README.ja.md",
+    "README.md",
+    "SECURITY.md",
+    "changelogs",
+    "collections",
+    "docs",
+    "inventories",
+}
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +66,22 @@ def elsewhere(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     # With the checkout's own settings the collection would count as installed already.
     environment = {**os.environ, **settings(folder)}
     subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL, cwd=folder, env=environment)
+    leave_only(AT_RUN_TIME, folder / "ansible_collections" / "spotcache" / "redis")
     return folder
+
+
+def leave_only(names: set[str], folder: Path, below: str = "") -> None:
+    """Remove all that a folder holds but these, so that what runs there can have used nothing else."""
+    for path in folder.iterdir():
+        name = f"{below}{path.name}"
+        if name in names:
+            continue
+        if any(one.startswith(f"{name}/") for one in names):
+            leave_only(names, path, f"{name}/")
+        elif path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def settings(folder: Path) -> dict[str, str]:
@@ -82,9 +115,8 @@ def test_the_archive_holds_what_a_user_needs_and_nothing_else(archive: Path) -> 
     with tarfile.open(archive) as opened:
         names = set(opened.getnames())
     wanted = {
-        "README.md",
         "LICENSE",
-        "CHANGELOG.md",
+        "changelogs/changelog.yaml",
         "meta/runtime.yml",
         "playbooks/provision.yml",
         "plugins/modules/lease.py",
@@ -92,26 +124,14 @@ def test_the_archive_holds_what_a_user_needs_and_nothing_else(archive: Path) -> 
         "inventories/stg/group_vars/all/main.yml",
     }
     assert wanted <= names
-    unwanted = (
-        ".git/",
-        ".venv",
-        ".cache",
-        "build/",
-        ".ci/",
-        "collections/ansible_collections",
-        ".mypy_cache",
-        ".ruff_cache",
-        "inventories/sandbox",
-        "molecule",
-        "dev",
-        "sandbox",
-        "tests",
-    )
+    # Nothing else: no tests, no sandbox, no hidden folder, nothing that a developer runs.
+    assert {name.partition("/")[0] for name in names} - {"docs"} == (AT_RUN_TIME - {"docs/iam"}) | TO_READ - {"docs"}
+    unwanted = ("collections/ansible_collections", "inventories/sandbox", "changelogs/.")
     assert [name for name in names if name.startswith(unwanted) or "__pycache__" in name] == []
     assert archive.stat().st_size < 2_000_000
 
 
-@pytest.mark.parametrize("playbook", ["provision", "backup", "restore", "destroy"])
+@pytest.mark.parametrize("playbook", sorted(path.stem for path in (ROOT / "playbooks").glob("[!_]*.yml")))
 def test_every_playbook_is_found_by_its_full_name(elsewhere: Path, playbook: str) -> None:
     done = subprocess.run(
         [tool("ansible-playbook"), f"spotcache.redis.{playbook}", "-i", "localhost,", "--syntax-check"],

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Joins standard input and output with a host's port 22 through an EC2 Instance Connect Endpoint: a ProxyCommand.
 
 The AWS CLI's second version has `aws ec2-instance-connect open-tunnel` for it, and is in no package index. What it says

@@ -54,3 +54,21 @@ def test_drift_names_what_is_stale_missing_and_too_many(tmp_path: Path) -> None:
         "stale.md",
         "too-many.md",
     ]
+
+
+def test_a_plugins_page_has_the_options_of_fragments_and_its_own_words_for_them(tmp_path: Path) -> None:
+    (tmp_path / "plugins" / "modules").mkdir(parents=True)
+    (tmp_path / "plugins" / "doc_fragments").mkdir()
+    (tmp_path / "plugins" / "doc_fragments" / "place.py").write_text(
+        'class ModuleDocFragment:\n    PARTS = """\noptions:\n'
+        "  room: {type: str, required: true, description: Any room.}\n"
+        '  floor: {type: int, default: 0, description: Which floor.}\n"""\n'
+    )
+    (tmp_path / "plugins" / "modules" / "thing.py").write_text(
+        'DOCUMENTATION = """\nextends_documentation_fragment: [amazon.aws.boto3, spotcache.redis.place.parts]\n'
+        'options:\n  room: {description: The thing\'s room.}\n  name: {type: str, description: Its name.}\n"""\n'
+    )
+    page = reference.plugin_pages(tmp_path)["module-thing.md"]
+    assert "| `room` | str | **required** | The thing's room. |" in page
+    assert "| `floor` | int | `0` | Which floor. |" in page
+    assert "| `name` | str |  | Its name. |" in page

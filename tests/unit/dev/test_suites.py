@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import importlib.util
+import re
 import time
 from pathlib import Path
 
 import pytest
 
-from dev import suites
+from dev import sanity, suites
 from dev.work import ROOT
 
 JUNIT = '<testsuites><testsuite tests="9" failures="{failures}" errors="{errors}" skipped="1"/></testsuites>'
@@ -84,3 +86,17 @@ def test_every_file_of_end_to_end_tests_runs_once() -> None:
         word for jobs in suites.e2e_jobs() for one in jobs for word in one.command if word.startswith("tests/e2e/")
     ]
     assert sorted(asked) == sorted(f"tests/e2e/{path.name}" for path in (ROOT / "tests" / "e2e").glob("test_*.py"))
+
+
+def test_ansible_tests_installer_of_pip_is_named_as_the_one_that_is_installed_here_asks_for_it() -> None:
+    spec = importlib.util.find_spec("ansible_test")
+    assert spec is not None
+    assert spec.submodule_search_locations is not None
+    folder = Path(spec.submodule_search_locations[0])
+    name = sanity.bootstrap_name((folder / "_internal" / "python_requirements.py").read_text())
+    # What is to be there instead of a download.
+    installer = (folder / "_util" / "target" / "setup" / "requirements.py").read_text()
+    assert "~/.ansible/test/cache/get_pip_%s.py" in installer
+    assert re.fullmatch(r"get_pip_\d+_\d+(_\d+)?\.py", name)
+    with pytest.raises(ValueError, match="which pip"):
+        sanity.bootstrap_name("nothing")

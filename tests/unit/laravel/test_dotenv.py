@@ -107,7 +107,7 @@ def test_reading(run: Run, env: Path) -> None:
     assert "values" not in run()
     answer = run(**{"return": "values"})
     assert not answer["changed"]
-    assert answer["values"] == {"A": None, "B": "x y", "C": "x y!", "D": True}
+    assert answer["parsed"] == {"A": None, "B": "x y", "C": "x y!", "D": True}
 
 
 def test_a_try_leaves_the_file_alone(run: Run, env: Path, tmp_path: Path) -> None:

@@ -198,7 +198,7 @@ def make_room(folder: Path) -> None:
 def settle(client: Client, connect: Callable[[Target], Any], observer: Observer) -> Loss | None:
     """Read every acknowledged key back and take all keys away; None when Redis does not let itself be read."""
     accounts, names = client.accounts, client.names
-    for _ in range(5):
+    for _attempt in range(5):
         try:
             connection = connect(observer.target())
             try:

@@ -183,7 +183,7 @@ class Observer:
         s3 = self._client("s3")
         answer = s3.list_objects_v2(Bucket=self._place.bucket, Prefix=f"{self._place.prefix}backups/")
         for one in answer.get("Contents", []):
-            folder, _, name = one["Key"].rpartition("/")
+            folder, _slash, name = one["Key"].rpartition("/")
             if name == "manifest.json":
                 self.seen.backups.setdefault(folder.rpartition("/")[2], self._clock())
         if self.seen.final is None or not self.seen.final[0].get("off_host"):

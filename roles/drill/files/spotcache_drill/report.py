@@ -59,7 +59,7 @@ class Words:
 def words_of(text: str) -> Words:
     """The keeper's words, from `journalctl -o json` and a JSON file after it; whatever else is in it is left out."""
     lines, kept = [], None
-    journal, _, rest = text.partition("\n---\n")
+    journal, _line, rest = text.partition("\n---\n")
     for row in journal.splitlines():
         try:
             entry = json.loads(row)
@@ -233,7 +233,7 @@ def run_of(settings: Mapping[str, Any], kept: Mapping[str, Any]) -> dict[str, An
         "values_equal": missing is not None and not kept["altered"],
         "lost_older_than_backup": None
         if missing is None or backed_up is None
-        else sum(at < backed_up for _, at in missing),
+        else sum(at < backed_up for _number, at in missing),
         "keys_acknowledged": kept["keys_acknowledged"],
         "host": kept["host"],
         "successor": kept["services"][-1]["host"] if times.first_read is not None else None,
@@ -257,7 +257,7 @@ def _oldest(missing: Sequence[Sequence[float]] | None, gone: float | None) -> fl
     """How old the oldest lost write was when the host was gone, in seconds; 0 when none was lost."""
     if missing is None:
         return None
-    return 0.0 if not missing else between(min(at for _, at in missing), gone)
+    return 0.0 if not missing else between(min(at for _number, at in missing), gone)
 
 
 def problems_of(one: Mapping[str, Any], noticed: bool, kept: Mapping[str, Any]) -> list[str]:
