@@ -187,7 +187,11 @@ MUTATIONS: dict[str, tuple[str, list[Patch]]] = {
     ),
     "taken without waiting": (
         "the lease of a host that EC2 is ending is taken, and what it may still go by is not waited for",
-        [(acquire.Acquirer, "_outlast", _nothing)],
+        [(acquire.Acquirer, "_outlived", lambda *_: 0.0)],
+    ),
+    "a killed boot forgets to wait": (
+        "what the host before may still go by is not waited for by the boot after one that was killed",
+        [(acquire.Acquirer, "_outlast_again", _nothing)],
     ),
     "proved too long": (
         "the holder counts longer than the others",

@@ -157,6 +157,7 @@ def simulated() -> Iterator[None]:
         (create, "check_free_space", nothing),
         (imds, "utc_now", NOW),
         (times, "secrets", DICE),
+        (boot, "known_host", lambda path: path.host.id),
         (lease_module, "secrets", DICE),
     ]
     before = [(module, name, getattr(module, name)) for module, name, _ in stand_ins]

@@ -276,7 +276,7 @@ def test_a_host_that_cannot_prove_its_lease_stops_before_another_one_serves(plac
     assert lease(place)["host"] == new.id
     # It boots again, and waits like any other; it knows that its own data counts for nothing.
     until(lambda: True if place.on_host(old, waits).returncode == 0 else None, 60, "the old host to wait")
-    assert place.on_host(old, "spotcache-keeper backup --reason timer").returncode == 3
+    assert place.on_host(old, "spotcache-keeper backup --reason timer").returncode == 5
     place.client("autoscaling").terminate_instance_in_auto_scaling_group(
         InstanceId=old.id, ShouldDecrementDesiredCapacity=True
     )

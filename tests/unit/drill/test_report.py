@@ -29,10 +29,13 @@ ENDING = {
     "backup": {"seconds": {"bgsave": 1.0, "check": 0.5, "s3": 1.5, "ebs": 0.2}},
 }
 OLD_WORDS = journal(
-    (-90.0, "final backup of an earlier life: 1 keys, verified; on the volume, s3"),
+    (-90.0, "final backup of an earlier life: 1 keys, verified; on the volume, S3"),
     (1.0, "writes are held back; 19 s are left"),
     (1.1, "Spot notice: EC2 will terminate this host at 2026-11-22T07:00:20Z; 19 s are left"),
-    (6.0, "final backup 20261122T070001Z-abcdef: 5 keys, 1 MiB, verified; on the volume, s3, ebs; 14 s were left"),
+    (
+        6.0,
+        "final backup 20261122T070001Z-abcdef: 5 keys, 1 MiB, verified; on the volume, S3, EBS snapshot s; 14 s",
+    ),
     kept=ENDING,
 )
 NEW_WORDS = journal(

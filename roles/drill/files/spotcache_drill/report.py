@@ -19,7 +19,7 @@ FIGURES = ("notice_to_seen_s", "seen_to_safe_s", "gone_to_serving_s", "acknowled
 _SEEN = re.compile(
     r"^(Spot notice:|Auto Scaling ends this host|this host shuts down|writes are held back|EC2 recommends)"
 )
-_SAFE = re.compile(r"^final backup \S+(: .*verified; .*\bs3\b| is in S3 now)")
+_SAFE = re.compile(r"^final backup \S+(: .*verified; .*\bS3\b| is in S3 now)")
 _TEXT = "%Y-%m-%dT%H:%M:%SZ"
 _ID = "%Y%m%dT%H%M%SZ"
 

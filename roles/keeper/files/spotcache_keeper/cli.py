@@ -1,7 +1,8 @@
 """The command line: `spotcache-keeper backup|restore|list|status|guard|boot|watch [--json]`.
 
 JSON goes to standard output; one line for a person goes to standard error. Exit codes: 0 done, 1 failed, 2 wrong usage
-or configuration, 3 refused, 4 nothing to restore from.
+or configuration, 3 refused, 4 nothing to restore from, 5 this host
+does not serve.
 """
 
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
@@ -24,7 +25,7 @@ from spotcache_keeper.backup.restore import Request, RestoreResult, restore
 from spotcache_keeper.backup.switch_data import recover
 from spotcache_keeper.config import DEFAULT_PATH, load_config
 from spotcache_keeper.context import Context, build_context
-from spotcache_keeper.errors import InterruptedRunError, KeeperError
+from spotcache_keeper.errors import InterruptedRunError, KeeperError, RefusedError
 from spotcache_keeper.node.acquire import Acquirer
 from spotcache_keeper.node.boot import Boot, note_crash
 from spotcache_keeper.node.data_volume import Disks
@@ -48,7 +49,7 @@ def make_parser() -> argparse.ArgumentParser:
         prog="spotcache-keeper",
         description="Backs up this host's Redis, off the host and verified, and restores it.",
         epilog="Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 refused since newer data would be "
-        "overwritten, 4 nothing to restore from.",
+        "overwritten, 4 nothing to restore from, 5 this host does not serve.",
     )
     parser.add_argument("--config", type=Path, default=DEFAULT_PATH, metavar="FILE", help="default: %(default)s")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -199,12 +200,15 @@ def _watch(options: argparse.Namespace, context: Context) -> int:
     lease = LeaseHolder(context, outside)
     watch = Watch(context, outside, _log, EarlyBackup(early), lease, boot_again)
     keeping = threading.Thread(target=lease.run, name="lease", daemon=True)
+    context.guard.prepare()
     keeping.start()
     _log(f"watching for the end of {context.machine.identity().instance_id}")
     pause = 0.0
     while not select.select([told], [], [], pause)[0]:
         pause = watch.step()
     lease.stopped.set()
+    # What it is sending may open the gate once more.
+    keeping.join(timeout=15.0)
     if system_is_stopping(run_command):
         watch.shut_down()
     return 0
@@ -221,6 +225,7 @@ def _restore(options: argparse.Namespace, context: Context) -> int:
     """`restore`."""
     directory = context.config.state_directory
     request = Request(options.wanted, options.force, options.fallback, options.expect_environment)
+    _wait_for_lease(context)
     result = restore(context, request)
     at = to_text(context.now())
     if result.changed:
@@ -232,6 +237,25 @@ def _restore(options: argparse.Namespace, context: Context) -> int:
     _warn(context)
     _log(restore_line(result))
     return 0
+
+
+def _wait_for_lease(context: Context) -> None:
+    """Wait until the watcher has the lease, which it takes when that of a host that is gone has ended.
+
+    Raises:
+        RefusedError: another host serves.
+    """
+    if context.leases is None:
+        return
+    me = context.machine.identity().instance_id
+    deadline = context.clock() + context.config.timeouts.lease + context.config.timeouts.lease / 3 + 10
+    while (held := context.leases.lease()) is not None and held.lease.host != me:
+        if context.clock() >= deadline:
+            raise RefusedError(
+                f"{held.lease.host} serves {context.config.environment} (term {held.lease.term}), and not this host: "
+                "restore there, or end that host first"
+            )
+        context.sleep(2.0)
 
 
 def _back_up_restored(context: Context, restored_from: str) -> None:

@@ -161,7 +161,7 @@ def build_context(config: Config, report: Callable[[str], None] = no_report, *, 
         )
         if config.ebs_snapshots
         else None,
-        guard=KernelGuard(run_command, config.redis_port, config.redis_uid) if config.guard else NoGuard(),
+        guard=KernelGuard(run_command, config.redis_port, config.redis_uid) if config.guard else NoGuard(run_command),
         leases=build_outside(config).leases,
         boot_id=boot_id(),
         report=report,

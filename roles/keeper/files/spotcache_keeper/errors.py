@@ -25,6 +25,12 @@ class RefusedError(KeeperError):
     exit_code = 3
 
 
+class NotServingError(RefusedError):
+    """What is here is not the environment's data: another host serves, or this one has not begun to (exit code 5)."""
+
+    exit_code = 5
+
+
 class NoSourceError(KeeperError):
     """There is nothing to restore from (exit code 4)."""
 

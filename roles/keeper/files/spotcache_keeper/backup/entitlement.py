@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from spotcache_keeper.backup.serving import read_serving
 from spotcache_keeper.context import Context
-from spotcache_keeper.errors import KeeperError, RefusedError
+from spotcache_keeper.errors import KeeperError, NotServingError
 from spotcache_keeper.lease import Takeover
 
 
-class SupersededError(RefusedError):
+class SupersededError(NotServingError):
     """Another host serves the environment."""
 
 
@@ -57,7 +57,7 @@ def entitlement(ctx: Context, *, by_hand: bool = False) -> Entitlement:
         started = served is not None and served.boot != ctx.boot_id and ctx.config.boots
         if started or (held.lease.before and (served is None or served.term != held.lease.term)):
             # What Redis holds now is what lay on the disk, and would pass for younger than it is.
-            raise RefusedError(
+            raise NotServingError(
                 "this host has not begun to serve: its boot is under way, and nothing is to be backed up"
             )
         return Entitlement(held.lease.term, held.lease.history)
@@ -66,6 +66,25 @@ def entitlement(ctx: Context, *, by_hand: bool = False) -> Entitlement:
         raise SupersededError(f"{why}: what is here is no backup of the environment")
     ctx.warnings.append(f"{why}: this backup does not count as the newest, and is restored only when asked for")
     return Entitlement(served.term if served is not None else 0, held.lease.history, holds=False)
+
+
+def latest_term(ctx: Context) -> int:
+    """The latest term of which there is a trace off the lease: in backups, and in what this host has noted.
+
+    Should the lease be lost, terms go on from there: what was made before it was lost must not count as newer.
+
+    Raises:
+        KeeperError: S3 does not say.
+    """
+    served = read_serving(ctx)
+    terms = [served.term if served is not None else 0]
+    for store in ctx.off_host:
+        try:
+            terms += [source.term for source in store.sources()]
+        except KeeperError:
+            if store.at_once:
+                raise
+    return max(terms)
 
 
 def takeovers(ctx: Context) -> tuple[Takeover, ...]:

@@ -24,11 +24,16 @@ class Serving:
     boot: str
 
 
-def read_serving(ctx: Context) -> Serving | None:
-    """What this host has noted; None where it never served, or an image brought another host's word along."""
+def read_serving(ctx: Context, me: str = "") -> Serving | None:
+    """What this host has noted; None where it never served, or an image brought another host's word along.
+
+    Args:
+        ctx: the host's parts.
+        me: the host's id, where it is known; the metadata service is asked otherwise.
+    """
     data = recall(ctx.config.state_directory, SERVING)
     host, term, boot = data.get("host"), data.get("term"), data.get("boot")
-    if host != ctx.machine.identity().instance_id or not isinstance(term, int) or not isinstance(boot, str):
+    if host != (me or ctx.machine.identity().instance_id) or not isinstance(term, int) or not isinstance(boot, str):
         return None
     return Serving(str(host), term, boot)
 

@@ -8,18 +8,20 @@ from dataclasses import dataclass, replace
 
 from spotcache_keeper.aws.clients import AwsError, aws_errors
 from spotcache_keeper.aws.signed import ConflictError
+from spotcache_keeper.backup.entitlement import latest_term
 from spotcache_keeper.context import Context
 from spotcache_keeper.errors import KeeperError
 from spotcache_keeper.lease import FinalRecord, Held, Lease, Takeover
 from spotcache_keeper.node.drain import read_drain
 from spotcache_keeper.outside import Outside
+from spotcache_keeper.system.state import BOOT, recall, save_state
 from spotcache_keeper.system.times import to_text
 
 _POLL_SECONDS = 1.0
 # How often a host says that it waits. What is older than a few of these says nothing.
 _WAITING_SECONDS = 20.0
-# What EC2 says of a host that can no longer write anything.
-_GONE = frozenset({"terminated", "stopped"})
+# EC2 may say for so long that a host is stopped which was started again; meanwhile it would renew its lease.
+_STOPPED_SECONDS = 40.0
 _ENDING = frozenset({"shutting-down", "stopping"})
 
 
@@ -78,6 +80,8 @@ class Acquirer:
             held = self.outside.leases.lease()
             if held is None or held.lease.host == me.instance_id:
                 self._take_record_back(me.instance_id)
+                if held is not None:
+                    self._outlast_again(held)
                 if (term := self._write(held)) is not None:
                     return replace(self._before(held), term=term)
                 continue
@@ -90,9 +94,14 @@ class Acquirer:
             waited = self.ctx.clock() - ending_since if ending_since is not None else 0.0
             why = self._why_wait(held, final, state, waited)
             if not why:
-                seen = self.ctx.clock()
+                until = self._outlived(held, final, state)
+                save_state(
+                    self.ctx.config.state_directory,
+                    BOOT,
+                    outlast={"after": held.lease.host, "boot": self.outside.boot_id, "until": until},
+                )
                 if (term := self._write(held)) is not None:
-                    self._outlast(held, final, state, seen)
+                    self._wait_until(until, held.lease.host)
                     # What nobody has been told of yet is missing in what this host will serve as well.
                     return Predecessor(held.lease, final, lost=held.lease.lost if held.lease.before else "", term=term)
                 continue
@@ -117,19 +126,41 @@ class Acquirer:
         except (KeeperError, OSError) as error:
             self.ctx.warnings.append(f"that this host waits could not be said: {error}")
 
-    def _outlast(self, held: Held, final: FinalRecord | None, state: str, seen: float) -> None:
-        """Wait until the host before cannot take its lease for its own any more.
+    def _outlived(self, held: Held, final: FinalRecord | None, state: str) -> float:
+        """When the host before cannot take its lease for its own any more, by the context's clock; 0 when now.
 
-        It cannot renew it since it was taken, but it may go by its last renewal for as long as that lasts.
+        It cannot renew it once it was taken, but it may go by its last renewal for as long as that lasts.
         """
-        if held.lease.released or state in _GONE or (final is not None and final.fenced):
+        if held.lease.released or self._is_gone(held, state) or (final is not None and final.fenced):
+            return 0.0
+        return self.ctx.clock() + held.lease.seconds - held.age
+
+    def _outlast_again(self, held: Held) -> None:
+        """Wait for what an earlier boot waited for, should it have been killed meanwhile."""
+        lease = held.lease
+        if not lease.before or lease.volume:
             return
-        until = seen + held.lease.seconds - held.age
+        found = recall(self.ctx.config.state_directory, BOOT).get("outlast") or {}
+        if found.get("after") != lease.before:
+            return
+        until = float(found["until"])
+        if until and found.get("boot") != self.outside.boot_id:
+            # That clock began anew.
+            until = self.ctx.clock() + lease.seconds
+        self._wait_until(until, lease.before)
+
+    def _wait_until(self, until: float, host: str) -> None:
+        """Let that moment pass."""
         if self.ctx.clock() < until:
             left = until - self.ctx.clock()
-            self.say(f"took the lease; {held.lease.host} may still go by it for {left:.0f} s, which are waited for")
+            self.say(f"took the lease; {host} may still go by it for {left:.0f} s, which are waited for")
         while (left := until - self.ctx.clock()) > 0:
             self.ctx.sleep(min(_POLL_SECONDS, left))
+
+    @staticmethod
+    def _is_gone(held: Held, state: str) -> bool:
+        """Whether the holder can write nothing any more. One that was stopped may have been started again since."""
+        return state == "terminated" or (state == "stopped" and held.age >= _STOPPED_SECONDS)
 
     def _take_record_back(self, me: str) -> None:
         """Before this host serves again: whoever reads that its final backup is complete may take over at once."""
@@ -174,7 +205,7 @@ class Acquirer:
     def _why_wait(self, held: Held, final: FinalRecord | None, state: str, waited: float) -> str:
         """Why the lease is not taken now; empty when it may be."""
         host = held.lease.host
-        if state in _GONE or held.lease.released or (final is not None and final.fenced and final.off_host):
+        if self._is_gone(held, state) or held.lease.released or (final is not None and final.fenced and final.off_host):
             return ""
         if state in _ENDING:
             if waited >= self.ctx.config.timeouts.handover:
@@ -193,9 +224,11 @@ class Acquirer:
         lease = Lease(me.instance_id, me.zone, since=now, renewed=now, seconds=self.ctx.config.timeouts.lease, term=1)
         if over is not None and over.lease.host == me.instance_id:
             # The same term: nobody else has served in between.
-            lease = replace(over.lease, renewed=now, released=False)
-        elif over is not None:
-            old, term = over.lease, over.lease.term + 1
+            lease = replace(over.lease, renewed=now, released=False, seconds=lease.seconds)
+        elif over is None:
+            lease = replace(lease, term=latest_term(self.ctx) + 1)
+        else:
+            old, term = over.lease, (over.lease.term or latest_term(self.ctx)) + 1
             lease = replace(
                 lease,
                 term=term,

@@ -36,7 +36,7 @@ from spotcache_keeper.server.rdb import created_at, databases_of
 from spotcache_keeper.stores.source import Source, newest_first
 from spotcache_keeper.system.files import readable_errors, replace_secret, write_atomically
 from spotcache_keeper.system.lock import only_run
-from spotcache_keeper.system.state import BOOT, CRASH, recall, save_state
+from spotcache_keeper.system.state import BOOT, CRASH, known_host, recall, save_state
 from spotcache_keeper.system.times import age_text, from_epoch, from_text, to_text
 
 _IDENTITY_SECONDS = 60.0
@@ -120,7 +120,12 @@ class Boot:
             seconds[part] = round(self.ctx.clock() - begun, 3)
             begun = self.ctx.clock()
 
-        self.ctx.guard.prepare()
+        try:
+            self.ctx.guard.prepare()
+        except KeeperError:
+            # Nobody would be kept out of a Redis that the engine has started.
+            self.ctx.engine.stop(self.ctx.config.timeouts.stop)
+            raise
         note_crash(self.ctx)
         save_state(self.ctx.config.state_directory, BOOT, began=self.outside.boot_id)
         self._know_oneself()
@@ -323,6 +328,7 @@ class Boot:
                 volume=volume,
                 lost=result.lost if result.before else "",
                 renewed=to_text(self.ctx.now()),
+                seconds=self.ctx.config.timeouts.lease,
                 takeovers=lease.with_takeover(
                     Takeover(lease.host, term, True, newest.id if newest else "", newest.term if newest else 0)
                 )
@@ -592,7 +598,8 @@ def note_crash(ctx: Context) -> None:
     A Redis that the engine starts later may save what it began with, and the file would look younger than it is.
     """
     directory = ctx.config.state_directory
-    serving, drain = read_serving(ctx), read_drain(directory)
+    # Before there is a network, nobody says which host this is: what it knew of itself does.
+    serving, drain = read_serving(ctx, known_host(directory)), read_drain(directory)
     if serving is None or serving.boot == ctx.boot_id or recall(directory, CRASH).get("boot") == serving.boot:
         return
     since = ""

@@ -222,14 +222,13 @@ class Drainer:
 
     def _shut(self, drain: Drain) -> bool:
         """Shut clients out for good; whether nobody can be answered here any more."""
-        self.lease.closed = True
         guard = self.ctx.guard
         if "shut" not in drain.steps and guard.holds:
             # Told to Redis first: what it closes itself reaches the clients, which then connect to where they should.
             with contextlib.suppress(KeeperError, OSError), self.quick().redis() as server:
                 server.drop_clients()
         try:
-            guard.close()
+            self.lease.shut()
         except (KeeperError, OSError) as error:
             self._problem(drain, str(error))
             return False
@@ -250,7 +249,7 @@ class Drainer:
         try:
             if (serving := self._another(drain)) is not None:
                 return self._leave_to(drain, serving, why)
-            record = self.outside.leases.final(drain.host) if "recorded" in drain.steps else None
+            record = self.outside.leases.final(drain.host)
             if record is not None and not record.withdrawn:
                 taken_back = replace(
                     record, withdrawn=True, complete=False, off_host=False, written=to_text(self.now()), note=why

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from spotcache_keeper.aws.name import point_here
 from spotcache_keeper.aws.signed import ConflictError
+from spotcache_keeper.backup.entitlement import latest_term
 from spotcache_keeper.backup.serving import note_serving, read_serving
 from spotcache_keeper.context import Context
 from spotcache_keeper.errors import KeeperError
@@ -46,6 +47,8 @@ class LeaseHolder:
     proved_until: float = float("-inf")
     trouble: str = ""
     stopped: threading.Event = field(default_factory=threading.Event)
+    _opened: bool = False
+    _gate: threading.Lock = field(default_factory=threading.Lock)
     _named_at: float = float("-inf")
 
     @property
@@ -85,7 +88,19 @@ class LeaseHolder:
 
     def pause(self) -> float:
         """Seconds until the next renewal: sooner after one that failed."""
-        return self.ctx.config.timeouts.lease / (10 if self.trouble else 3)
+        # Soon again also while it does not serve yet: what keeps it from that may be over at any moment.
+        soon = bool(self.trouble) or (bool(self.held) and not self._opened and not self.closed)
+        return self.ctx.config.timeouts.lease / (10 if soon else 3)
+
+    def shut(self) -> None:
+        """Keep clients out for good; no renewal lets them in again, not even one that is under way.
+
+        Raises:
+            KeeperError: the kernel does not take it.
+        """
+        with self._gate:
+            self.closed, self._opened = True, False
+            self.ctx.guard.close()
 
     def run(self) -> None:
         """Renew until told to stop, whatever goes wrong meanwhile."""
@@ -118,8 +133,11 @@ class LeaseHolder:
             return None
         fresh = Lease(host.instance_id, host.zone, self._volume(), since=now, renewed=now, seconds=seconds, term=1)
         if held is None:
-            return fresh
-        term = held.lease.term + 1
+            # Should it have been lost, terms go on where they were; a host that serves goes on in its own.
+            serving = read_serving(self.ctx)
+            here = serving is not None and serving.boot == self.outside.boot_id
+            return replace(fresh, term=serving.term if here and serving is not None else latest_term(self.ctx) + 1)
+        term = (held.lease.term or latest_term(self.ctx)) + 1
         takeover = Takeover(host.instance_id, term)
         return replace(fresh, term=term, takeovers=held.lease.with_takeover(takeover))
 
@@ -130,9 +148,14 @@ class LeaseHolder:
 
     def _let_in(self, lease: Lease) -> None:
         """Let clients in until the lease is no longer proved, where Redis has its data."""
-        if self.closed or not self._may_serve(lease):
+        self._opened = False
+        if not self._may_serve(lease):
             return
-        self.ctx.guard.open(self.proved_until)
+        with self._gate:
+            if self.closed:
+                return
+            self.ctx.guard.open(self.proved_until)
+            self._opened = True
         if self.ctx.clock() - self._named_at >= _NAME_SECONDS:
             self._named_at = self.ctx.clock()
             try:
@@ -151,10 +174,20 @@ class LeaseHolder:
         # The host before stands in the lease for as long as a boot has not come to its end.
         begun = recall(self.ctx.config.state_directory, BOOT).get("began") == self.outside.boot_id
         booting = bool(lease.before or self.lost_to or begun) or (serving is not None and self.ctx.config.boots)
-        if booting or not self._serves():
+        if booting or not self._serves() or self._has_nothing_yet():
             return False
         note_serving(self.ctx, lease.term, self.outside.boot_id)
         return True
+
+    def _has_nothing_yet(self) -> bool:
+        """Whether Redis is new here although the environment has backups: whoever set it up restores them next.
+
+        Raises:
+            KeeperError: S3 does not say.
+        """
+        if self.ctx.volume.ids() or self.ctx.restored_path.exists():
+            return False
+        return any(store.ids() for store in self.ctx.off_host if store.at_once)
 
     def _serves(self) -> bool:
         """Whether Redis runs here on its volume, and not just because a boot has not come to it yet."""

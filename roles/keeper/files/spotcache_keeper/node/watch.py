@@ -27,6 +27,7 @@ from spotcache_keeper.node.renew import LeaseHolder
 from spotcache_keeper.outside import Outside
 from spotcache_keeper.system.commands import Commands
 from spotcache_keeper.system.files import read_json
+from spotcache_keeper.system.lock import is_held
 from spotcache_keeper.system.state import WATCH, recall, save_state
 from spotcache_keeper.system.times import from_text, since_boot, to_text
 
@@ -274,6 +275,7 @@ class Watch:
             return usual if done else _AGAIN_SECONDS
         if self._clock() - self._fenced_at >= _FENCE_SECONDS:
             self.drainer.fence(drain)
+            self._close_gate()
             self._fenced_at = self._clock()
         return usual
 
@@ -366,6 +368,11 @@ class Watch:
         if not self._lease.held or self._clock() - self._inspected_at < _RUN_SECONDS:
             return
         self._inspected_at = self._clock()
+        directory = self._ctx.config.state_directory
+        if is_held(self._ctx.lock_path) or is_held(directory / "boot.lock"):
+            # A restore starts it anew, and says itself what it has now.
+            self._run = ""
+            return
         try:
             with self.drainer.quick().redis() as server:
                 state = server.state()

@@ -1,8 +1,8 @@
 """The gate before Redis: a set of the kernel's packet filter that lets clients through for as long as it was last told.
 
 What the gate holds has a time-out, which the kernel counts. A keeper that is dead, stopped or cut off does not renew
-it, and then no client reaches Redis and no answer of Redis reaches a client, whatever either of them does. Only this
-host itself, by 127.0.0.1, always gets through.
+it, and then no client reaches Redis and no answer of Redis reaches a client, whatever either of them does. Only the
+keeper and the health check, on this host itself, always get through.
 
 The time-out counts from when the kernel is told, and a machine may stand still just before that. So the rules name the
 end as a time of day as well: told too late, they open nothing. Only a clock that is set back at that very moment would
@@ -12,6 +12,7 @@ undo this.
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Protocol
@@ -99,14 +100,14 @@ class KernelGuard:
             f"add chain {_TABLE} output {{ type filter hook output priority -5; policy accept; }}",
             f"flush chain {_TABLE} input",
             f"flush chain {_TABLE} output",
-            f"add rule {_TABLE} input ip saddr 127.0.0.0/8 accept",
-            f"add rule {_TABLE} input ip6 saddr ::1 accept",
+            f"add rule {_TABLE} input iif lo accept",
             f"add rule {_TABLE} input tcp dport {port} tcp dport != @serving reject with tcp reset",
             f"add rule {_TABLE} input tcp dport {port} meta time >= {end} reject with tcp reset",
             f"add rule {_TABLE} output meta skuid {self._uid} ip daddr {_METADATA} reject",
             f"add rule {_TABLE} output meta skuid {self._uid} ip6 daddr {_METADATA_6} reject",
-            f"add rule {_TABLE} output ip daddr 127.0.0.0/8 accept",
-            f"add rule {_TABLE} output ip6 daddr ::1 accept",
+            f"add rule {_TABLE} output oif lo tcp dport {port} meta skuid {{ 0, {self._uid} }} accept",
+            f"add rule {_TABLE} output oif lo tcp dport {port} tcp dport != @serving reject with tcp reset",
+            f"add rule {_TABLE} output oif lo accept",
             f"add rule {_TABLE} output tcp sport {port} tcp flags & rst == 0 tcp sport != @serving drop",
             f"add rule {_TABLE} output tcp sport {port} tcp flags & rst == 0 meta time >= {end} drop",
         ]
@@ -153,12 +154,22 @@ class KernelGuard:
 
 
 class NoGuard:
-    """`Guard` for a host that may not use the packet filter."""
+    """`Guard` for a host that may not use the packet filter.
+
+    Args:
+        run: runs nft, to remove a gate that there was before: nobody would open it any more.
+    """
 
     holds = False
 
+    def __init__(self, run: Commands | None = None) -> None:
+        self._run = run
+
     def prepare(self) -> None:
-        """Nothing."""
+        """Remove a gate that is left from before; that there is none, nor a packet filter, is no error."""
+        if self._run is not None:
+            with contextlib.suppress(KeeperError):
+                self._run(["nft", "delete", "table", *_TABLE.split()], timeout=_TIMEOUT)
 
     def open(self, until: float) -> None:
         """Nothing."""

@@ -33,6 +33,14 @@ def save_state(directory: Path, name: str = _NAME, /, **parts: Any) -> None:
         write_atomically(directory / name, json.dumps({**recall(directory, name), **parts}, indent=2) + "\n")
 
 
+def known_host(directory: Path) -> str:
+    """The id of the host to which the keeper's files belong; empty where they are new."""
+    try:
+        return (directory / "host").read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""
+
+
 def begin_anew(directory: Path, host: str) -> None:
     """Forget what an image brought along of the host it was made from.
 
