@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Whose turn it is: the lease that is renewed, what that lets in, and how long the next one waits. No network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from spotcache_keeper.aws.signed import ConflictError
+from spotcache_keeper.backup.entitlement import SupersededError, entitlement
+from spotcache_keeper.backup.serving import note_serving, read_serving
+from spotcache_keeper.context import Context
+from spotcache_keeper.errors import NotServingError
+from spotcache_keeper.lease import FinalRecord, Held, Lease
+from spotcache_keeper.node.acquire import Acquirer
+from spotcache_keeper.node.renew import LeaseHolder
+from spotcache_keeper.outside import Outside
+
+from tests.unit.keeper.support import NoS3, TestHost
+from tests.unit.keeper.watch_support import Gate
+
+ME, OTHER = "i-0123456789abcdef0", "i-other"
+
+
+@dataclass
+class Memory:
+    """`Leases` in memory, with S3's clock."""
+
+    clock: Any
+    held: Lease | None = None
+    written: float = 0.0
+    count: int = 0
+    finals: dict[str, FinalRecord] = field(default_factory=dict)
+    waiting: list[str] = field(default_factory=list)
+
+    def lease(self) -> Held | None:
+        return Held(self.held, str(self.count), self.clock() - self.written) if self.held is not None else None
+
+    def write_lease(self, lease: Lease, over: Held | None) -> None:
+        if (over.etag if over is not None else None) != (str(self.count) if self.held is not None else None):
+            raise ConflictError("changed")
+        self.held, self.written, self.count = lease, self.clock(), self.count + 1
+
+    def put(self, lease: Lease) -> None:
+        """Another host writes."""
+        self.held, self.written, self.count = lease, self.clock(), self.count + 1
+
+    def final(self, host: str) -> FinalRecord | None:
+        return self.finals.get(host)
+
+    def write_final(self, final: FinalRecord) -> None:
+        self.finals[final.host] = final
+
+    def write_waiting(self, host: str, written: str) -> None:
+        assert written
+        self.waiting.append(host)
+
+
+class Backups(NoS3):
+    """S3 with one backup in it."""
+
+    def ids(self) -> list[str]:
+        return ["20261122T001503Z-3f9a1c"]
+
+
+@dataclass
+class Turn:
+    """A host whose Redis only seems to run, its clock, and the lease."""
+
+    host: TestHost
+    now: float = 1000.0
+    gate: Gate = field(default_factory=Gate)
+    state: str = ""
+
+    def __post_init__(self) -> None:
+        self.leases = Memory(lambda: self.now)
+        (self.host.directory / "redis.pid").write_text("1")
+
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+
+    @property
+    def context(self) -> Context:
+        return self.host.context(
+            clock=lambda: self.now, sleep=self.wait, guard=self.gate, leases=self.leases, boot_id="boot-1"
+        )
+
+    @property
+    def outside(self) -> Outside:
+        nothing: Any = None
+        return Outside(nothing, nothing, self.leases, None, lambda _service: nothing, "boot-1")
+
+    def holder(self) -> LeaseHolder:
+        return LeaseHolder(self.context, self.outside)
+
+    def acquirer(self) -> Acquirer:
+        made = Acquirer(self.context, self.outside, lambda _line: None)
+        made.state_of = lambda _host: self.state  # type: ignore[method-assign]
+        return made
+
+
+@pytest.fixture
+def turn(tmp_path: Path) -> Turn:
+    host = TestHost(tmp_path / "host")
+    host.config = replace(host.config, boots=True, dns_name=None)
+    return Turn(host)
+
+
+# --- what a renewal lets in
+
+
+def test_clients_get_in_for_as_long_as_the_lease_is_proved_from_when_the_renewal_began(turn: Turn) -> None:
+    holder = turn.holder()
+    slow, write = 7.0, turn.leases.write_lease
+
+    def write_slowly(lease: Lease, over: Held | None) -> None:
+        turn.now += slow
+        write(lease, over)
+
+    turn.leases.write_lease = write_slowly  # type: ignore[method-assign]
+    holder.renew()
+    assert holder.trouble == ""
+    assert turn.gate.open_until == 1000.0 + 90 - 5
+    assert holder.proved
+    turn.now = 1000.0 + 85
+    assert not holder.proved
+
+
+def test_a_host_that_lost_its_lease_never_takes_it_again_by_itself(turn: Turn) -> None:
+    holder = turn.holder()
+    holder.renew()
+    turn.leases.put(Lease(OTHER, term=2))
+    holder.renew()
+    assert holder.lost_to == OTHER
+    # Nor does a watcher that has just begun, whatever becomes of the other's lease.
+    turn.leases.put(Lease(OTHER, term=2, released=True))
+    turn.gate.open_until = 1.0
+    later = turn.holder()
+    later.renew()
+    assert later.lost_to == OTHER
+    assert turn.leases.held is not None
+    assert turn.leases.held.host == OTHER
+
+
+def test_after_a_start_redis_is_not_reached_before_a_boot_has_given_it_its_data(turn: Turn) -> None:
+    note_serving(turn.context, 1, "an earlier boot")
+    turn.leases.put(Lease(ME, term=1))
+    turn.holder().renew()
+    assert turn.gate.open_until is None
+    note_serving(turn.context, 1, "boot-1")
+    turn.holder().renew()
+    assert turn.gate.open_until is not None
+
+
+def test_a_new_host_serves_nobody_before_the_backups_are_restored(turn: Turn) -> None:
+    turn.host.s3 = Backups()
+    holder = turn.holder()
+    holder.renew()
+    assert (holder.held, turn.gate.open_until) == (True, None)
+    # Looked at again soon, since that is over at any moment.
+    assert holder.pause() < 10
+    turn.context.restored_path.write_text("{}")
+    holder.renew()
+    assert turn.gate.open_until is not None
+
+
+def test_a_lease_that_was_lost_goes_on_in_the_same_term(turn: Turn) -> None:
+    note_serving(turn.context, 7, "boot-1")
+    turn.holder().renew()
+    assert turn.leases.held is not None
+    assert turn.leases.held.term == 7
+    assert turn.gate.open_until is not None
+
+
+def test_what_was_shut_no_renewal_opens_again(turn: Turn) -> None:
+    holder = turn.holder()
+    holder.renew()
+    holder.shut()
+    holder.renew()
+    assert turn.gate.open_until is None
+
+
+# --- how long the next one waits
+
+
+def test_what_the_host_before_may_still_go_by_is_waited_for(turn: Turn) -> None:
+    turn.leases.put(Lease(OTHER, term=3, seconds=90))
+    turn.host.config = replace(turn.host.config, timeouts=replace(turn.host.config.timeouts, handover=10))
+    turn.state = "shutting-down"
+    before = turn.acquirer().acquire()
+    assert before.term == 4
+    assert turn.now >= 1090.0
+    assert turn.leases.waiting == [] or set(turn.leases.waiting) == {ME}
+
+
+def test_a_boot_after_one_that_was_killed_waits_as_well(turn: Turn) -> None:
+    turn.leases.put(Lease(OTHER, term=3, seconds=90))
+    turn.host.config = replace(turn.host.config, timeouts=replace(turn.host.config.timeouts, handover=10))
+    turn.state = "shutting-down"
+
+    class Kill(BaseException):
+        pass
+
+    acquirer = turn.acquirer()
+
+    def killed(_until: float, _host: str) -> None:
+        raise Kill
+
+    acquirer._wait_until = killed  # type: ignore[method-assign]
+    with pytest.raises(Kill):
+        acquirer.acquire()
+    assert turn.leases.held is not None
+    assert turn.leases.held.host == ME
+    assert turn.now < 1030.0
+    turn.acquirer().acquire()
+    assert turn.now >= 1090.0
+
+
+@pytest.mark.parametrize(
+    ("final", "waits"),
+    [
+        (FinalRecord(OTHER, term=3, fenced=True, off_host=True), False),
+        (FinalRecord(OTHER, term=2, fenced=True, off_host=True), True),  # of an earlier term
+        (FinalRecord(OTHER, term=3, fenced=False, off_host=True), True),
+        (FinalRecord(OTHER, term=3, fenced=True, off_host=True, withdrawn=True), True),
+    ],
+)
+def test_which_record_lets_the_next_host_begin_at_once(turn: Turn, final: FinalRecord, waits: bool) -> None:
+    turn.leases.put(Lease(OTHER, term=3, seconds=90))
+    turn.leases.write_final(final)
+    turn.state = "running"
+    before = turn.acquirer().acquire()
+    assert (turn.now >= 1090.0) is waits
+    assert (before.final is None) is (final.term != 3 or final.withdrawn)
+
+
+@pytest.mark.parametrize(("state", "waits"), [("terminated", False), ("stopped", True), ("", True)])
+def test_what_ec2_says_of_the_holder(turn: Turn, state: str, waits: bool) -> None:
+    """One that was stopped may run again by now; that EC2 does not know it says nothing."""
+    turn.leases.put(Lease(OTHER, term=3, seconds=90))
+    turn.state = state
+    turn.acquirer().acquire()
+    assert (turn.now > 1030.0) is waits
+
+
+# --- who may back up
+
+
+def test_only_a_host_that_serves_backs_up(turn: Turn) -> None:
+    assert entitlement(turn.context).term == 0
+    turn.leases.put(Lease(OTHER, term=3))
+    with pytest.raises(SupersededError, match=r"i-other serves stg .term 3., and not this host") as refused:
+        entitlement(turn.context)
+    assert refused.value.exit_code == 5
+    assert entitlement(turn.context, by_hand=True).holds is False
+    turn.leases.put(Lease(ME, term=4, before=OTHER))
+    with pytest.raises(NotServingError, match="has not begun to serve"):
+        entitlement(turn.context)
+    note_serving(turn.context, 4, "boot-1")
+    assert entitlement(turn.context).term == 4
+    note_serving(turn.context, 4, "an earlier boot")
+    with pytest.raises(NotServingError, match="has not begun to serve"):
+        entitlement(turn.context)
+    assert read_serving(turn.context, "i-of-another-image") is None
