@@ -80,8 +80,9 @@ class Acquirer:
             held = self.outside.leases.lease()
             if held is None or held.lease.host == me.instance_id:
                 self._take_record_back(me.instance_id)
-                if held is not None:
-                    self._outlast_again(held)
+                if held is not None and self._outlast_again(held):
+                    # Renewed by this host's own watcher meanwhile.
+                    continue
                 if (term := self._write(held)) is not None:
                     return replace(self._before(held), term=term)
                 continue
@@ -135,19 +136,23 @@ class Acquirer:
             return 0.0
         return self.ctx.clock() + held.lease.seconds - held.age
 
-    def _outlast_again(self, held: Held) -> None:
-        """Wait for what an earlier boot waited for, should it have been killed meanwhile."""
-        lease = held.lease
+    def _outlast_again(self, held: Held) -> bool:
+        """Wait for what an earlier boot waited for, should it have been killed meanwhile; whether it was to be."""
+        lease, directory = held.lease, self.ctx.config.state_directory
         if not lease.before or lease.volume:
-            return
-        found = recall(self.ctx.config.state_directory, BOOT).get("outlast") or {}
+            return False
+        found = recall(directory, BOOT).get("outlast") or {}
         if found.get("after") != lease.before:
-            return
+            return False
         until = float(found["until"])
         if until and found.get("boot") != self.outside.boot_id:
             # That clock began anew.
             until = self.ctx.clock() + lease.seconds
+            save_state(directory, BOOT, outlast={**found, "boot": self.outside.boot_id, "until": until})
+        if self.ctx.clock() >= until:
+            return False
         self._wait_until(until, lease.before)
+        return True
 
     def _wait_until(self, until: float, host: str) -> None:
         """Let that moment pass."""

@@ -112,6 +112,7 @@ class Watch:
         # Writes are held back since the lease could not be renewed, and not for good.
         self._held_back = False
         self._dropped = False
+        self._at_work = False
         self._lost = False
         known = recall(ctx.config.state_directory, WATCH)
         self._run = str(known.get("run", "")) if known.get("boot") == outside.boot_id else ""
@@ -371,16 +372,19 @@ class Watch:
         directory = self._ctx.config.state_directory
         if is_held(self._ctx.lock_path) or is_held(directory / "boot.lock"):
             # A restore starts it anew, and says itself what it has now.
-            self._run = ""
+            self._at_work = True
             return
         try:
             with self.drainer.quick().redis() as server:
                 state = server.state()
         except (KeeperError, OSError):
             return
-        if state.loading or state.run == self._run:
+        if state.loading:
             return
-        before, self._run = self._run, state.run
+        expected, self._at_work = self._at_work, False
+        if state.run == self._run:
+            return
+        before, self._run = "" if expected else self._run, state.run
         self._save_state(run=state.run, boot=self._outside.boot_id)
         if before:
             since = "its append-only file" if state.aof_enabled else "its last own save"
