@@ -115,6 +115,9 @@ def patch() -> None:
         action._compute_environment_string(environment)
         told = run_here(name, dict(arguments), {key: str(value) for key, value in environment.items()})
         answer = action._parse_returned_data(told, "legacy")
+        if hasattr(answer, "as_result_dict"):  # since ansible-core 2.21
+            answer.remove_internal_keys()
+            return answer.as_result_dict(for_round_trip=True)
         from ansible.vars.clean import remove_internal_keys
 
         remove_internal_keys(answer)

@@ -66,12 +66,14 @@ def agent(person: Person, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def test_the_private_key_at_its_usual_place(person: Person) -> None:
     path = made(person.folder / ".ssh", "id_ed25519")
-    assert person.asks() == {
+    answer = person.asks()
+    # Before ansible-core 2.22 modules tell their arguments as well.
+    answer.pop("invocation", None)
+    assert answer == {
         "changed": False,
         "public_key": half(path),
         "private_key_file": str(path),
         "source": str(path),
-        "invocation": {"module_args": {"public_key": "", "private_key_file": ""}},
     }
 
 
