@@ -35,14 +35,14 @@ def test_hosts_change_under_load_and_nothing_is_broken() -> None:
 @pytest.mark.parametrize(
     ("name", "broken"),
     [
-        ("superseded backups count", "(c)"),
+        ("superseded backups count", ("(c)", "(d)")),
         ("no fence of its own", "(a)"),
         ("given back unfenced", "(a)"),
         ("not found is gone", "(a)"),
         ("a crash is not noted", "(b)"),
     ],
 )
-def test_an_old_fault_is_found(name: str, broken: str) -> None:
+def test_an_old_fault_is_found(name: str, broken: str | tuple[str, ...]) -> None:
     with patched(MUTATIONS[name][1]):
         outcome = run.many(range(1, 201))
     assert outcome.violations, name
