@@ -832,3 +832,15 @@ def test_an_image_brings_no_other_hosts_past(world: World) -> None:
     assert recall(directory)
     begin_anew(directory, "i-second")
     assert not recall(directory)
+
+
+def test_the_volume_of_a_host_that_runs_is_not_waited_for(world: World) -> None:
+    """It lost its lease, and EC2 does not end it: its volume would be waited for in vain."""
+    new = NewHost(world)
+    ec2 = world.client("ec2")
+    held = ec2.create_volume(AvailabilityZone=ZONE, Size=8, VolumeType="gp3")["VolumeId"]
+    runs = launch(world, ZONE)
+    ec2.attach_volume(VolumeId=held, InstanceId=runs, Device="/dev/sdf")
+    assert new.boot().disks.kept(held) == f"the volume {held} of the host before stays with {runs}, which runs"
+    ec2.terminate_instances(InstanceIds=[runs])
+    assert new.boot().disks.kept(held) == ""

@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from spotcache_keeper.aws.clients import AwsError
+from spotcache_keeper.aws.clients import AwsError, aws_errors
 from spotcache_keeper.aws.settle import found
 from spotcache_keeper.aws.volumes import Volumes
 from spotcache_keeper.context import Context
@@ -65,7 +66,29 @@ class Disks:
         here, there = self.ctx.machine.identity().zone, volume["AvailabilityZone"]
         if there != here:
             return f"the volume {volume_id} of the host before is in {there}, and this host in {here}"
-        return ""
+        return self._in_use(volume)
+
+    def _in_use(self, volume: dict[str, Any]) -> str:
+        """Which host keeps a volume since it runs; empty when none does. EC2 lets go of one only when its host ends."""
+        me = self.ctx.machine.identity().instance_id
+        holders = {str(one["InstanceId"]) for one in volume.get("Attachments", [])} - {me}
+        if not holders:
+            return ""
+        try:
+            with aws_errors(f"looking at {', '.join(sorted(holders))}"):
+                found = self.outside.client("ec2").describe_instances(InstanceIds=sorted(holders))["Reservations"]
+        except AwsError:
+            # It is waited for, as long as a volume may take.
+            return ""
+        running = [
+            str(item["InstanceId"])
+            for reservation in found
+            for item in reservation["Instances"]
+            if item["State"]["Name"] in ("pending", "running")
+        ]
+        return (
+            f"the volume {volume['VolumeId']} of the host before stays with {running[0]}, which runs" if running else ""
+        )
 
     def change_to(self, volume_id: str, instead_of: str) -> None:
         """Attach a volume in the place of another one, which stays for whoever wants it.
