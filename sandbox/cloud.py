@@ -347,6 +347,9 @@ class Cloud:
     def _plug(self, instance: Any, volume: Any, device: str) -> None:
         with self.lock:
             disks = self.disks.setdefault(instance.id, {})
+            if volume.id in disks:
+                # A host that comes up has its volumes at once, and EC2's own word on the attachment comes after that.
+                return
             used = set(disks.values())
             node = next(f"nvme{n}n1" for n in range(1, 27) if f"nvme{n}n1" not in used)
             disks[volume.id] = node

@@ -18,7 +18,8 @@ from spotcache_keeper.context import Context
 from spotcache_keeper.errors import KeeperError, NoSourceError
 from spotcache_keeper.lease import LeaseStore
 from spotcache_keeper.node.acquire import Acquirer, Predecessor
-from spotcache_keeper.node.boot import Boot, BootResult, note_crash
+from spotcache_keeper.node.boot import Boot, BootResult
+from spotcache_keeper.node.crash import note_crash
 from spotcache_keeper.node.renew import LeaseHolder
 from spotcache_keeper.node.watch import Watch
 from spotcache_keeper.outside import Outside
@@ -421,13 +422,19 @@ class SimDisks:
         if found is None:
             return "there is no such volume"
         holder = world.hosts.get(found.holder)
-        if holder is not None and holder is not self.host and holder.state != "terminated":
-            return f"{volume} is still attached to {holder.id}"
+        if holder is not None and holder is not self.host and holder.state == "running":
+            return f"{volume} stays with {holder.id}, which runs"
         return "" if found.holder == self.host.id or world.random.random() < 0.7 else f"{volume} is in another zone"
 
     def change_to(self, volume: str, own: str) -> None:
+        """EC2 lets go of a volume when its host has ended."""
         world = self.host.world
         world.wait(0.5)
+        until = world.now + world.config.timeouts.volume
+        while world.volumes[volume].holder not in ("", self.host.id):
+            if world.now >= until:
+                raise KeeperError(f"{volume} is still in-use")
+            world.wait(1.0)
         if own:
             world.volumes[own].holder = ""
         world.volumes[volume].holder = self.host.id
@@ -657,8 +664,6 @@ class Host:
         self.locks.clear()
         if self.mounted:
             self.world.start("guard", self, self.run_guard, delay)
-        if self.mounted and not self.server.stopped:
-            self.world.start("the engine", self, self.start_redis, delay + self.world.random.uniform(0.1, 4.0))
         self.world.start("boot", self, self.run_boot, delay + self.world.random.uniform(0.1, 3.0))
         self.world.start("watch", self, self.run_watch, delay + self.world.random.uniform(0.1, 3.0))
         self.world.start("timer", self, self.run_timer, delay + self.world.random.uniform(20.0, 60.0))
@@ -673,11 +678,13 @@ class Host:
         self.locks.clear()
 
     def run_guard(self) -> None:
-        """The unit before the engine's."""
+        """The unit before the engine's, and the engine."""
         try:
             note_crash(self.context())
         except KeeperError as error:
             self.say(f"guard: {error}")
+        if not self.server.stopped:
+            self.world.start("the engine", self, self.start_redis, self.world.random.uniform(0.1, 4.0))
 
     def run_boot(self) -> None:
         ctx = self.context()

@@ -214,7 +214,7 @@ MUTATIONS: dict[str, tuple[str, list[Patch]]] = {
     "backups while it boots": ("a host backs up before it serves", [(create, "entitlement", _anybody)]),
     "a crash is not noted": (
         "what a crash of the machine took is told by the age of a file",
-        [(boot, "note_crash", _nothing), (host, "note_crash", _nothing)],
+        [(boot, "note_crash", _nothing), (host, "note_crash", _nothing), (watch, "note_crash", _nothing)],
     ),
     "old data on the volume": (
         "a superseded host goes on with what lies on its volume",

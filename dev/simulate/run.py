@@ -21,7 +21,7 @@ from spotcache_keeper import lease as lease_module
 from spotcache_keeper.aws import imds
 from spotcache_keeper.backup import create, switch_data
 from spotcache_keeper.config import Config, parse_config
-from spotcache_keeper.node import boot, drain
+from spotcache_keeper.node import boot, crash, drain
 from spotcache_keeper.system import files, lock, state, times
 from spotcache_keeper.system.times import from_epoch
 
@@ -35,7 +35,7 @@ TIMEOUTS = {
     "check": 20,
     "start": 20,
     "stop": 5,
-    "volume": 10,
+    "volume": 120,
     "lease": LEASE_SECONDS,
     "handover": 20,
     "drain": 30,
@@ -157,7 +157,8 @@ def simulated() -> Iterator[None]:
         (create, "check_free_space", nothing),
         (imds, "utc_now", NOW),
         (times, "secrets", DICE),
-        (boot, "known_host", lambda path: path.host.id),
+        (crash, "known_host", lambda path: path.host.id),
+        (crash, "created_at", lambda path: from_epoch(path.forked)),
         (lease_module, "secrets", DICE),
     ]
     before = [(module, name, getattr(module, name)) for module, name, _ in stand_ins]

@@ -387,7 +387,10 @@ class World:
         self.trace("person", f"restores {backup_id} on {host.id}")
         self.forgiving = True
         stored = self.bucket.backups.get(backup_id)
-        self._given_up = host.held - set(stored.data if stored is not None else ())
+        wanted = set(stored.data if stored is not None else ())
+        self._given_up = host.held - wanted
+        # What an earlier restore had given up may be asked for again.
+        self.gone_for_good -= wanted
 
     def restored(self, host: Host) -> None:
         """From here on what was restored is what must not be lost, and nothing that it took the place of."""

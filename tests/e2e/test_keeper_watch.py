@@ -224,17 +224,24 @@ class Clients:
 
 
 NO_RETRY = Retry(NoBackoff(), 0)
-# What keeps a host from renewing its lease, and what ends that.
+# Sessions with the host's own clients stay; nothing that the host begins gets out.
+DROP = "for one in iptables ip6tables; do $one -{} OUTPUT -p tcp -m multiport ! --sports 22,6379 -j DROP; done"
+# What keeps a host from renewing its lease, and what ends that; on the host, or done to it from outside.
 CAUSES = {
     "the keeper stands still": (
         "systemctl kill --kill-whom=all --signal=STOP spotcache-watch",
         "systemctl kill --kill-whom=all --signal=CONT spotcache-watch",
     ),
+    "the way to AWS is cut": (DROP.format("I"), DROP.format("D")),
+    "the machine stands still": ("pause", "unpause"),
 }
 
 
 def do(place: Sandbox, host: Host, what: str) -> None:
-    """Something on a host."""
+    """Something on a host, or with the whole of it."""
+    if what in ("pause", "unpause"):
+        subprocess.run(["docker", what, f"sc-{place.name}-{host.id}"], check=True, capture_output=True)
+        return
     done = place.on_host(host, what)
     assert done.returncode == 0, done.stderr
 

@@ -481,10 +481,15 @@ def test_the_name_moves_and_that_it_could_not_is_told(world: World) -> None:
 
 
 def acquirer_of(world: World, host: str, **timeouts: int) -> tuple[Acquirer, list[str]]:
-    """Another host that boots."""
+    """A host that boots: another one, or the world's own again."""
     machine = FakeMachine(world.host.directory)
     machine.instance_id = host
-    config = replace(world.host.config, timeouts=replace(world.host.config.timeouts, **timeouts))
+    config = replace(
+        world.host.config,
+        timeouts=replace(world.host.config.timeouts, **timeouts),
+        # No two hosts write the same files.
+        state_directory=world.host.config.state_directory if host == HOST else world.host.directory / host,
+    )
     context: Context = world.host.context(machine=machine, config=config, sleep=lambda _s: time.sleep(0.05))
     said: list[str] = []
     return Acquirer(context, world.outside, said.append), said

@@ -12,7 +12,7 @@ from spotcache_keeper.aws.signed import ConflictError
 from spotcache_keeper.backup.entitlement import SupersededError, entitlement
 from spotcache_keeper.backup.serving import note_serving, read_serving
 from spotcache_keeper.context import Context
-from spotcache_keeper.errors import NotServingError
+from spotcache_keeper.errors import KeeperError, NotServingError
 from spotcache_keeper.lease import FinalRecord, Held, Lease
 from spotcache_keeper.node.acquire import Acquirer
 from spotcache_keeper.node.renew import LeaseHolder
@@ -264,3 +264,31 @@ def test_only_a_host_that_serves_backs_up(turn: Turn) -> None:
     with pytest.raises(NotServingError, match="has not begun to serve"):
         entitlement(turn.context)
     assert read_serving(turn.context, "i-of-another-image") is None
+
+
+def test_what_is_backed_up_while_s3_does_not_say_who_serves(turn: Turn) -> None:
+    def silent() -> Held | None:
+        raise KeeperError("S3 does not answer")
+
+    turn.leases.lease = silent  # type: ignore[method-assign]
+    with pytest.raises(KeeperError, match="S3 does not answer"):
+        entitlement(turn.context)
+    note_serving(turn.context, 3, "an earlier boot")
+    with pytest.raises(KeeperError, match="S3 does not answer"):
+        entitlement(turn.context)
+    note_serving(turn.context, 3, "boot-1")
+    assert (entitlement(turn.context).term, entitlement(turn.context).holds) == (3, False)
+    # A host that does not boot by the keeper never notes that it serves; a person starts its Redis.
+    turn.host.config = replace(turn.host.config, boots=False, state_directory=turn.host.directory / "other")
+    assert (entitlement(turn.context).term, entitlement(turn.context).holds) == (0, False)
+
+
+def test_a_host_that_never_served_is_known_without_asking_who_it_is(turn: Turn) -> None:
+    context = turn.context
+
+    class Nobody:
+        def identity(self) -> Any:
+            raise KeeperError("the metadata service does not answer")
+
+    context.machine = Nobody()  # type: ignore[assignment]
+    assert read_serving(context) is None

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ from botocore.retries.standard import ThrottledRetryableChecker
 from spotcache_keeper.aws.signed import Key, Objects, Signed
 
 from dev.work import ROOT, tool
+from sandbox.cloud import Cloud
 from sandbox.iam import listed
 from sandbox.times import SLOW, Chance, Times, Unseen, named, refusal, seen_of
 
@@ -479,3 +481,16 @@ def test_an_image_is_waited_for_until_its_snapshots_stand(tmp_path: Path) -> Non
         assert image["State"] == "pending"
     finally:
         account.close()
+
+
+def test_a_volume_that_a_host_comes_up_with_is_plugged_once(tmp_path: Path) -> None:
+    """AttachVolume's own time may come while the host is brought up with what is attached to it."""
+    cloud = object.__new__(Cloud)
+    cloud.lock, cloud.disks = threading.RLock(), {}
+    cloud.pool = SimpleNamespace(ensure=lambda volume, _size: tmp_path / volume)  # type: ignore[assignment]
+    plugged: list[tuple[str, str]] = []
+    cloud._insert = lambda _host, volume, _file, node, _device: plugged.append((volume, node))  # type: ignore[method-assign]
+    host = SimpleNamespace(id="i-1", state="running")
+    for volume in ("vol-1", "vol-2", "vol-1"):
+        cloud._plug(host, SimpleNamespace(id=volume, size=1), "/dev/sdf")
+    assert plugged == [("vol-1", "nvme1n1"), ("vol-2", "nvme2n1")]

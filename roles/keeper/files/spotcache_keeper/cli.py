@@ -27,7 +27,8 @@ from spotcache_keeper.config import DEFAULT_PATH, load_config
 from spotcache_keeper.context import Context, build_context
 from spotcache_keeper.errors import InterruptedRunError, KeeperError, RefusedError
 from spotcache_keeper.node.acquire import Acquirer
-from spotcache_keeper.node.boot import Boot, note_crash
+from spotcache_keeper.node.boot import Boot
+from spotcache_keeper.node.crash import note_crash
 from spotcache_keeper.node.data_volume import Disks
 from spotcache_keeper.node.journal import Lines
 from spotcache_keeper.node.renew import LeaseHolder

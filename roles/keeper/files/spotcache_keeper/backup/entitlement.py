@@ -39,7 +39,7 @@ def entitlement(ctx: Context, *, by_hand: bool = False) -> Entitlement:
 
     Raises:
         SupersededError: another host serves.
-        KeeperError: S3 does not say who serves, and this host never did.
+        KeeperError: S3 does not say who serves, and this host has not served since it booted.
     """
     if ctx.leases is None:
         return Entitlement()
@@ -47,10 +47,12 @@ def entitlement(ctx: Context, *, by_hand: bool = False) -> Entitlement:
     try:
         held = ctx.leases.lease()
     except KeeperError as error:
-        if served is None or (served.boot != ctx.boot_id and ctx.config.boots):
+        if ctx.config.boots and (served is None or served.boot != ctx.boot_id):
             raise
-        ctx.warnings.append(f"who serves could not be read, the backup is that of term {served.term}: {error}")
-        return Entitlement(served.term, holds=False)
+        # Redis on a host that does not boot by the keeper is started by a person, and is what it serves.
+        term = served.term if served is not None else 0
+        ctx.warnings.append(f"who serves could not be read, the backup is that of term {term}: {error}")
+        return Entitlement(term, holds=False)
     if held is None:
         return Entitlement()
     if held.lease.host == ctx.machine.identity().instance_id:

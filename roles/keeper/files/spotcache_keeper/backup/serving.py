@@ -33,9 +33,10 @@ def read_serving(ctx: Context, me: str = "") -> Serving | None:
     """
     data = recall(ctx.config.state_directory, SERVING)
     host, term, boot = data.get("host"), data.get("term"), data.get("boot")
-    if host != (me or ctx.machine.identity().instance_id) or not isinstance(term, int) or not isinstance(boot, str):
+    if not isinstance(host, str) or not isinstance(term, int) or not isinstance(boot, str):
+        # Nothing to compare, so the metadata service is not asked: there may be none.
         return None
-    return Serving(str(host), term, boot)
+    return Serving(host, term, boot) if host == (me or ctx.machine.identity().instance_id) else None
 
 
 def note_serving(ctx: Context, term: int, boot: str) -> None:

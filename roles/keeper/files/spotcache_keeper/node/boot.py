@@ -29,15 +29,15 @@ from spotcache_keeper.context import Context
 from spotcache_keeper.errors import KeeperError, NoSourceError, NoUsableCopyError
 from spotcache_keeper.lease import MARGIN, Lease, Takeover
 from spotcache_keeper.node.acquire import Acquirer, Predecessor
+from spotcache_keeper.node.crash import note_crash
 from spotcache_keeper.node.data_volume import Disks
-from spotcache_keeper.node.drain import read_drain
 from spotcache_keeper.outside import Outside
 from spotcache_keeper.server.rdb import created_at, databases_of
 from spotcache_keeper.stores.source import Source, newest_first
 from spotcache_keeper.system.files import readable_errors, replace_secret, write_atomically
 from spotcache_keeper.system.lock import only_run
-from spotcache_keeper.system.state import BOOT, CRASH, known_host, recall, save_state
-from spotcache_keeper.system.times import age_text, from_epoch, from_text, to_text
+from spotcache_keeper.system.state import BOOT, CRASH, recall, save_state
+from spotcache_keeper.system.times import NEVER, age_text, from_epoch, from_text, to_text
 
 _IDENTITY_SECONDS = 60.0
 _DNS_TRIES = 5
@@ -592,27 +592,6 @@ class Boot:
         return f"{what}/{self.ctx.machine.identity().instance_id}/{self.outside.boot_id}"
 
 
-def note_crash(ctx: Context) -> None:
-    """Note what this host lost, should it have gone down without a shutdown: before Redis is started again.
-
-    A Redis that the engine starts later may save what it began with, and the file would look younger than it is.
-    """
-    directory = ctx.config.state_directory
-    # Before there is a network, nobody says which host this is: what it knew of itself does.
-    serving, drain = read_serving(ctx, known_host(directory)), read_drain(directory)
-    if serving is None or serving.boot == ctx.boot_id or recall(directory, CRASH).get("boot") == serving.boot:
-        return
-    since = ""
-    if drain is not None and drain.boot == serving.boot:
-        if drain.complete and drain.withdrawn_in != drain.boot:
-            return
-        since = drain.lost_since
-    if not since and ctx.rdb_path.exists():
-        written = created_at(ctx.rdb_path) or from_epoch(ctx.rdb_path.stat().st_mtime)
-        since = to_text(written)
-    save_state(directory, CRASH, boot=serving.boot, since=since)
-
-
 def hash_of(text: str) -> str:
     """A short name for a text."""
     return hashlib.sha256(text.encode()).hexdigest()[:12]
@@ -620,4 +599,6 @@ def hash_of(text: str) -> str:
 
 def _since(moment: datetime) -> str:
     """What is missing after a moment."""
+    if moment == NEVER:
+        return "all that Redis held"
     return f"what was written after {to_text(moment)}"

@@ -40,7 +40,7 @@ from spotcache_keeper.stores.source import newest_first
 from spotcache_keeper.system.files import read_json, write_atomically
 from spotcache_keeper.system.lock import is_held, only_run
 from spotcache_keeper.system.state import save_state
-from spotcache_keeper.system.times import age_text, from_epoch, from_text, to_text
+from spotcache_keeper.system.times import NEVER, age_text, from_epoch, from_text, to_text
 
 _SCALING_VERSION = "2011-01-01"
 # Writes stay held back for so long beyond the end that was announced, unless the keeper lets go before.
@@ -213,12 +213,18 @@ class Drainer:
         if run != drain.run and not drain.lost_since:
             # Before the next save takes the place of what it began with.
             with contextlib.suppress(OSError):
-                written = created_at(self.ctx.rdb_path) or from_epoch(self.ctx.rdb_path.stat().st_mtime)
-                drain.lost_since = to_text(written)
+                drain.lost_since = self._began_with()
         if "fenced" not in drain.steps:
             self.checkpoint(drain, "fenced")
             self.say(f"writes are held back; {self.remaining(drain):.0f} s are left")
         return run
+
+    def _began_with(self) -> str:
+        """When that was written with which Redis began its present run, as text; empty where its own log has more."""
+        path = self.ctx.rdb_path
+        if path.exists():
+            return to_text(created_at(path) or from_epoch(path.stat().st_mtime))
+        return "" if self.ctx.config.appendonly else to_text(NEVER)
 
     def _shut(self, drain: Drain) -> bool:
         """Shut clients out for good; whether nobody can be answered here any more."""

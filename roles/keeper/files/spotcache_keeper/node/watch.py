@@ -21,6 +21,7 @@ from spotcache_keeper.backup.serving import read_serving
 from spotcache_keeper.context import Context
 from spotcache_keeper.errors import KeeperError
 from spotcache_keeper.interruption import SHUTDOWN, Interruption
+from spotcache_keeper.node.crash import note_crash
 from spotcache_keeper.node.drain import Drain, Drainer, begin, read_drain
 from spotcache_keeper.node.journal import Lines
 from spotcache_keeper.node.renew import LeaseHolder
@@ -109,8 +110,9 @@ class Watch:
         self._quiet_since: float | None = None
         self._fenced_at = float("-inf")
         self._inspected_at = float("-inf")
-        # Writes are held back since the lease could not be renewed, and not for good.
-        self._held_back = False
+        # Writes are held back since the lease could not be renewed, and not for good. An earlier run of the keeper may
+        # have begun that and come to its end before it could end it: not known.
+        self._held_back: bool | None = None
         self._dropped = False
         self._at_work = False
         self._lost = False
@@ -253,6 +255,9 @@ class Watch:
         if not run and serving is not None and serving.boot != self._outside.boot_id:
             # It went down and has not served since: what Redis holds now is what was on the disk then.
             run = serving.boot
+            with contextlib.suppress(KeeperError, OSError):
+                # A boot may not have come to it; Redis saves once more when it is stopped.
+                note_crash(self._ctx)
         drain = begin(self._ctx, self._outside, interruption, self.now(), run)
         # Before anything is said or noted: each moment may bring another write.
         self.drainer.fence(drain)
@@ -410,7 +415,7 @@ class Watch:
         if lease.trouble != self._trouble:
             self._trouble = lease.trouble
             self.say(self._trouble or "the lease is renewed again")
-        if self.drain is None and lease.held and lease.proved == self._held_back:
+        if self.drain is None and lease.held and self._held_back is not (not lease.proved):
             self._hold_back(not lease.proved)
 
     def _hold_back(self, held_back: bool) -> None:
@@ -425,12 +430,11 @@ class Watch:
             if held_back and not self._ctx.guard.holds:
                 self.say(f"the lease is not renewed, and writes could not be held back: {error}")
             return
-        self._held_back = held_back
-        self.say(
-            "the lease could not be renewed in time: nobody is served until it is"
-            if held_back
-            else "the lease is this host's again: writes are let through"
-        )
+        before, self._held_back = self._held_back, held_back
+        if held_back:
+            self.say("the lease could not be renewed in time: nobody is served until it is")
+        elif before:
+            self.say("the lease is this host's again: writes are let through")
 
     def _begin_lost(self, host: str) -> None:
         """Another host serves: hold writes back, again and again."""

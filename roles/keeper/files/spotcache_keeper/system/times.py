@@ -20,6 +20,10 @@ _MOMENT = re.compile(
 )
 
 
+# Before anything was written.
+NEVER = datetime.fromtimestamp(0, UTC)
+
+
 def utc_now() -> datetime:
     """The present moment."""
     return datetime.now(UTC)
