@@ -349,6 +349,12 @@ class SimEngine:
         self.host.world.wait(0.05)
         self.host.stop_redis()
 
+    def kill(self) -> None:
+        self.host.world.wait(0.05)
+        if self.host.server.running:
+            self.host.world.redis_lost(self.host)
+        self.host.server.running, self.host.server.stopped, self.host.server.exit_code = False, True, 137
+
     def last_words(self) -> str:
         return "nothing"
 

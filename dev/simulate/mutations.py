@@ -18,7 +18,7 @@ from spotcache_keeper.backup import create, entitlement, restore
 from spotcache_keeper.backup.serving import read_serving
 from spotcache_keeper.errors import KeeperError
 from spotcache_keeper.lease import FinalRecord
-from spotcache_keeper.node import acquire, boot, drain, renew, watch
+from spotcache_keeper.node import acquire, boot, crash, drain, renew, watch
 from spotcache_keeper.stores import retention, source
 
 from dev.simulate import cloud, host, run, world
@@ -214,7 +214,7 @@ MUTATIONS: dict[str, tuple[str, list[Patch]]] = {
     "backups while it boots": ("a host backs up before it serves", [(create, "entitlement", _anybody)]),
     "a crash is not noted": (
         "what a crash of the machine took is told by the age of a file",
-        [(boot, "note_crash", _nothing), (host, "note_crash", _nothing), (watch, "note_crash", _nothing)],
+        [(crash, "note_crash", _nothing), (host, "note_crash", _nothing)],
     ),
     "old data on the volume": (
         "a superseded host goes on with what lies on its volume",

@@ -25,5 +25,8 @@ def test_a_backup_is_verified_and_comes_back(host: Any, redis: Any) -> None:
     found = json.loads(host.run(f"{KEEPER} list --json").stdout)["sources"]
     assert [(one["id"], one["where"], one["verified"]) for one in found] == [(result["id"], "volume", True)]
     assert redis("FLUSHALL") == "OK"
-    host.check_output(f"{KEEPER} restore --from {result['id']} --force")
+    restored = host.run(f"{KEEPER} restore --from {result['id']} --force")
     assert redis("GET", "kept") == "value"
+    # Off the host there is no backup of what was restored, which is said as well.
+    assert restored.rc == 1
+    assert "the backup was restored, but what Redis holds now is not backed up" in restored.stderr

@@ -76,10 +76,13 @@ def test_a_scratch_server_is_removed_whatever_happens(tmp_path: Path) -> None:
 
 def test_docker_that_refuses_is_quoted() -> None:
     no = Completed(1, "", "Error response from daemon: no")
-    engine = DockerEngine(Docker([("docker start", no), ("docker stop", no), ("docker rm", no)]), "r", "i")
+    engine = DockerEngine(
+        Docker([("docker start", no), ("docker stop", no), ("docker kill", no), ("docker rm", no)]), "r", "i"
+    )
     for call, words in (
         (engine.start, "cannot start r"),
         (lambda: engine.stop(5), "cannot stop r"),
+        (engine.kill, "cannot kill r"),
         (engine.remove_scratch, "cannot remove"),
     ):
         with pytest.raises(KeeperError, match=words + ".*: Error response from daemon: no"):

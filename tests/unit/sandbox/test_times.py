@@ -489,7 +489,7 @@ def test_a_volume_that_a_host_comes_up_with_is_plugged_once(tmp_path: Path) -> N
     cloud.lock, cloud.disks = threading.RLock(), {}
     cloud.pool = SimpleNamespace(ensure=lambda volume, _size: tmp_path / volume)  # type: ignore[assignment]
     plugged: list[tuple[str, str]] = []
-    cloud._insert = lambda _host, volume, _file, node, _device: plugged.append((volume, node))  # type: ignore[method-assign]
+    cloud._insert = lambda _host, volume, _file, node, _device: plugged.append((volume, node))  # type: ignore[method-assign, assignment]
     host = SimpleNamespace(id="i-1", state="running")
     for volume in ("vol-1", "vol-2", "vol-1"):
         cloud._plug(host, SimpleNamespace(id=volume, size=1), "/dev/sdf")

@@ -22,6 +22,7 @@ from typing import Any
 
 from spotcache_keeper.backup.create import BackupResult, backup
 from spotcache_keeper.backup.restore import Request, RestoreResult, restore
+from spotcache_keeper.backup.serving import read_serving
 from spotcache_keeper.backup.switch_data import recover
 from spotcache_keeper.config import DEFAULT_PATH, load_config
 from spotcache_keeper.context import Context, build_context
@@ -207,7 +208,7 @@ def _watch(options: argparse.Namespace, context: Context) -> int:
     pause = 0.0
     while not select.select([told], [], [], pause)[0]:
         pause = watch.step()
-    lease.stopped.set()
+    lease.stop()
     # What it is sending may open the gate once more.
     keeping.join(timeout=15.0)
     if system_is_stopping(run_command):
@@ -232,6 +233,7 @@ def _restore(options: argparse.Namespace, context: Context) -> int:
     if result.changed:
         save_state(directory, last_restore={**result.to_json(), "at": at, "warnings": context.warnings})
         _back_up_restored(context, result.manifest.id)
+    _wait_for_clients(context)
     save_end(directory, "restore", None, at)
     if options.json:
         _print_json("restore", context, ok=True, changed=result.changed, error=None, **result.to_json())
@@ -245,18 +247,48 @@ def _wait_for_lease(context: Context) -> None:
 
     Raises:
         RefusedError: another host serves.
+        KeeperError: S3 does not say who does, and nothing else keeps this host from serving beside another one.
     """
     if context.leases is None:
         return
     me = context.machine.identity().instance_id
     deadline = context.clock() + context.config.timeouts.lease + context.config.timeouts.lease / 3 + 10
-    while (held := context.leases.lease()) is not None and held.lease.host != me:
+    while True:
+        try:
+            held = context.leases.lease()
+        except KeeperError as error:
+            if context.config.boots and not context.guard.holds:
+                raise
+            # Nobody gets in before the lease is proved, whatever is restored; without a boot a person says who serves.
+            context.warnings.append(f"who serves could not be read: {error}")
+            return
+        if held is None or held.lease.host == me:
+            return
         if context.clock() >= deadline:
             raise RefusedError(
                 f"{held.lease.host} serves {context.config.environment} (term {held.lease.term}), and not this host: "
                 "restore there, or end that host first"
             )
         context.sleep(2.0)
+
+
+def _wait_for_clients(context: Context) -> None:
+    """Wait until the watcher lets clients in, or the boot that comes to its end now.
+
+    Raises:
+        KeeperError: they do not.
+    """
+    if context.leases is None or not context.guard.holds:
+        return
+    me = context.machine.identity().instance_id
+    deadline = context.clock() + context.config.timeouts.lease
+    while (served := read_serving(context, me)) is None or served.boot != context.boot_id:
+        if context.clock() >= deadline:
+            raise KeeperError(
+                "the backup was restored, but clients are not let in: on the host, "
+                "`journalctl -u spotcache-watch -u spotcache-boot` says why"
+            )
+        context.sleep(0.5)
 
 
 def _back_up_restored(context: Context, restored_from: str) -> None:

@@ -3,9 +3,11 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 from spotcache_keeper.context import Context
+from spotcache_keeper.errors import KeeperError
 from spotcache_keeper.system.state import SERVING, recall, save_state
 
 
@@ -17,11 +19,13 @@ class Serving:
         host: instance id.
         term: of the lease under which Redis was given its data.
         boot: the run of the kernel in which that was.
+        run: the run of the server that holds it; empty when it did not say.
     """
 
     host: str
     term: int
     boot: str
+    run: str = ""
 
 
 def read_serving(ctx: Context, me: str = "") -> Serving | None:
@@ -36,7 +40,11 @@ def read_serving(ctx: Context, me: str = "") -> Serving | None:
     if not isinstance(host, str) or not isinstance(term, int) or not isinstance(boot, str):
         # Nothing to compare, so the metadata service is not asked: there may be none.
         return None
-    return Serving(host, term, boot) if host == (me or ctx.machine.identity().instance_id) else None
+    return (
+        Serving(host, term, boot, str(data.get("run", "")))
+        if host == (me or ctx.machine.identity().instance_id)
+        else None
+    )
 
 
 def note_serving(ctx: Context, term: int, boot: str) -> None:
@@ -45,4 +53,8 @@ def note_serving(ctx: Context, term: int, boot: str) -> None:
     Raises:
         KeeperError: it cannot be noted.
     """
-    save_state(ctx.config.state_directory, SERVING, host=ctx.machine.identity().instance_id, term=term, boot=boot)
+    run = ""
+    with suppress(KeeperError, OSError), ctx.redis() as server:
+        run = server.state().run
+    host = ctx.machine.identity().instance_id
+    save_state(ctx.config.state_directory, SERVING, host=host, term=term, boot=boot, run=run)

@@ -29,7 +29,7 @@ from spotcache_keeper.context import Context
 from spotcache_keeper.errors import KeeperError, NoSourceError, NoUsableCopyError
 from spotcache_keeper.lease import MARGIN, Lease, Takeover
 from spotcache_keeper.node.acquire import Acquirer, Predecessor
-from spotcache_keeper.node.crash import note_crash
+from spotcache_keeper.node.crash import note_crash_or_kill
 from spotcache_keeper.node.data_volume import Disks
 from spotcache_keeper.outside import Outside
 from spotcache_keeper.server.rdb import created_at, databases_of
@@ -126,7 +126,7 @@ class Boot:
             # Nobody would be kept out of a Redis that the engine has started.
             self.ctx.engine.stop(self.ctx.config.timeouts.stop)
             raise
-        note_crash(self.ctx)
+        note_crash_or_kill(self.ctx)
         save_state(self.ctx.config.state_directory, BOOT, began=self.outside.boot_id)
         self._know_oneself()
         self._fetch_secrets()

@@ -3,12 +3,31 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 from __future__ import annotations
 
+import contextlib
+
 from spotcache_keeper.backup.serving import read_serving
 from spotcache_keeper.context import Context
+from spotcache_keeper.errors import KeeperError
 from spotcache_keeper.node.drain import read_drain
 from spotcache_keeper.server.rdb import created_at
 from spotcache_keeper.system.state import CRASH, known_host, recall, save_state
 from spotcache_keeper.system.times import NEVER, from_epoch, to_text
+
+
+def note_crash_or_kill(ctx: Context) -> None:
+    """Note it as `note_crash` does; where that cannot be, Redis is ended before it saves anything.
+
+    It runs by now, with what was on the disk. Nobody can have written to it: clients are let in after a boot.
+
+    Raises:
+        KeeperError: it cannot be noted.
+    """
+    try:
+        note_crash(ctx)
+    except (KeeperError, OSError):
+        with contextlib.suppress(KeeperError, OSError):
+            ctx.engine.kill()
+        raise
 
 
 def note_crash(ctx: Context) -> None:

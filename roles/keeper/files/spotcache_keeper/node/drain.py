@@ -513,6 +513,7 @@ class Drainer:
             cause=drain.cause,
             term=term,
             fenced=fenced,
+            lost_since="" if drain.complete else drain.lost_since,
             written=to_text(self.now()),
         )
         if drain.backup is not None:
@@ -522,7 +523,6 @@ class Drainer:
                 created=str(drain.backup["created"]),
                 keys=int(drain.backup["keys"]),
                 complete=drain.complete and fenced,
-                lost_since="" if drain.complete else drain.lost_since,
                 off_host=drain.off_host,
                 note=f"final backup {drain.backup['id']}" + ("" if drain.off_host else ", on the volume only"),
             )

@@ -37,6 +37,8 @@ class LeaseHolder:
         closed: clients are kept out, whatever the lease says: this host ends.
         proved_until: until when the lease is this host's for sure, by the context's clock.
         trouble: why it could not be renewed; empty when it could.
+        stopped: no renewal follows.
+        woken: the next renewal is due at once.
     """
 
     ctx: Context
@@ -47,6 +49,7 @@ class LeaseHolder:
     proved_until: float = float("-inf")
     trouble: str = ""
     stopped: threading.Event = field(default_factory=threading.Event)
+    woken: threading.Event = field(default_factory=threading.Event)
     _opened: bool = False
     _gate: threading.Lock = field(default_factory=threading.Lock)
     _named_at: float = float("-inf")
@@ -86,10 +89,15 @@ class LeaseHolder:
         except (KeeperError, OSError) as error:
             self.trouble = str(error)
 
+    @property
+    def waits(self) -> bool:
+        """Whether the lease is this host's, and clients are not let in yet."""
+        return bool(self.held) and not self._opened and not self.closed
+
     def pause(self) -> float:
         """Seconds until the next renewal: sooner after one that failed."""
         # Soon again also while it does not serve yet: what keeps it from that may be over at any moment.
-        soon = bool(self.trouble) or (bool(self.held) and not self._opened and not self.closed)
+        soon = bool(self.trouble) or self.waits
         return self.ctx.config.timeouts.lease / (10 if soon else 3)
 
     def shut(self) -> None:
@@ -109,8 +117,15 @@ class LeaseHolder:
                 self.renew()
             except Exception as error:  # noqa: BLE001 - nothing but the end of the watcher ends this thread
                 self.trouble = f"the lease is not renewed: {type(error).__name__}: {error}"
-            if self.stopped.wait(self.pause()):
+            self.woken.wait(self.pause())
+            self.woken.clear()
+            if self.stopped.is_set():
                 return
+
+    def stop(self) -> None:
+        """Have `run` end."""
+        self.stopped.set()
+        self.woken.set()
 
     def _next(self, held: Held | None) -> Lease | None:
         """The lease as it is to be written now; None when there is nothing for this host to write."""
@@ -173,7 +188,7 @@ class LeaseHolder:
             return True
         # The host before stands in the lease for as long as a boot has not come to its end.
         begun = recall(self.ctx.config.state_directory, BOOT).get("began") == self.outside.boot_id
-        booting = bool(lease.before or self.lost_to or begun) or (serving is not None and self.ctx.config.boots)
+        booting = bool(lease.before or self.lost_to) or (self.ctx.config.boots and (begun or serving is not None))
         if booting or not self._serves() or self._has_nothing_yet():
             return False
         note_serving(self.ctx, lease.term, self.outside.boot_id)

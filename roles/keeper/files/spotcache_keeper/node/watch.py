@@ -21,7 +21,7 @@ from spotcache_keeper.backup.serving import read_serving
 from spotcache_keeper.context import Context
 from spotcache_keeper.errors import KeeperError
 from spotcache_keeper.interruption import SHUTDOWN, Interruption
-from spotcache_keeper.node.crash import note_crash
+from spotcache_keeper.node.crash import note_crash_or_kill
 from spotcache_keeper.node.drain import Drain, Drainer, begin, read_drain
 from spotcache_keeper.node.journal import Lines
 from spotcache_keeper.node.renew import LeaseHolder
@@ -47,6 +47,8 @@ _REBALANCE_SECONDS = 3600.0
 _RUN_SECONDS = 10.0
 # So long systemd is asked whether the system shuts down. With the final backup it is less than the TimeoutStopSec.
 _SYSTEMD_SECONDS = 45.0
+# Of which run of the server nobody knows which it was: no run's id.
+_UNKNOWN = "unknown"
 
 
 class EarlyBackup:
@@ -119,6 +121,7 @@ class Watch:
         known = recall(ctx.config.state_directory, WATCH)
         self._run = str(known.get("run", "")) if known.get("boot") == outside.boot_id else ""
         self._measured_at = 0.0
+        self._restored: Any = None
         self._trouble = ""
         self._stale = ""
         self._rebalance = ""
@@ -252,12 +255,15 @@ class Watch:
     def _begin(self, interruption: Interruption) -> None:
         """Begin to end the host."""
         run, serving = self._run, read_serving(self._ctx)
-        if not run and serving is not None and serving.boot != self._outside.boot_id:
-            # It went down and has not served since: what Redis holds now is what was on the disk then.
+        if serving is not None and serving.boot != self._outside.boot_id:
+            # It went down and has not served since: what Redis holds now, whichever run of it, is what was on the disk.
             run = serving.boot
             with contextlib.suppress(KeeperError, OSError):
                 # A boot may not have come to it; Redis saves once more when it is stopped.
-                note_crash(self._ctx)
+                note_crash_or_kill(self._ctx)
+        elif serving is not None and not run:
+            # It has not been looked at yet. Where nobody knows, whatever is saved now may lack something.
+            run = serving.run or _UNKNOWN
         drain = begin(self._ctx, self._outside, interruption, self.now(), run)
         # Before anything is said or noted: each moment may bring another write.
         self.drainer.fence(drain)
@@ -389,9 +395,11 @@ class Watch:
         expected, self._at_work = self._at_work, False
         if state.run == self._run:
             return
-        before, self._run = "" if expected else self._run, state.run
+        serving = read_serving(self._ctx)
+        served = serving.run if serving is not None and serving.boot == self._outside.boot_id else ""
+        before, self._run = "" if expected else self._run or served, state.run
         self._save_state(run=state.run, boot=self._outside.boot_id)
-        if before:
+        if before not in ("", state.run):
             since = "its append-only file" if state.aof_enabled else "its last own save"
             host = self._ctx.machine.identity().instance_id
             line = f"Redis was started anew: it has {state.keys:,} keys, and what it held beyond {since} is lost"
@@ -412,6 +420,10 @@ class Watch:
             self._save_state(lost=None)
             self.say("this host serves again")
             self._hold_back(False)
+        if lease.waits and (restored := recall(self._ctx.config.state_directory).get("last_restore")) != self._restored:
+            # What clients waited for, perhaps.
+            self._restored = restored
+            lease.woken.set()
         if lease.trouble != self._trouble:
             self._trouble = lease.trouble
             self.say(self._trouble or "the lease is renewed again")

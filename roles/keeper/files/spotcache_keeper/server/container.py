@@ -60,6 +60,13 @@ class Engine(Protocol):
     def stop(self, timeout: int) -> None:
         """Ask it to end and wait `timeout` seconds before it is killed; nothing happens when it does not run."""
 
+    def kill(self) -> None:
+        """End it at once, so that it saves nothing; nothing happens when it does not run.
+
+        Raises:
+            KeeperError: it goes on.
+        """
+
     def last_words(self) -> str:
         """The end of its log, on one line, for a message."""
 
@@ -116,6 +123,12 @@ class DockerEngine:
         )
         if done.returncode != 0:
             raise KeeperError(f"docker cannot stop {self._container}: {done.complaint}")
+
+    def kill(self) -> None:
+        """See `Engine`."""
+        done = self._run(["docker", "kill", self._container], timeout=_DOCKER_TIMEOUT)
+        if done.returncode != 0 and "is not running" not in done.stderr:
+            raise KeeperError(f"docker cannot kill {self._container}: {done.complaint}")
 
     def last_words(self) -> str:
         """See `Engine`."""
