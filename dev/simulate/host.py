@@ -362,6 +362,21 @@ class SimEngine:
         return None
 
 
+class SimLock:
+    """A lock between the keeper's threads: whoever waits for it lets the others go on."""
+
+    def __init__(self, world: World) -> None:
+        self.world, self.held = world, False
+
+    def __enter__(self) -> None:
+        while self.held:
+            self.world.wait(0.01)
+        self.held = True
+
+    def __exit__(self, *_why: object) -> None:
+        self.held = False
+
+
 class SimGuard:
     """`Guard`: what it holds is the kernel's, and outlives the keeper, but no reboot."""
 
@@ -707,7 +722,8 @@ class Host:
     def run_watch(self) -> None:
         ctx = self.context()
         outside = self.outside(ctx)
-        lease = LeaseHolder(ctx, outside)
+        gate: Any = SimLock(self.world)
+        lease = LeaseHolder(ctx, outside, _gate=gate)
         self.watcher = watch = Watch(ctx, outside, self.say, Early(self), lease, self.boot_again)  # type: ignore[arg-type]
 
         def renew() -> None:
