@@ -19,7 +19,7 @@ from typing import Any
 import spotcache_keeper
 from spotcache_keeper import lease as lease_module
 from spotcache_keeper.aws import imds
-from spotcache_keeper.backup import create, switch_data
+from spotcache_keeper.backup import create, serving, switch_data
 from spotcache_keeper.config import Config, parse_config
 from spotcache_keeper.node import boot, crash, drain
 from spotcache_keeper.system import files, lock, state, times
@@ -158,6 +158,7 @@ def simulated() -> Iterator[None]:
         (imds, "utc_now", NOW),
         (times, "secrets", DICE),
         (crash, "known_host", lambda path: path.host.id),
+        (serving, "known_host", lambda path: path.host.id),
         (crash, "created_at", lambda path: from_epoch(path.forked)),
         (lease_module, "secrets", DICE),
     ]

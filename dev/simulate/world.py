@@ -103,7 +103,8 @@ class World:
 
     def doze(self, seconds: float) -> None:
         """Wait as a busy host does: for longer than it was asked to."""
-        self.scheduler.wait(seconds * (1.0 + 2.0 * self.random.random()) if seconds >= 1.0 else seconds)
+        # Never less than what can be added to a clock that has come far.
+        self.scheduler.wait(seconds * (1.0 + 2.0 * self.random.random()) if seconds >= 1.0 else max(seconds, 1e-6))
 
     def latency(self) -> float:
         """Of a request, one way; seconds."""

@@ -37,6 +37,7 @@ class Takeover:
             environment's data any more.
         newest: id of the newest backup that it found; empty where it found none.
         newest_term: the term of that backup.
+        at: when it took over, as text.
     """
 
     host: str
@@ -44,6 +45,7 @@ class Takeover:
     looked: bool = False
     newest: str = ""
     newest_term: int = 0
+    at: str = ""
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,7 @@ class FinalRecord:
         term: of the lease that the host held.
         fenced: the host takes no write any more, and will take none in this term.
         withdrawn: the host was not ended after all, and goes on.
+        withdrawn_in: the run of the kernel in which that was found.
         written: when, as text.
         note: for a person.
     """
@@ -132,6 +135,7 @@ class FinalRecord:
     term: int = 0
     fenced: bool = False
     withdrawn: bool = False
+    withdrawn_in: str = ""
     written: str = ""
     note: str = ""
 

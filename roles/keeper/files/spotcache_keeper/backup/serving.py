@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from spotcache_keeper.context import Context
 from spotcache_keeper.errors import KeeperError
-from spotcache_keeper.system.state import SERVING, recall, save_state
+from spotcache_keeper.system.state import SERVING, known_host, recall, save_state
 
 
 @dataclass(frozen=True)
@@ -58,3 +58,19 @@ def note_serving(ctx: Context, term: int, boot: str) -> None:
         run = server.state().run
     host = ctx.machine.identity().instance_id
     save_state(ctx.config.state_directory, SERVING, host=host, term=term, boot=boot, run=run)
+
+
+def end_redis(ctx: Context) -> None:
+    """End Redis. One that has served since the host was started saves first; any other one must not.
+
+    It has nothing that was not on the disk before, and what it saved would look younger than it is: to one that takes
+    the volume over as well.
+
+    Raises:
+        KeeperError: it goes on.
+    """
+    serving = read_serving(ctx, known_host(ctx.config.state_directory))
+    if serving is not None and serving.boot == ctx.boot_id:
+        ctx.engine.stop(ctx.config.timeouts.stop)
+    else:
+        ctx.engine.kill()

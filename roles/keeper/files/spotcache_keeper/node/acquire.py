@@ -186,7 +186,13 @@ class Acquirer:
             # It came so far that clients may have written here since.
             return Predecessor(unfinished=held.lease.before, lost=held.lease.lost)
         lease = held.lease
-        old = Lease(lease.before, zone=lease.before_zone, volume=lease.before_volume, term=lease.before_term)
+        old = Lease(
+            lease.before,
+            zone=lease.before_zone,
+            volume=lease.before_volume,
+            term=lease.before_term,
+            takeovers=lease.takeovers,
+        )
         final = self.outside.leases.final(old.host)
         return Predecessor(old, final if final is not None and final.of(old.host, old.term) else None)
 
@@ -241,7 +247,7 @@ class Acquirer:
                 before_zone=old.zone,
                 before_volume=old.volume,
                 before_term=old.term,
-                takeovers=old.with_takeover(Takeover(me.instance_id, term)),
+                takeovers=old.with_takeover(Takeover(me.instance_id, term, at=now)),
             )
         try:
             self.outside.leases.write_lease(lease, over)

@@ -22,18 +22,18 @@ from spotcache_keeper.aws.notify import Level, Message
 from spotcache_keeper.aws.signed import ConflictError
 from spotcache_keeper.backup.current_data import append_only_files, identify, known_sources
 from spotcache_keeper.backup.restore import Request, RestoreResult, gather, restore
-from spotcache_keeper.backup.serving import note_serving, read_serving
+from spotcache_keeper.backup.serving import end_redis, note_serving, read_serving
 from spotcache_keeper.backup.switch_data import recover
 from spotcache_keeper.config import Secret
 from spotcache_keeper.context import Context
 from spotcache_keeper.errors import KeeperError, NoSourceError, NoUsableCopyError
 from spotcache_keeper.lease import MARGIN, Lease, Takeover
 from spotcache_keeper.node.acquire import Acquirer, Predecessor
-from spotcache_keeper.node.crash import note_crash_or_kill
+from spotcache_keeper.node.crash import note_crash_after_withdrawal, note_crash_or_kill
 from spotcache_keeper.node.data_volume import Disks
 from spotcache_keeper.outside import Outside
 from spotcache_keeper.server.rdb import created_at, databases_of
-from spotcache_keeper.stores.source import Source, newest_first
+from spotcache_keeper.stores.source import Source, newest_first, superseded_at
 from spotcache_keeper.system.files import readable_errors, replace_secret, write_atomically
 from spotcache_keeper.system.lock import only_run
 from spotcache_keeper.system.state import BOOT, CRASH, recall, save_state
@@ -124,7 +124,7 @@ class Boot:
             self.ctx.guard.prepare()
         except KeeperError:
             # Nobody would be kept out of a Redis that the engine has started.
-            self.ctx.engine.stop(self.ctx.config.timeouts.stop)
+            end_redis(self.ctx)
             raise
         note_crash_or_kill(self.ctx)
         save_state(self.ctx.config.state_directory, BOOT, began=self.outside.boot_id)
@@ -133,6 +133,7 @@ class Boot:
         self._change_address()
         mark("secrets")
         before = self.acquirer.acquire()
+        note_crash_after_withdrawal(self.ctx, self.outside.leases)
         mark("lease")
         kept = self._have_volume(before)
         mark("volume")
@@ -294,7 +295,7 @@ class Boot:
     def _fall_back_on_volume(self, before: Predecessor) -> bool:
         """Have the volume that was not waited for after all: the copy in S3 is of no use."""
         own = self.disks.own()
-        self.ctx.engine.stop(self.ctx.config.timeouts.stop)
+        end_redis(self.ctx)
         self.disks.unmount()
         if self._take_over(before, own):
             self.stale = False
@@ -330,7 +331,9 @@ class Boot:
                 renewed=to_text(self.ctx.now()),
                 seconds=self.ctx.config.timeouts.lease,
                 takeovers=lease.with_takeover(
-                    Takeover(lease.host, term, True, newest.id if newest else "", newest.term if newest else 0)
+                    Takeover(
+                        lease.host, term, True, newest.id if newest else "", newest.term if newest else 0, lease.since
+                    )
                 )
                 if any(entry.term == term for entry in lease.history)
                 else lease.takeovers,
@@ -353,7 +356,7 @@ class Boot:
             began = self.ctx.clock()
             held = self.outside.leases.lease()
             if held is None or held.lease.host != me or held.lease.term != term or held.lease.released:
-                self.ctx.engine.stop(self.ctx.config.timeouts.stop)
+                end_redis(self.ctx)
                 raise KeeperError("the lease was lost while the data was restored: another host serves")
             try:
                 self.outside.leases.write_lease(change(held.lease), held)
@@ -427,7 +430,7 @@ class Boot:
             keys = self._start_with(files, newest)
         except KeeperError as error:
             self.say(f"what Redis left on the volume cannot be used: {error}")
-            self.ctx.engine.stop(self.ctx.config.timeouts.stop)
+            end_redis(self.ctx)
             return None
         return BootResult(
             "took over the volume" if before.lease is not None else "went on with its own data",
@@ -513,7 +516,10 @@ class Boot:
             entry = {**result.to_json(), "at": to_text(self.ctx.now()), "warnings": self.ctx.warnings}
             save_state(self.ctx.config.state_directory, last_restore=entry)
         whole = final is not None and final.complete and final.backup == manifest.id
-        lost = "" if whole else self._lost_before(before, manifest.created)
+        history = before.lease.history if before.lease is not None else ()
+        # Of what others served since it holds nothing, however late it was made.
+        left = superseded_at(result.source, history)
+        lost = "" if whole else self._lost_before(before, min(manifest.created, left or manifest.created))
         keys = result.loaded.keys if result.loaded is not None else manifest.keys
         where = self.ctx.store(result.source).label(result.source.snapshot_id)
         kind = "final backup" if manifest.reason == "final" else "backup"

@@ -8,6 +8,7 @@ import contextlib
 from spotcache_keeper.backup.serving import read_serving
 from spotcache_keeper.context import Context
 from spotcache_keeper.errors import KeeperError
+from spotcache_keeper.lease import Leases
 from spotcache_keeper.node.drain import read_drain
 from spotcache_keeper.server.rdb import created_at
 from spotcache_keeper.system.state import CRASH, known_host, recall, save_state
@@ -16,8 +17,6 @@ from spotcache_keeper.system.times import NEVER, from_epoch, to_text
 
 def note_crash_or_kill(ctx: Context) -> None:
     """Note it as `note_crash` does; where that cannot be, Redis is ended before it saves anything.
-
-    It runs by now, with what was on the disk. Nobody can have written to it: clients are let in after a boot.
 
     Raises:
         KeeperError: it cannot be noted.
@@ -48,8 +47,28 @@ def note_crash(ctx: Context) -> None:
         if drain.complete and drain.withdrawn_in != drain.boot:
             return
         since = drain.lost_since
-    if not since:
-        there = ctx.rdb_path.exists()
-        written = (created_at(ctx.rdb_path) or from_epoch(ctx.rdb_path.stat().st_mtime)) if there else NEVER
-        since = to_text(written)
-    save_state(directory, CRASH, boot=serving.boot, since=since)
+    save_state(directory, CRASH, boot=serving.boot, since=since or _written(ctx))
+
+
+def note_crash_after_withdrawal(ctx: Context, leases: Leases) -> None:
+    """Note it also where the host was to be ended, went on, and could not write that down: S3 has it.
+
+    Raises:
+        KeeperError: S3 does not say, or it cannot be noted.
+    """
+    directory = ctx.config.state_directory
+    serving, drain = read_serving(ctx), read_drain(directory)
+    if serving is None or drain is None or serving.boot == ctx.boot_id or drain.boot != serving.boot:
+        return
+    if not drain.complete or recall(directory, CRASH).get("boot") == serving.boot:
+        return
+    record = leases.final(serving.host)
+    if record is not None and record.withdrawn_in == serving.boot:
+        save_state(directory, CRASH, boot=serving.boot, since=_written(ctx))
+
+
+def _written(ctx: Context) -> str:
+    """When Redis' own RDB was in its memory, as text."""
+    if not ctx.rdb_path.exists():
+        return to_text(NEVER)
+    return to_text(created_at(ctx.rdb_path) or from_epoch(ctx.rdb_path.stat().st_mtime))

@@ -23,11 +23,12 @@ from spotcache_keeper.aws.clients import AwsError
 from spotcache_keeper.aws.notify import Message
 from spotcache_keeper.aws.signed import ConflictError
 from spotcache_keeper.backup.create import BackupResult, backup
-from spotcache_keeper.backup.serving import read_serving
+from spotcache_keeper.backup.entitlement import SupersededError
+from spotcache_keeper.backup.serving import end_redis, read_serving
 from spotcache_keeper.backup.switch_data import recover
 from spotcache_keeper.config import Timeouts
 from spotcache_keeper.context import Context
-from spotcache_keeper.errors import ConfigError, KeeperError, RefusedError
+from spotcache_keeper.errors import ConfigError, KeeperError, NotServingError, RefusedError
 from spotcache_keeper.interruption import KINDS, Interruption, Kind
 from spotcache_keeper.lease import FinalRecord
 from spotcache_keeper.node.renew import LeaseHolder
@@ -258,7 +259,13 @@ class Drainer:
             record = self.outside.leases.final(drain.host)
             if record is not None and not record.withdrawn:
                 taken_back = replace(
-                    record, withdrawn=True, complete=False, off_host=False, written=to_text(self.now()), note=why
+                    record,
+                    withdrawn=True,
+                    withdrawn_in=self.outside.boot_id,
+                    complete=False,
+                    off_host=False,
+                    written=to_text(self.now()),
+                    note=why,
                 )
                 self.outside.leases.write_final(taken_back)
             if (serving := self._take_lease_back(drain)) is not None:
@@ -307,7 +314,7 @@ class Drainer:
         raise KeeperError("the lease is changed over and over")
 
     def _let_through(self) -> None:
-        """Let writes through; a Redis that does not run holds none back, and forgets that it did.
+        """Let writes through; a Redis that does not run holds none back, and forgets that it did: it is started.
 
         Raises:
             KeeperError: it runs and does not do it.
@@ -319,6 +326,10 @@ class Drainer:
             container = self.ctx.engine.state()
             if container is not None and container.running:
                 raise
+            serving = read_serving(self.ctx)
+            if container is not None and serving is not None and serving.boot == self.outside.boot_id:
+                # It was ended here, or stopped by somebody; no boot will come to it.
+                self.ctx.engine.start()
 
     def release_hook(self, drain: Drain) -> None:
         """Tell Auto Scaling that it need not wait any longer; without a waiting hook there is nothing to tell."""
@@ -365,6 +376,10 @@ class Drainer:
             drain.refused = str(error)
             self.checkpoint(drain)
             self.say(f"there is nothing to back up: {error}")
+            if isinstance(error, NotServingError) and not isinstance(error, SupersededError):
+                with contextlib.suppress(KeeperError, OSError):
+                    # Redis saves once more when the host goes down.
+                    end_redis(self.ctx)
             return
         except (KeeperError, OSError) as error:
             if (serving := self._another(drain)) is not None:

@@ -153,7 +153,7 @@ class LeaseHolder:
             here = serving is not None and serving.boot == self.outside.boot_id
             return replace(fresh, term=serving.term if here and serving is not None else latest_term(self.ctx) + 1)
         term = (held.lease.term or latest_term(self.ctx)) + 1
-        takeover = Takeover(host.instance_id, term)
+        takeover = Takeover(host.instance_id, term, at=now)
         return replace(fresh, term=term, takeovers=held.lease.with_takeover(takeover))
 
     def _served_before(self, held: Held) -> bool:

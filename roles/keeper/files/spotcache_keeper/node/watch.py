@@ -255,13 +255,13 @@ class Watch:
     def _begin(self, interruption: Interruption) -> None:
         """Begin to end the host."""
         run, serving = self._run, read_serving(self._ctx)
-        if serving is not None and serving.boot != self._outside.boot_id:
-            # It went down and has not served since: what Redis holds now, whichever run of it, is what was on the disk.
-            run = serving.boot
+        if serving is None or serving.boot != self._outside.boot_id:
+            # It has not served since it was started: what Redis holds, whichever run of it, is what was on the disk.
+            run = _UNKNOWN
             with contextlib.suppress(KeeperError, OSError):
                 # A boot may not have come to it; Redis saves once more when it is stopped.
                 note_crash_or_kill(self._ctx)
-        elif serving is not None and not run:
+        elif not run:
             # It has not been looked at yet. Where nobody knows, whatever is saved now may lack something.
             run = serving.run or _UNKNOWN
         drain = begin(self._ctx, self._outside, interruption, self.now(), run)

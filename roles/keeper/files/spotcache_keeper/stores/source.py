@@ -12,7 +12,7 @@ from spotcache_keeper.errors import ConfigError, KeeperError, NoSourceError, NoU
 from spotcache_keeper.lease import Takeover
 from spotcache_keeper.stores.manifest import Manifest
 from spotcache_keeper.stores.retention import Kept
-from spotcache_keeper.system.times import is_id, is_moment, parse_moment, to_text
+from spotcache_keeper.system.times import NEVER, from_text, is_id, is_moment, parse_moment, to_text
 
 State = Literal["complete", "pending", "incomplete", "damaged", "foreign", "error"]
 
@@ -153,6 +153,17 @@ def _superseded_by(source: Source, takeovers: Sequence[Takeover]) -> Takeover | 
         ),
         None,
     )
+
+
+def superseded_at(source: Source, takeovers: Sequence[Takeover]) -> datetime | None:
+    """When another host took over, of whose line a backup is not; None where it is of the line that serves."""
+    after = _superseded_by(source, takeovers)
+    if after is None:
+        return None
+    try:
+        return from_text(after.at)
+    except ValueError:
+        return NEVER
 
 
 def kept_of(source: Source, key: str) -> Kept:
