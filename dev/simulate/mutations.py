@@ -43,12 +43,12 @@ def _unjudged(sources: Any, _takeovers: Any) -> list[Any]:
     return list(sources)
 
 
-def _unchecked(ctx: Any, *, by_hand: bool = False) -> entitlement.Entitlement:
+def _unchecked(ctx: Any, **_how: bool) -> entitlement.Entitlement:
     """A host backs up whatever it holds, whoever serves, as it did before there were terms."""
     return entitlement.Entitlement(term=0)
 
 
-def _anybody(ctx: Any, *, by_hand: bool = False) -> entitlement.Entitlement:
+def _anybody(ctx: Any, **_how: bool) -> entitlement.Entitlement:
     """A host backs up whoever serves, in the term that it knows."""
     served = read_serving(ctx)
     return entitlement.Entitlement(served.term if served is not None else 0)

@@ -14,7 +14,7 @@ from typing import Any
 
 from spotcache_keeper.backup.entitlement import Entitlement, SupersededError, entitlement
 from spotcache_keeper.context import Context
-from spotcache_keeper.errors import KeeperError, RefusedError
+from spotcache_keeper.errors import KeeperError, NotServingError, RefusedError
 from spotcache_keeper.server.client import ServerState, save_in_background, save_in_foreground
 from spotcache_keeper.stores.base import Retention, Store, StoreBusyError
 from spotcache_keeper.stores.local import check_free_space, examine
@@ -99,25 +99,24 @@ def backup(
     ctx.check_volume()
     ctx.volume.prepare()
     seconds: dict[str, float] = {}
-    entitled = entitlement(ctx, by_hand=reason == "manual")
+    entitled = entitlement(ctx, by_hand=reason == "manual", final=reason == "final")
     manifest, directory, run = _backup_on_volume(
         ctx, reason, seconds, entitled, foreground=foreground, restored_from=restored_from
     )
     result = BackupResult(manifest, {store.name: None for store in ctx.stores}, seconds=seconds, run=run)
     result.stored[ctx.volume.name] = str(directory)
     # A save may take long. What is copied after another host has taken over is found out, but better not made at all.
-    if entitled.holds:
-        _still_entitled(ctx, entitled)
+    known = _still_entitled(ctx, entitled, reason)
     first, *others = [store for store in ctx.off_host if snapshot or store.at_once]
     if others:
         # All at once: asking EBS takes a moment, and a slow S3 must not keep it from being asked.
         with ThreadPoolExecutor(max_workers=len(others)) as pool:
             asked = [pool.submit(_copy, ctx, store, directory, result) for store in others]
-            _copy(ctx, first, directory, result)
+            _copy_to_s3(ctx, first, directory, result, known)
             for one in asked:
                 one.result()
     else:
-        _copy(ctx, first, directory, result)
+        _copy_to_s3(ctx, first, directory, result, known)
     result.places = [store.label(copy) for store in ctx.off_host if (copy := result.stored[store.name])]
     if prune and entitled.holds:
         ctx.report("pruning older backups")
@@ -126,21 +125,35 @@ def backup(
     return result
 
 
-def _still_entitled(ctx: Context, before: Entitlement) -> None:
+def _still_entitled(ctx: Context, before: Entitlement, reason: str) -> str:
     """Stop before anything leaves the host when it was superseded meanwhile.
+
+    Returns:
+        Why that cannot be told; empty when it can.
 
     Raises:
         SupersededError: another host serves, or this one in a later term.
+        NotServingError: this one has given its lease back.
     """
     try:
-        now = entitlement(ctx)
-    except SupersededError:
+        now = entitlement(ctx, by_hand=reason == "manual", final=reason == "final")
+    except NotServingError:
         raise
     except KeeperError as error:
         ctx.warnings.append(f"who serves could not be read again: {error}")
-        return
-    if now.holds and now.term != before.term:
+        # A host that ends has given nothing back yet, and its final backup is tried until the last moment.
+        return "" if reason == "final" else str(error)
+    if before.holds and now.holds and now.term != before.term:
         raise SupersededError(f"the lease changed hands while a backup was taken (from term {before.term} on)")
+    return "" if reason in ("final", "manual") or now.holds else "who serves could not be read"
+
+
+def _copy_to_s3(ctx: Context, store: Store, directory: Path, result: BackupResult, unknown: str) -> None:
+    """A copy where the next host looks first: only of what is known to be the environment's."""
+    if unknown:
+        result.problems.append(f"{store.lacks}: {unknown}")
+    else:
+        _copy(ctx, store, directory, result)
 
 
 def _copy(ctx: Context, store: Store, directory: Path, result: BackupResult) -> None:

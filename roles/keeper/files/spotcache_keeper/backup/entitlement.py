@@ -30,12 +30,13 @@ class Entitlement:
     holds: bool = True
 
 
-def entitlement(ctx: Context, *, by_hand: bool = False) -> Entitlement:
+def entitlement(ctx: Context, *, by_hand: bool = False, final: bool = False) -> Entitlement:
     """This host's at this moment.
 
     Args:
         ctx: the host's parts.
         by_hand: a person asks. Then a host that was superseded is backed up as well, as what it is: of its old term.
+        final: the host ends, and says itself what it leaves. Any other backup ends with the lease that it gave back.
 
     Raises:
         SupersededError: another host serves.
@@ -62,6 +63,8 @@ def entitlement(ctx: Context, *, by_hand: bool = False) -> Entitlement:
             raise NotServingError(
                 "this host has not begun to serve: its boot is under way, and nothing is to be backed up"
             )
+        if held.lease.released and not final and not by_hand:
+            raise NotServingError("this host has given its lease back: its final backup is the last one")
         return Entitlement(held.lease.term, held.lease.history)
     why = f"{held.lease.host} serves {ctx.config.environment} (term {held.lease.term}), and not this host"
     if not by_hand:

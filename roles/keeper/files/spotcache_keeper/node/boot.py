@@ -44,6 +44,8 @@ _DNS_TRIES = 5
 _LEASE_TRIES = 10
 # Every host backs up there, and no lease is had without it: while it does not answer, a boot is tried again.
 _NEEDED = frozenset({"s3"})
+# What a host lacks that had nothing to begin with.
+_EVERYTHING = "everything"
 
 
 @dataclass
@@ -140,11 +142,12 @@ class Boot:
         with only_run(self.ctx.lock_path, "boot", self.ctx.config.timeouts.lock, self.ctx.now()):
             recover(self.ctx)
             result = self._have_data(before, kept)
-        mark("data")
-        result.before = before.lease.host if before.lease is not None else before.unfinished
-        if before.lost and before.lost not in result.lost:
-            result.lost = "; ".join(filter(None, (result.lost, before.lost)))
-        self._let_clients_in(before.term, result)
+            mark("data")
+            result.before = before.lease.host if before.lease is not None else before.unfinished
+            if before.lost and before.lost not in result.lost and not result.lost.startswith(_EVERYTHING):
+                result.lost = "; ".join(filter(None, (result.lost, before.lost)))
+            # Before the lock is let go of: whoever ends the host meanwhile ends a Redis that does not serve yet.
+            self._let_clients_in(before.term, result)
         self._move_name(result)
         mark("name")
         result.seconds = seconds
@@ -544,7 +547,7 @@ class Boot:
             state = self.ctx.wait_for_redis(server)
         note = {"id": "", "at": to_text(self.ctx.now()), "append_only": {}}
         write_atomically(self.ctx.restored_path, json.dumps(note, indent=2) + "\n")
-        return BootResult("began empty", keys=state.keys, lost=f"everything ({why})", skipped=skipped)
+        return BootResult("began empty", keys=state.keys, lost=f"{_EVERYTHING} ({why})", skipped=skipped)
 
     # --- the world
 

@@ -370,16 +370,19 @@ class Drainer:
                 recover(ctx)
                 # Redis may have been started anew by that; a backup must not be overtaken by a write.
                 before = self.fence(drain)
-                result = backup(ctx, "final", prune=False, foreground=drain.tries > 1)
+                try:
+                    result = backup(ctx, "final", prune=False, foreground=drain.tries > 1)
+                except NotServingError as error:
+                    if not isinstance(error, SupersededError):
+                        # Redis saves once more when the host goes down. A boot that is at work waits for the lock.
+                        with contextlib.suppress(KeeperError, OSError):
+                            end_redis(self.ctx)
+                    raise
                 after = self.fence(drain)
         except RefusedError as error:
             drain.refused = str(error)
             self.checkpoint(drain)
             self.say(f"there is nothing to back up: {error}")
-            if isinstance(error, NotServingError) and not isinstance(error, SupersededError):
-                with contextlib.suppress(KeeperError, OSError):
-                    # Redis saves once more when the host goes down.
-                    end_redis(self.ctx)
             return
         except (KeeperError, OSError) as error:
             if (serving := self._another(drain)) is not None:
