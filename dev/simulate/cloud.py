@@ -163,6 +163,8 @@ class SimS3Store:
     def sources(self) -> list[Source]:
         self.way.cross()
         found = [source_of(one.manifest, self) for one in self.host.world.bucket.backups.values() if one.manifest]
+        # The answer may take as long as the machine stands still.
+        self.host.listed = self.host.world.now
         self.way.back()
         return found
 

@@ -542,6 +542,7 @@ class Host:
     open_until: float = 0.0
     open_end: float = 0.0
     booted: float = 0.0
+    listed: float = 0.0
     boots: int = 0
     mounted: bool = False
     volume: Volume = field(default_factory=lambda: Volume("none"))
@@ -906,9 +907,8 @@ def restore(ctx: SimContext, request: Any) -> Any:
     sources, unreadable = gather(ctx)
     if unreadable and (not request.fallback or set(unreadable) & request.needed):
         raise KeeperError("; ".join(unreadable.values()))
-    asked = ctx.host.world.now
     chosen = choose(sources, parse_wanted(request.wanted))[0]
-    ctx.host.world.check_choice(ctx.host, chosen, asked - 1.0)
+    ctx.host.world.check_choice(ctx.host, chosen, ctx.host.listed - 1.0)
     ctx.host.load(chosen)
     with ctx.redis() as server:
         ctx.wait_for_redis(server)

@@ -275,6 +275,9 @@ class World:
             if wanted != self.fallback_desired:
                 self.trace("lambda", f"{wanted} hosts on demand are wanted")
             self.fallback_desired = wanted
+            if not wanted:
+                # Only beside one that serves: where no host can boot nobody is to be blamed.
+                self.broken = False
             self.wait(20.0)
 
     # --- faults

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ from spotcache_keeper.context import Context
 from spotcache_keeper.errors import KeeperError, NotServingError
 from spotcache_keeper.lease import FinalRecord, Held, Lease
 from spotcache_keeper.node.acquire import Acquirer
+from spotcache_keeper.node.crash import note_crash, note_crash_after_withdrawal
 from spotcache_keeper.node.renew import LeaseHolder
 from spotcache_keeper.outside import Outside
+from spotcache_keeper.system.state import CRASH, recall
 
 from tests.unit.keeper.support import NoS3, TestHost
 from tests.unit.keeper.watch_support import Gate
@@ -264,6 +267,32 @@ def test_only_a_host_that_serves_backs_up(turn: Turn) -> None:
     with pytest.raises(NotServingError, match="has not begun to serve"):
         entitlement(turn.context)
     assert read_serving(turn.context, "i-of-another-image") is None
+
+
+def test_a_host_that_gave_its_lease_back_makes_its_final_backup_and_no_other(turn: Turn) -> None:
+    turn.leases.put(Lease(ME, term=4, released=True))
+    note_serving(turn.context, 4, "boot-1")
+    with pytest.raises(NotServingError, match="has given its lease back"):
+        entitlement(turn.context)
+    assert entitlement(turn.context, final=True).term == 4
+
+
+def test_an_end_that_was_withdrawn_while_the_disk_was_full_hides_no_crash(turn: Turn) -> None:
+    context = turn.context
+    state = context.config.state_directory
+    note_serving(context, 4, "an earlier boot")
+    drain = {"host": ME, "cause": "spot", "mark": "", "due": "2026-11-22T00:00:00Z", "seen": ""}
+    drain_more = {"boot": "an earlier boot", "backup": {"complete": True}}
+    (state / "drain.json").write_text(json.dumps(drain | drain_more))
+    note_crash(context)
+    # As far as the disk knows it ended with all it had.
+    assert recall(state, CRASH) == {}
+    turn.leases.write_final(FinalRecord(ME, term=4, withdrawn=True, withdrawn_in="boot-1"))
+    note_crash_after_withdrawal(context, turn.leases)
+    assert recall(state, CRASH) == {}
+    turn.leases.write_final(FinalRecord(ME, term=4, withdrawn=True, withdrawn_in="an earlier boot"))
+    note_crash_after_withdrawal(context, turn.leases)
+    assert recall(state, CRASH)["boot"] == "an earlier boot"
 
 
 def test_what_is_backed_up_while_s3_does_not_say_who_serves(turn: Turn) -> None:

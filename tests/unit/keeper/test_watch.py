@@ -38,6 +38,7 @@ from spotcache_keeper.stores.s3 import S3Store
 from spotcache_keeper.system.commands import Completed
 from spotcache_keeper.system.files import sha256_of
 from spotcache_keeper.system.lock import only_run
+from spotcache_keeper.system.state import CRASH, SERVING, recall, save_state
 from spotcache_keeper.system.times import to_text
 
 from tests.unit.keeper.support import PASSWORD, REGION, ZONE, NoS3
@@ -860,3 +861,52 @@ def test_several_threads_may_ask_the_metadata_service(world: World) -> None:
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _number: imds.get("instance-id"), range(200)))
     assert {answer.text if answer else None for answer in answers} == {HOST}
+
+
+def test_a_watcher_started_anew_lets_writes_through_that_the_one_before_held_back(world: World) -> None:
+    watch = world.watch()
+    watch._lease.renew()
+    world.clock = 1000.0
+    watch.step()
+    world.line("the lease could not be renewed in time: nobody is served until it is")
+    assert not world.writes()
+    later = world.watch()
+    later._lease.renew()
+    later.step()
+    assert world.writes()
+
+
+@pytest.mark.parametrize("serving", ["", "unknown to Redis"])
+def test_a_final_backup_of_a_run_that_nobody_knows_is_not_called_complete(world: World, serving: str) -> None:
+    watch = world.watch()
+    state = world.host.config.state_directory
+    save_state(state, SERVING, **(recall(state, SERVING) | {"run": serving}))
+    watch.step()
+    world.imds.notice()
+    watch.step()
+    final = world.final
+    assert final is not None
+    assert (final.complete, final.fenced) == (False, True)
+    assert final.lost_since
+
+
+def test_a_host_that_has_not_served_lets_redis_save_nothing_when_it_ends(world: World) -> None:
+    """What it saved would look younger than it is, to whoever takes its volume over."""
+    world.host.fill("one")
+    with world.host.client() as client:
+        client.save()
+        client.set("more", "x")
+    before = world.host.context().rdb_path.stat().st_mtime_ns
+    world.watch()
+    state = world.host.config.state_directory
+    save_state(state, SERVING, **(recall(state, SERVING) | {"boot": "an earlier boot"}))
+    world.host.config = replace(world.host.config, boots=True)
+    watch = world.watch()
+    watch._lease.renew()
+    watch.shut_down()
+    assert world.host.engine.state() is not None
+    assert not world.host.engine.state().running  # type: ignore[union-attr]
+    assert world.host.context().rdb_path.stat().st_mtime_ns == before
+    final = world.final
+    assert final is not None
+    assert final.lost_since == recall(state, CRASH)["since"]

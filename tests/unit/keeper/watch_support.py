@@ -22,6 +22,7 @@ import requests
 from moto.server import ThreadedMotoServer
 from spotcache_keeper.aws.imds import Imds
 from spotcache_keeper.aws.signed import Objects, Signed, role_credentials
+from spotcache_keeper.backup.serving import note_serving
 from spotcache_keeper.errors import KeeperError
 from spotcache_keeper.lease import FinalRecord, LeaseStore
 from spotcache_keeper.node.renew import LeaseHolder
@@ -29,6 +30,7 @@ from spotcache_keeper.node.watch import Watch
 from spotcache_keeper.outside import Outside
 from spotcache_keeper.overview import make_status
 from spotcache_keeper.stores.s3 import S3Store
+from spotcache_keeper.system.state import SERVING, recall
 
 from tests.unit.keeper.imds_support import FakeImds
 from tests.unit.keeper.support import PASSWORD, REGION, ZONE, TestHost
@@ -149,7 +151,12 @@ class World:
     def watch(self, **changes: Any) -> Watch:
         """The watcher, started (again)."""
         outside = replace(self.outside, **changes)
-        context = self.host.context(clock=lambda: self.clock, guard=self.guard, leases=outside.leases)
+        context = self.host.context(
+            clock=lambda: self.clock, guard=self.guard, leases=outside.leases, boot_id=outside.boot_id
+        )
+        if not recall(context.config.state_directory, SERVING):
+            # It serves, as its first renewal would say.
+            note_serving(context, 0, outside.boot_id)
         return Watch(
             context,
             outside,
