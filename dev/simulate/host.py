@@ -586,9 +586,9 @@ class Host:
 
     @property
     def entitled(self) -> bool:
-        """Whether what it backs up now is the environment's: it holds the lease in truth."""
+        """Whether what it backs up now is the environment's: it holds the lease in truth, or nobody served after it."""
         lease = self.world.bucket.lease
-        return not lease or lease["host"] == self.id
+        return not lease or lease["host"] == self.id or self.world.serving is self
 
     @property
     def held(self) -> set[int]:
