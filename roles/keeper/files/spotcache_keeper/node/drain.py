@@ -40,7 +40,7 @@ from spotcache_keeper.stores.s3 import S3Store
 from spotcache_keeper.stores.source import newest_first
 from spotcache_keeper.system.files import read_json, write_atomically
 from spotcache_keeper.system.lock import is_held, only_run
-from spotcache_keeper.system.state import save_state
+from spotcache_keeper.system.state import CRASH, recall, save_state
 from spotcache_keeper.system.times import NEVER, age_text, from_epoch, from_text, to_text
 
 _SCALING_VERSION = "2011-01-01"
@@ -226,6 +226,14 @@ class Drainer:
         if path.exists():
             return to_text(created_at(path) or from_epoch(path.stat().st_mtime))
         return "" if self.ctx.config.appendonly else to_text(NEVER)
+
+    def _lost_by_crash(self) -> str:
+        """Since when what was written is missing, as text, where this host went down and has not served again."""
+        crash, serving = recall(self.ctx.config.state_directory, CRASH), read_serving(self.ctx)
+        if serving is None or serving.boot == self.outside.boot_id or crash.get("boot") != serving.boot:
+            return ""
+        # With an append-only file that is a second, whatever is in the other one.
+        return "" if self.ctx.config.appendonly else str(crash.get("since", ""))
 
     def _shut(self, drain: Drain) -> bool:
         """Shut clients out for good; whether nobody can be answered here any more."""
@@ -531,7 +539,7 @@ class Drainer:
             cause=drain.cause,
             term=term,
             fenced=fenced,
-            lost_since="" if drain.complete else drain.lost_since,
+            lost_since="" if drain.complete else drain.lost_since or self._lost_by_crash(),
             written=to_text(self.now()),
         )
         if drain.backup is not None:
