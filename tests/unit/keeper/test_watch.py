@@ -647,6 +647,10 @@ def test_a_shutdown_backs_up_and_a_host_that_was_only_started_anew_goes_on(world
     taken_back = world.final
     assert taken_back is not None
     assert taken_back.withdrawn
+    # The next end is known to a watcher that is started anew, and not only that the one before was taken back.
+    world.imds.notice()
+    again.step()
+    assert world.watch(boot_id="boot-2").drain is not None
 
 
 # --- killed

@@ -148,8 +148,8 @@ class Watch:
         if announced is not None:
             self._heed(announced)
         pause = self._carry_on()
-        if self._unsaved is not None and self.drainer.checkpoint(self._unsaved):
-            # A boot waits for as long as the disk says that this host ends.
+        # A boot waits for as long as the disk says that this host ends. Another end has taken that place.
+        if self._unsaved is not None and (self.drain is not None or self.drainer.checkpoint(self._unsaved)):
             self._unsaved = None
         if self.drain is None:
             self._withdraw_past()
