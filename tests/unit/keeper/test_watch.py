@@ -21,6 +21,7 @@ from typing import Any
 import boto3
 import pytest
 import redis
+from botocore.exceptions import EndpointConnectionError
 from spotcache_keeper import config as config_module
 from spotcache_keeper.aws.imds import SOURCES, TARGET_STATE, Imds, ImdsError, poll
 from spotcache_keeper.aws.signed import Objects, Signed, role_credentials
@@ -473,17 +474,18 @@ def test_a_slow_s3_costs_no_last_words(world: World) -> None:
 
 def test_half_an_upload_is_no_backup(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.host.fill("one")
-    real = S3Store.put
-    calls: list[int] = []
+    client = world.host.s3._client()
+    real, calls = client.upload_fileobj, []
 
-    def breaks_off(store: S3Store, directory: Path, manifest: Any) -> str:
-        calls.append(1)
-        if len(calls) == 1:
-            world.client("s3").put_object(Bucket="backups", Key=f"stg/backups/{manifest.id}/dump.rdb", Body=b"REDIS")
-            raise KeeperError("the connection broke off")
-        return real(store, directory, manifest)
+    def breaks_off(_file: Any, bucket: str, key: str, **_how: Any) -> None:
+        calls.append(key)
+        if len(calls) > 1:
+            real(_file, bucket, key, **_how)
+            return
+        client.put_object(Bucket=bucket, Key=key, Body=b"REDIS")
+        raise EndpointConnectionError(endpoint_url=world.endpoint)
 
-    monkeypatch.setattr(S3Store, "put", breaks_off)
+    monkeypatch.setattr(client, "upload_fileobj", breaks_off)
     world.imds.notice()
     watch = world.watch()
     watch.step()
