@@ -25,6 +25,7 @@ from botocore.exceptions import EndpointConnectionError
 from spotcache_keeper import config as config_module
 from spotcache_keeper.aws.imds import SOURCES, TARGET_STATE, Imds, ImdsError, poll
 from spotcache_keeper.aws.signed import Objects, Signed, role_credentials
+from spotcache_keeper.backup import create as create_module
 from spotcache_keeper.backup.budget import estimate, measured
 from spotcache_keeper.errors import KeeperError, RefusedError
 from spotcache_keeper.lease import Lease, LeaseStore
@@ -916,3 +917,28 @@ def test_a_host_that_has_not_served_lets_redis_save_nothing_when_it_ends(world: 
     final = world.final
     assert final is not None
     assert final.lost_since == recall(state, CRASH)["since"]
+
+
+def test_a_redis_that_is_started_anew_before_the_fork_is_fenced_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start_anew(_context: Any) -> None:
+        world.host.engine.stop(5)
+        world.host.start()
+
+    real, took = create_module.backup, []
+
+    def backup(*arguments: Any, **named: Any) -> Any:
+        took.append(world.writes())
+        return real(*arguments, **named)
+
+    watch = world.watch()
+    watch.step()
+    monkeypatch.setattr(drain_module, "recover", start_anew)
+    monkeypatch.setattr(drain_module, "backup", backup)
+    world.imds.notice()
+    watch.step()
+    assert took == [False]
+    final = world.final
+    assert final is not None
+    assert (final.complete, final.off_host) == (False, True)
