@@ -686,7 +686,8 @@ class Host:
         self.locks.clear()
         if self.mounted:
             self.world.start("guard", self, self.run_guard, delay)
-        self.world.start("boot", self, self.run_boot, delay + self.world.random.uniform(0.1, 3.0))
+        else:
+            self.world.start("boot", self, self.run_boot, delay + self.world.random.uniform(0.1, 3.0))
         self.world.start("watch", self, self.run_watch, delay + self.world.random.uniform(0.1, 3.0))
         self.world.start("timer", self, self.run_timer, delay + self.world.random.uniform(20.0, 60.0))
 
@@ -700,13 +701,15 @@ class Host:
         self.locks.clear()
 
     def run_guard(self) -> None:
-        """The unit before the engine's, and the engine."""
+        """The unit before the engine's, the engine, which is up when it has started what runs always, and the boot."""
         try:
             note_crash(self.context())
         except KeeperError as error:
             self.say(f"guard: {error}")
+        self.world.wait(self.world.random.uniform(0.1, 4.0))
         if not self.server.stopped:
-            self.world.start("the engine", self, self.start_redis, self.world.random.uniform(0.1, 4.0))
+            self.start_redis()
+        self.world.start("boot", self, self.run_boot, self.world.random.uniform(0.1, 1.0))
 
     def run_boot(self) -> None:
         ctx = self.context()
