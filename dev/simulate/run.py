@@ -25,67 +25,36 @@ from spotcache_keeper.node import boot, crash, drain
 from spotcache_keeper.system import files, lock, state, times
 from spotcache_keeper.system.times import from_epoch
 
+from dev.keeper_json import KEEPER_JSON
 from dev.simulate import host
 from dev.simulate.world import LEASE_SECONDS, Violation, World
 
-TIMEOUTS = {
-    "lock": 5,
-    "answer": 2,
-    "backup": 20,
-    "check": 20,
-    "start": 20,
-    "stop": 5,
-    "volume": 120,
-    "lease": LEASE_SECONDS,
-    "handover": 20,
-    "drain": 30,
-}
 CONFIG: dict[str, Any] = {
+    **KEEPER_JSON,
     "environment": "sim",
-    "region": "ap-northeast-1",
-    "endpoint_url": None,
-    "dualstack": "none",
     "bucket": "backups",
-    "prefix": "",
-    "volume_path": "/srv/redis",
-    "redis_directory": "/srv/redis/redis",
-    "require_mount": True,
-    "state_directory": "/var/lib/spotcache",
-    "container": "spotcache-redis",
-    "image": "redis",
-    "redis_host": "127.0.0.1",
-    "redis_port": 6379,
-    "redis_username": None,
-    "redis_password_file": None,
-    "dbfilename": "dump.rdb",
-    "appendonly": False,
-    "appendfilename": "appendonly.aof",
-    "appenddirname": "appendonlydir",
     "ebs_snapshots": False,
     "keep_count": 2,
     "keep_days": 0,
     "keep_weeks": 0,
-    "keep_local_count": 2,
-    "metadata_url": None,
     "watch_seconds": 7,
     "guard": True,
-    "boots": True,
-    "topic_arn": None,
-    "hook": None,
     "dns_zone_id": "Z1",
     "dns_name": "redis.sim",
-    "dns_ttl": 10,
     "allow_empty": True,
-    "data_device": "/dev/sdf",
-    "volume_filesystem": "ext4",
-    "volume_labels": {"ext4": "spotcache-data", "xfs": "spotcache"},
-    "mount_options": {"ext4": "defaults", "xfs": "defaults"},
-    "redis_uid": 6379,
-    "redis_gid": 6379,
-    "secrets": [],
-    "address": None,
-    "address_files": [],
-    "timeouts": TIMEOUTS,
+    # In proportion to a lease of a few seconds, so that a run is short.
+    "timeouts": {
+        "lock": 5,
+        "answer": 2,
+        "backup": 20,
+        "check": 20,
+        "start": 20,
+        "stop": 5,
+        "volume": 120,
+        "lease": LEASE_SECONDS,
+        "handover": 20,
+        "drain": 30,
+    },
 }
 
 

@@ -11,7 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from spotcache_keeper.stores.local import VolumeStore
 from spotcache_keeper.stores.s3 import S3Store
 from spotcache_keeper.system.commands import Completed, run_command
 
+from dev.keeper_json import KEEPER_JSON
 from dev.ports import Port
 
 REGION = "ap-northeast-1"
@@ -39,57 +40,7 @@ PASSWORD = "a long password for a test"
 VOLUME = "vol-0123456789abcdef0"
 
 
-TIMEOUTS = Timeouts(
-    lock=60, answer=10, backup=1800, check=1800, start=900, stop=120, volume=300, lease=90, handover=180, drain=90
-)
-# A whole keeper.json, as the role writes it.
-KEEPER_JSON: dict[str, Any] = {
-    "environment": "stg",
-    "region": REGION,
-    "endpoint_url": None,
-    "dualstack": "none",
-    "bucket": "spotcache-stg-backups",
-    "prefix": "",
-    "volume_path": "/srv/redis",
-    "redis_directory": "/srv/redis/redis",
-    "require_mount": True,
-    "state_directory": "/var/lib/spotcache",
-    "container": "spotcache-redis",
-    "image": "spotcache-redis:local",
-    "redis_host": "127.0.0.1",
-    "redis_port": 6379,
-    "redis_username": None,
-    "redis_password_file": None,
-    "dbfilename": "dump.rdb",
-    "appendonly": False,
-    "appendfilename": "appendonly.aof",
-    "appenddirname": "appendonlydir",
-    "ebs_snapshots": True,
-    "keep_count": 24,
-    "keep_days": 7,
-    "keep_weeks": 4,
-    "keep_local_count": 2,
-    "metadata_url": None,
-    "watch_seconds": 1,
-    "guard": False,
-    "boots": True,
-    "topic_arn": None,
-    "hook": None,
-    "dns_zone_id": None,
-    "dns_name": None,
-    "dns_ttl": 10,
-    "allow_empty": False,
-    "data_device": "/dev/sdf",
-    "volume_filesystem": "ext4",
-    "volume_labels": {"ext4": "spotcache-data", "xfs": "spotcache"},
-    "mount_options": {"ext4": "defaults,noatime,nofail", "xfs": "defaults,noatime,nofail,nouuid"},
-    "redis_uid": 6379,
-    "redis_gid": 6379,
-    "secrets": [],
-    "address": None,
-    "address_files": [],
-    "timeouts": asdict(TIMEOUTS),
-}
+TIMEOUTS = Timeouts(**KEEPER_JSON["timeouts"])
 
 
 def make_config(**changes: Any) -> Config:

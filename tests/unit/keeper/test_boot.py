@@ -33,7 +33,8 @@ from spotcache_keeper.stores.s3 import S3Store
 from spotcache_keeper.system.commands import Completed
 from spotcache_keeper.system.state import BOOT, begin_anew, recall, save_state
 
-from tests.unit.keeper.support import KEEPER_JSON, ZONE, FakeMachine, TestHost
+from dev.keeper_json import KEEPER_JSON
+from tests.unit.keeper.support import ZONE, FakeMachine, TestHost
 from tests.unit.keeper.watch_support import HOST, World, made_world, moto_server
 
 OTHER_ZONE = "ap-northeast-1c"

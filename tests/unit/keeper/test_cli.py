@@ -17,7 +17,8 @@ from spotcache_keeper.errors import KeeperError
 from spotcache_keeper.system.lock import only_run
 from spotcache_keeper.system.times import utc_now
 
-from tests.unit.keeper.support import KEEPER_JSON, PASSWORD, TestHost, flip_bit, restore_until_killed
+from dev.keeper_json import KEEPER_JSON
+from tests.unit.keeper.support import PASSWORD, TestHost, flip_bit, restore_until_killed
 
 
 @pytest.fixture

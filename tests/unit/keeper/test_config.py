@@ -10,7 +10,7 @@ import pytest
 from spotcache_keeper.config import load_config, parse_config
 from spotcache_keeper.errors import ConfigError
 
-from tests.unit.keeper.support import KEEPER_JSON
+from dev.keeper_json import KEEPER_JSON
 
 
 def test_what_follows_from_a_configuration() -> None:
