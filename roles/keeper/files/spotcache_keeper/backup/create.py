@@ -96,10 +96,11 @@ def backup(
         RefusedError: this volume's data would pass for the newest although the environment's data is elsewhere.
         KeeperError: there is no verified backup.
     """
+    seconds: dict[str, float] = {}
+    # First: a host that does not serve may have no volume yet.
+    entitled = entitlement(ctx, by_hand=reason == "manual", final=reason == "final")
     ctx.check_volume()
     ctx.volume.prepare()
-    seconds: dict[str, float] = {}
-    entitled = entitlement(ctx, by_hand=reason == "manual", final=reason == "final")
     manifest, directory, run = _backup_on_volume(
         ctx, reason, seconds, entitled, foreground=foreground, restored_from=restored_from
     )
