@@ -696,7 +696,7 @@ class Host:
         for process in list(self.world.scheduler.processes):
             if process.host is self:
                 self.world.scheduler.kill(process)
-        self.server.running = False
+        self.server.running, self.watcher = False, None
         self.open_until = 0.0
         self.locks.clear()
 

@@ -139,9 +139,11 @@ def _run(options: argparse.Namespace, context: Context) -> int:
         return _boot(options, context)
     if options.command == "watch":
         return _watch(options, context)
+    if options.command == "restore":
+        return _restore(options, context)
     with only_run(context.lock_path, options.command, context.config.timeouts.lock, context.now()):
         recover(context)
-        return _backup(options, context) if options.command == "backup" else _restore(options, context)
+        return _backup(options, context)
 
 
 def _backup(options: argparse.Namespace, context: Context) -> int:
@@ -227,12 +229,15 @@ def _restore(options: argparse.Namespace, context: Context) -> int:
     """`restore`."""
     directory = context.config.state_directory
     request = Request(options.wanted, options.force, options.fallback, options.expect_environment)
-    _wait_for_lease(context)
-    result = restore(context, request)
-    at = to_text(context.now())
-    if result.changed:
-        save_state(directory, last_restore={**result.to_json(), "at": at, "warnings": context.warnings})
-        _back_up_restored(context, result.manifest.id)
+    with only_run(context.lock_path, "restore", context.config.timeouts.lock, context.now()):
+        recover(context)
+        _wait_for_lease(context)
+        result = restore(context, request)
+        at = to_text(context.now())
+        if result.changed:
+            save_state(directory, last_restore={**result.to_json(), "at": at, "warnings": context.warnings})
+            _back_up_restored(context, result.manifest.id)
+    # Not under the lock: a boot that has not come to its end needs it, and it is the boot that lets clients in then.
     _wait_for_clients(context)
     save_end(directory, "restore", None, at)
     if options.json:
@@ -281,7 +286,7 @@ def _wait_for_clients(context: Context) -> None:
     if context.leases is None or not context.guard.holds:
         return
     me = context.machine.identity().instance_id
-    deadline = context.clock() + context.config.timeouts.lease
+    deadline = context.clock() + context.config.timeouts.lease + context.config.timeouts.lock
     while (served := read_serving(context, me)) is None or served.boot != context.boot_id:
         if context.clock() >= deadline:
             raise KeeperError(

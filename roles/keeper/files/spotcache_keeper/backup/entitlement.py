@@ -58,7 +58,8 @@ def entitlement(ctx: Context, *, by_hand: bool = False, final: bool = False) -> 
         return Entitlement()
     if held.lease.host == ctx.machine.identity().instance_id:
         started = served is not None and served.boot != ctx.boot_id and ctx.config.boots
-        if started or (held.lease.before and (served is None or served.term != held.lease.term)):
+        unfinished = ctx.config.boots and held.lease.before and (served is None or served.term != held.lease.term)
+        if started or unfinished:
             # What Redis holds now is what lay on the disk, and would pass for younger than it is.
             raise NotServingError(
                 "this host has not begun to serve: its boot is under way, and nothing is to be backed up"

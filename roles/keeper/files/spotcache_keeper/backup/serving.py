@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from spotcache_keeper.context import Context
 from spotcache_keeper.errors import KeeperError
@@ -54,23 +54,30 @@ def note_serving(ctx: Context, term: int, boot: str) -> None:
         KeeperError: it cannot be noted.
     """
     run = ""
-    with suppress(KeeperError, OSError), ctx.redis() as server:
+    quick = replace(ctx, config=replace(ctx.config, timeouts=replace(ctx.config.timeouts, answer=2)))
+    with suppress(KeeperError, OSError), quick.redis() as server:
         run = server.state().run
     host = ctx.machine.identity().instance_id
     save_state(ctx.config.state_directory, SERVING, host=host, term=term, boot=boot, run=run)
 
 
-def end_redis(ctx: Context) -> None:
-    """End Redis. One that has served since the host was started saves first; any other one must not.
+def end_redis(ctx: Context, term: int | None = None) -> None:
+    """End Redis. One that may have served saves first; any other one must not.
 
     It has nothing that was not on the disk before, and what it saved would look younger than it is: to one that takes
     the volume over as well.
+
+    Args:
+        ctx: the host's parts.
+        term: in which it is to have served; None for any in this run of the kernel.
 
     Raises:
         KeeperError: it goes on.
     """
     serving = read_serving(ctx, known_host(ctx.config.state_directory))
-    if serving is not None and serving.boot == ctx.boot_id:
+    served = serving is not None and serving.boot == ctx.boot_id and term in (None, serving.term)
+    # Without a gate anybody may have written to it.
+    if served or not ctx.guard.holds:
         ctx.engine.stop(ctx.config.timeouts.stop)
     else:
         ctx.engine.kill()

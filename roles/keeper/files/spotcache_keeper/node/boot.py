@@ -31,6 +31,7 @@ from spotcache_keeper.lease import MARGIN, Lease, Takeover
 from spotcache_keeper.node.acquire import Acquirer, Predecessor
 from spotcache_keeper.node.crash import note_crash_after_withdrawal, note_crash_or_kill
 from spotcache_keeper.node.data_volume import Disks
+from spotcache_keeper.node.drain import read_drain
 from spotcache_keeper.outside import Outside
 from spotcache_keeper.server.rdb import created_at, databases_of
 from spotcache_keeper.stores.source import Source, newest_first, superseded_at
@@ -141,6 +142,7 @@ class Boot:
         mark("volume")
         with only_run(self.ctx.lock_path, "boot", self.ctx.config.timeouts.lock, self.ctx.now()):
             recover(self.ctx)
+            note_crash_or_kill(self.ctx)
             result = self._have_data(before, kept)
             mark("data")
             result.before = before.lease.host if before.lease is not None else before.unfinished
@@ -343,6 +345,9 @@ class Boot:
             ),
         )
         note_serving(self.ctx, term, self.outside.boot_id)
+        drain = read_drain(self.ctx.config.state_directory)
+        if drain is not None and drain.in_force(self.ctx.machine.identity().instance_id, self.outside.boot_id):
+            raise KeeperError(f"this host is being ended itself ({drain.cause}) and does not begin to serve")
         self.ctx.guard.open(began + self.ctx.config.timeouts.lease - MARGIN)
 
     def _change_lease(self, term: int, change: Callable[[Lease], Lease]) -> float:
@@ -359,7 +364,7 @@ class Boot:
             began = self.ctx.clock()
             held = self.outside.leases.lease()
             if held is None or held.lease.host != me or held.lease.term != term or held.lease.released:
-                end_redis(self.ctx)
+                end_redis(self.ctx, term)
                 raise KeeperError("the lease was lost while the data was restored: another host serves")
             try:
                 self.outside.leases.write_lease(change(held.lease), held)

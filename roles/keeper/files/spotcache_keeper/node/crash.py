@@ -25,7 +25,9 @@ def note_crash_or_kill(ctx: Context) -> None:
         note_crash(ctx)
     except (KeeperError, OSError):
         with contextlib.suppress(KeeperError, OSError):
-            ctx.engine.kill()
+            # Without a gate anybody may have written to it.
+            if ctx.guard.holds:
+                ctx.engine.kill()
         raise
 
 
@@ -41,6 +43,9 @@ def note_crash(ctx: Context) -> None:
     # Before there is a network, nobody says which host this is: what it knew of itself does.
     serving, drain = read_serving(ctx, known_host(directory)), read_drain(directory)
     if serving is None or serving.boot == ctx.boot_id or recall(directory, CRASH).get("boot") == serving.boot:
+        return
+    if ctx.config.require_mount and not ctx.machine.is_mounted(ctx.config.volume_path):
+        # Nothing can be seen of it yet: a boot comes here again when it has the volume.
         return
     since = ""
     if drain is not None and drain.boot == serving.boot:

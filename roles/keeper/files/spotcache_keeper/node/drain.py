@@ -30,7 +30,7 @@ from spotcache_keeper.config import Timeouts
 from spotcache_keeper.context import Context
 from spotcache_keeper.errors import ConfigError, KeeperError, NotServingError, RefusedError
 from spotcache_keeper.interruption import KINDS, Interruption, Kind
-from spotcache_keeper.lease import FinalRecord
+from spotcache_keeper.lease import FinalRecord, Lease
 from spotcache_keeper.node.renew import LeaseHolder
 from spotcache_keeper.outside import Outside
 from spotcache_keeper.server.client import NotAnsweringError
@@ -52,6 +52,11 @@ _LAST_SECONDS = 10.0
 _AGAIN_SECONDS = 2.0
 _LEASE_TRIES = 10
 _TELL_TRIES = 5
+
+# Of which run of the server nobody knows which it was: no run's id.
+UNKNOWN_RUN = "unknown"
+# No lease has it.
+_NO_TERM = -1
 
 
 @dataclass
@@ -376,6 +381,7 @@ class Drainer:
         try:
             with only_run(ctx.lock_path, "final backup", max(1.0, left / 3), ctx.now()):
                 recover(ctx)
+                self._know_run(drain)
                 # Redis may have been started anew by that; a backup must not be overtaken by a write.
                 before = self.fence(drain)
                 try:
@@ -384,7 +390,7 @@ class Drainer:
                     if not isinstance(error, SupersededError):
                         # Redis saves once more when the host goes down. A boot that is at work waits for the lock.
                         with contextlib.suppress(KeeperError, OSError):
-                            end_redis(self.ctx)
+                            end_redis(self.ctx, _NO_TERM)
                     raise
                 after = self.fence(drain)
         except RefusedError as error:
@@ -413,6 +419,12 @@ class Drainer:
             self._problem(drain, f"writes were not held back throughout backup {result.manifest.id}: another is taken")
             return
         self._backed_up(drain, result, held=held)
+
+    def _know_run(self, drain: Drain) -> None:
+        """The run of the server that a boot has let clients to, which was at work when the end was announced."""
+        serving = read_serving(self.ctx)
+        if drain.run == UNKNOWN_RUN and serving is not None and serving.run and serving.boot == self.outside.boot_id:
+            drain.run, drain.lost_since = serving.run, ""
 
     def _s3(self, drain: Drain) -> S3Store:
         """S3, with time left for a record: a slow upload must not take the words out of this host's mouth."""
@@ -511,7 +523,7 @@ class Drainer:
             held = self.outside.leases.lease()
             mine = held is None or held.lease.host == drain.host
             if mine:
-                final = self._final(drain, held.lease.term if held is not None else 0, fenced=fenced)
+                final = self._final(drain, held.lease if held is not None else Lease(drain.host), fenced=fenced)
                 self.outside.leases.write_final(final)
                 if fenced and held is not None and not held.lease.released:
                     self.outside.leases.write_lease(replace(held.lease, released=True), held)
@@ -526,18 +538,22 @@ class Drainer:
             self._problem(drain, "writes could not be held back: the lease is not given back, and ends by itself")
         self.checkpoint(drain, "recorded", "released")
 
-    def _final(self, drain: Drain, term: int = 0, *, fenced: bool = False) -> FinalRecord:
+    def _final(self, drain: Drain, lease: Lease, *, fenced: bool = False) -> FinalRecord:
         """What the record says."""
-        volume = ""
+        volume, serving = "", read_serving(self.ctx)
         # Without a volume of its own there is none to take over.
         with contextlib.suppress(KeeperError, OSError):
             volume = self.ctx.machine.volume_id(self.ctx.config.volume_path)
+        superseded = serving is not None and lease.term and serving.term != lease.term
+        if superseded and volume != lease.before_volume:
+            # What lies on it is older than what others have served since.
+            volume = ""
         common = FinalRecord(
             drain.host,
             zone=self.ctx.machine.identity().zone,
             volume=volume,
             cause=drain.cause,
-            term=term,
+            term=lease.term,
             fenced=fenced,
             lost_since="" if drain.complete else drain.lost_since or self._lost_by_crash(),
             written=to_text(self.now()),
@@ -605,7 +621,7 @@ class Drainer:
                 f"final/{drain.host}/{drain.mark}",
             )
         problem = drain.problems[-1] if drain.problems else "no reason is known"
-        final = self._final(drain)
+        final = self._final(drain, Lease(drain.host))
         age = (
             f" Its newest verified backup is {age_text((self.now() - from_text(final.created)).total_seconds())} old."
             if final.created

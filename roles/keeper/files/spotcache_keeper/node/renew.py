@@ -15,7 +15,7 @@ from spotcache_keeper.errors import KeeperError
 from spotcache_keeper.lease import MARGIN, Held, Lease, Takeover
 from spotcache_keeper.outside import Outside
 from spotcache_keeper.system.lock import is_held
-from spotcache_keeper.system.state import BOOT, recall
+from spotcache_keeper.system.state import BOOT, CRASH, recall
 from spotcache_keeper.system.times import to_text
 
 # How often the holder says again where clients find Redis, so that what a host said too late is soon undone; seconds.
@@ -37,6 +37,7 @@ class LeaseHolder:
         closed: clients are kept out, whatever the lease says: this host ends.
         proved_until: until when the lease is this host's for sure, by the context's clock.
         trouble: why it could not be renewed; empty when it could.
+        lost_since: since when what was written is missing after a crash, as text, until people were told; else empty.
         stopped: no renewal follows.
         woken: the next renewal is due at once.
     """
@@ -48,6 +49,7 @@ class LeaseHolder:
     closed: bool = False
     proved_until: float = float("-inf")
     trouble: str = ""
+    lost_since: str = ""
     stopped: threading.Event = field(default_factory=threading.Event)
     woken: threading.Event = field(default_factory=threading.Event)
     _opened: bool = False
@@ -188,9 +190,14 @@ class LeaseHolder:
             return True
         # The host before stands in the lease for as long as a boot has not come to its end.
         begun = recall(self.ctx.config.state_directory, BOOT).get("began") == self.outside.boot_id
-        booting = bool(lease.before or self.lost_to) or (self.ctx.config.boots and (begun or serving is not None))
+        boots = self.ctx.config.boots
+        booting = bool(self.lost_to) or (boots and (bool(lease.before) or begun or serving is not None))
         if booting or not self._serves() or self._has_nothing_yet():
             return False
+        crash = recall(self.ctx.config.state_directory, CRASH)
+        if serving is not None and crash.get("boot") == serving.boot:
+            # Where a boot serves, it says so itself.
+            self.lost_since = str(crash.get("since", "")) or self.lost_since
         note_serving(self.ctx, lease.term, self.outside.boot_id)
         return True
 

@@ -22,7 +22,7 @@ from spotcache_keeper.context import Context
 from spotcache_keeper.errors import KeeperError
 from spotcache_keeper.interruption import SHUTDOWN, Interruption
 from spotcache_keeper.node.crash import note_crash_or_kill
-from spotcache_keeper.node.drain import Drain, Drainer, begin, read_drain
+from spotcache_keeper.node.drain import UNKNOWN_RUN, Drain, Drainer, begin, read_drain
 from spotcache_keeper.node.journal import Lines
 from spotcache_keeper.node.renew import LeaseHolder
 from spotcache_keeper.outside import Outside
@@ -30,7 +30,7 @@ from spotcache_keeper.system.commands import Commands
 from spotcache_keeper.system.files import read_json
 from spotcache_keeper.system.lock import is_held
 from spotcache_keeper.system.state import WATCH, recall, save_state
-from spotcache_keeper.system.times import from_text, since_boot, to_text
+from spotcache_keeper.system.times import NEVER, from_text, since_boot, to_text
 
 _LONGEST_PAUSE = 10.0
 # A notice whose time is over by more than this is what is left of one that EC2 did not carry out.
@@ -47,8 +47,6 @@ _REBALANCE_SECONDS = 3600.0
 _RUN_SECONDS = 10.0
 # So long systemd is asked whether the system shuts down. With the final backup it is less than the TimeoutStopSec.
 _SYSTEMD_SECONDS = 45.0
-# Of which run of the server nobody knows which it was: no run's id.
-_UNKNOWN = "unknown"
 
 
 class EarlyBackup:
@@ -257,13 +255,13 @@ class Watch:
         run, serving = self._run, read_serving(self._ctx)
         if serving is None or serving.boot != self._outside.boot_id:
             # It has not served since it was started: what Redis holds, whichever run of it, is what was on the disk.
-            run = _UNKNOWN
+            run = UNKNOWN_RUN
             with contextlib.suppress(KeeperError, OSError):
                 # A boot may not have come to it; Redis saves once more when it is stopped.
                 note_crash_or_kill(self._ctx)
         elif not run:
             # It has not been looked at yet. Where nobody knows, whatever is saved now may lack something.
-            run = serving.run or _UNKNOWN
+            run = serving.run or UNKNOWN_RUN
         drain = begin(self._ctx, self._outside, interruption, self.now(), run)
         # Before anything is said or noted: each moment may bring another write.
         self.drainer.fence(drain)
@@ -421,6 +419,9 @@ class Watch:
             self._save_state(lost=None)
             self.say("this host serves again")
             self._hold_back(False)
+        if lease.lost_since:
+            self._notify_crash(lease.lost_since)
+            lease.lost_since = ""
         if lease.waits and (restored := recall(self._ctx.config.state_directory).get("last_restore")) != self._restored:
             # What clients waited for, perhaps.
             self._restored = restored
@@ -430,6 +431,15 @@ class Watch:
             self.say(self._trouble or "the lease is renewed again")
         if self.drain is None and lease.held and self._held_back is not (not lease.proved):
             self._hold_back(not lease.proved)
+
+    def _notify_crash(self, since: str) -> None:
+        """Tell people what a crash took of a host that no boot brings back."""
+        host = self._ctx.machine.identity().instance_id
+        lost = "all that Redis held" if since == to_text(NEVER) else f"what was written after {since}"
+        line = f"this host went down and serves again with what was on its disk; lost: {lost}"
+        self.say(line)
+        title = f"{self._ctx.config.environment}: Redis lost data"
+        self._notify(Message(title, f"On {host}, {line}.", "warning", f"crashed/{host}/{since}"))
 
     def _hold_back(self, held_back: bool) -> None:
         """Hold writes back while the lease is not proved, by Redis as well: it answers what it was sent before."""
