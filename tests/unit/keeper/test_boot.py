@@ -719,7 +719,7 @@ def test_a_host_that_waits_has_nothing_to_backup_when_its_own_notice_comes(world
     watch.step()
     assert watch.drain is not None
     assert watch.drain.over
-    world.line("there is nothing to back up: i-another serves this environment")
+    world.line("there is nothing to back up: i-another serves stg")
     assert [message["level"] for message in world.told()] == ["info"]
 
 

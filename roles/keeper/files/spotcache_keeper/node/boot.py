@@ -146,8 +146,7 @@ class Boot:
             result = self._have_data(before, kept)
             mark("data")
             result.before = before.lease.host if before.lease is not None else before.unfinished
-            if before.lost and before.lost not in result.lost and not result.lost.startswith(_EVERYTHING):
-                result.lost = "; ".join(filter(None, (result.lost, before.lost)))
+            result.lost = _both(result.lost, before.lost)
             # Before the lock is let go of: whoever ends the host meanwhile ends a Redis that does not serve yet.
             self._let_clients_in(before.term, result)
         self._move_name(result)
@@ -344,11 +343,20 @@ class Boot:
                 else lease.takeovers,
             ),
         )
+        self._must_not_end()
         note_serving(self.ctx, term, self.outside.boot_id)
+        self._must_not_end()
+        self.ctx.guard.open(began + self.ctx.config.timeouts.lease - MARGIN)
+
+    def _must_not_end(self) -> None:
+        """Let nobody in on a host that is being ended.
+
+        Raises:
+            KeeperError: it is.
+        """
         drain = read_drain(self.ctx.config.state_directory)
         if drain is not None and drain.in_force(self.ctx.machine.identity().instance_id, self.outside.boot_id):
             raise KeeperError(f"this host is being ended itself ({drain.cause}) and does not begin to serve")
-        self.ctx.guard.open(began + self.ctx.config.timeouts.lease - MARGIN)
 
     def _change_lease(self, term: int, change: Callable[[Lease], Lease]) -> float:
         """Change this host's own lease, which the watcher renews at the same time.
@@ -609,6 +617,12 @@ class Boot:
 def hash_of(text: str) -> str:
     """A short name for a text."""
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _both(lost: str, before: str) -> str:
+    """What is missing of two hosts' data; nothing is left to say beside everything."""
+    everything = next((text for text in (lost, before) if text.startswith(_EVERYTHING)), "")
+    return everything or "; ".join(dict.fromkeys(filter(None, (lost, before))))
 
 
 def _since(moment: datetime) -> str:
