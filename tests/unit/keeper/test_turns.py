@@ -19,7 +19,7 @@ from spotcache_keeper.node.acquire import Acquirer
 from spotcache_keeper.node.crash import note_crash, note_crash_after_withdrawal
 from spotcache_keeper.node.renew import LeaseHolder
 from spotcache_keeper.outside import Outside
-from spotcache_keeper.system.state import CRASH, recall
+from spotcache_keeper.system.state import BOOT, CRASH, recall, save_state
 
 from tests.unit.keeper.support import NoS3, TestHost
 from tests.unit.keeper.watch_support import Gate
@@ -267,6 +267,20 @@ def test_only_a_host_that_serves_backs_up(turn: Turn) -> None:
     with pytest.raises(NotServingError, match="has not begun to serve"):
         entitlement(turn.context)
     assert read_serving(turn.context, "i-of-another-image") is None
+
+
+def test_the_watcher_takes_no_lease_while_a_boot_is_due(turn: Turn) -> None:
+    """Redis may run by then, with what the boot began with before others served."""
+    context = turn.context
+    save_state(context.config.state_directory, BOOT, began="boot-1")
+    turn.leases.put(Lease(OTHER, term=2, released=True))
+    turn.holder().renew()
+    assert turn.leases.held is not None
+    assert turn.leases.held.host == OTHER
+    # Without a boot in this run of the kernel a playbook has set Redis up, and the watcher takes it.
+    save_state(context.config.state_directory, BOOT, began="an earlier boot")
+    turn.holder().renew()
+    assert turn.leases.held.host == ME
 
 
 def test_a_host_that_gave_its_lease_back_makes_its_final_backup_and_no_other(turn: Turn) -> None:

@@ -146,7 +146,7 @@ class LeaseHolder:
         if held is not None:
             # Redis may run here all the same, with what lay on the disk.
             self.ctx.guard.close()
-        if (held is not None and not held.ended) or not self._serves():
+        if (held is not None and not held.ended) or self._boots_now() or not self._serves():
             return None
         fresh = Lease(host.instance_id, host.zone, self._volume(), since=now, renewed=now, seconds=seconds, term=1)
         if held is None:
@@ -157,6 +157,17 @@ class LeaseHolder:
         term = (held.lease.term or latest_term(self.ctx)) + 1
         takeover = Takeover(host.instance_id, term, at=now)
         return replace(fresh, term=term, takeovers=held.lease.with_takeover(takeover))
+
+    def _boots_now(self) -> bool:
+        """Whether a boot was begun that has not come to its end: it takes the lease, and gives Redis what is newest.
+
+        A Redis that it has started, and then could not go on with, is nothing to serve.
+        """
+        serving = read_serving(self.ctx)
+        if serving is not None and serving.boot == self.outside.boot_id:
+            return False
+        begun = recall(self.ctx.config.state_directory, BOOT).get("began") == self.outside.boot_id
+        return self.ctx.config.boots and begun
 
     def _served_before(self, held: Held) -> bool:
         """Whether this host served in an earlier term than that of the lease, which is another host's."""
@@ -189,9 +200,8 @@ class LeaseHolder:
         if serving is not None and serving.term == lease.term and serving.boot == self.outside.boot_id:
             return True
         # The host before stands in the lease for as long as a boot has not come to its end.
-        begun = recall(self.ctx.config.state_directory, BOOT).get("began") == self.outside.boot_id
-        boots = self.ctx.config.boots
-        booting = bool(self.lost_to) or (boots and (bool(lease.before) or begun or serving is not None))
+        unfinished = self.ctx.config.boots and (bool(lease.before) or serving is not None)
+        booting = bool(self.lost_to) or unfinished or self._boots_now()
         if booting or not self._serves() or self._has_nothing_yet():
             return False
         crash = recall(self.ctx.config.state_directory, CRASH)
