@@ -6,9 +6,11 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from spotcache_keeper import cli
 from spotcache_keeper.aws.signed import ConflictError
 from spotcache_keeper.backup.entitlement import SupersededError, entitlement
 from spotcache_keeper.backup.serving import note_serving, read_serving
@@ -281,6 +283,21 @@ def test_the_watcher_takes_no_lease_while_a_boot_is_due(turn: Turn) -> None:
     save_state(context.config.state_directory, BOOT, began="an earlier boot")
     turn.holder().renew()
     assert turn.leases.held.host == ME
+
+
+def test_a_restore_that_was_superseded_meanwhile_is_no_success(turn: Turn, monkeypatch: pytest.MonkeyPatch) -> None:
+    turn.leases.put(Lease(ME, term=4))
+    note_serving(turn.context, 4, "boot-1")
+    monkeypatch.setattr(cli, "backup", lambda *_arguments, **_named: SimpleNamespace(problems=[]))
+    cli._back_up_restored(turn.context, "20261122T001503Z-3f9a1c")
+
+    def slow(*_arguments: Any, **_named: Any) -> SimpleNamespace:
+        turn.leases.put(Lease(OTHER, term=5))
+        return SimpleNamespace(problems=[])
+
+    monkeypatch.setattr(cli, "backup", slow)
+    with pytest.raises(KeeperError, match="i-other serves"):
+        cli._back_up_restored(turn.context, "20261122T001503Z-3f9a1c")
 
 
 def test_a_host_that_gave_its_lease_back_makes_its_final_backup_and_no_other(turn: Turn) -> None:

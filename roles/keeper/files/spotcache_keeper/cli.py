@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from spotcache_keeper.backup.create import BackupResult, backup
+from spotcache_keeper.backup.entitlement import entitlement
 from spotcache_keeper.backup.restore import Request, RestoreResult, restore
 from spotcache_keeper.backup.serving import read_serving
 from spotcache_keeper.backup.switch_data import recover
@@ -305,6 +306,8 @@ def _back_up_restored(context: Context, restored_from: str) -> None:
     try:
         result = backup(context, "restored", snapshot=False, prune=False, restored_from=restored_from)
         problem = "; ".join(result.problems)
+        # Whoever took over while it was copied has not seen it; whoever does from now on will.
+        entitlement(context)
     except KeeperError as error:
         problem = str(error)
     if problem:
