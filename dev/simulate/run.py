@@ -22,6 +22,7 @@ from spotcache_keeper.aws import imds
 from spotcache_keeper.backup import create, serving, switch_data
 from spotcache_keeper.config import Config, parse_config
 from spotcache_keeper.node import boot, crash, drain
+from spotcache_keeper.server import rdb
 from spotcache_keeper.system import files, lock, state, times
 from spotcache_keeper.system.times import from_epoch
 
@@ -100,6 +101,7 @@ def simulated() -> Iterator[None]:
         files.read_json: host.read_json,
         lock.only_run: host.only_run,
         lock.is_held: host.is_held,
+        rdb.written_at: lambda path: from_epoch(path.forked),
         # They are pure: the same text is the same moment in every run.
         times.from_text: lru_cache(4096)(times.from_text),
         times.to_text: lru_cache(4096)(times.to_text),
@@ -117,8 +119,6 @@ def simulated() -> Iterator[None]:
         (boot, "identify", host.identify),
         (boot, "append_only_files", lambda _ctx: []),
         (boot, "databases_of", nothing),
-        (boot, "created_at", lambda path: from_epoch(path.forked)),
-        (drain, "created_at", lambda path: from_epoch(path.forked)),
         (boot, "recover", nothing),
         (drain, "recover", nothing),
         (switch_data, "recover", nothing),
@@ -128,7 +128,6 @@ def simulated() -> Iterator[None]:
         (times, "secrets", DICE),
         (crash, "known_host", lambda path: path.host.id),
         (serving, "known_host", lambda path: path.host.id),
-        (crash, "created_at", lambda path: from_epoch(path.forked)),
         (lease_module, "secrets", DICE),
     ]
     before = [(module, name, getattr(module, name)) for module, name, _ in stand_ins]

@@ -40,11 +40,9 @@ def read_serving(ctx: Context, me: str = "") -> Serving | None:
     if not isinstance(host, str) or not isinstance(term, int) or not isinstance(boot, str):
         # Nothing to compare, so the metadata service is not asked: there may be none.
         return None
-    return (
-        Serving(host, term, boot, str(data.get("run", "")))
-        if host == (me or ctx.machine.identity().instance_id)
-        else None
-    )
+    if host != (me or ctx.machine.identity().instance_id):
+        return None
+    return Serving(host, term, boot, str(data.get("run", "")))
 
 
 def note_serving(ctx: Context, term: int, boot: str) -> None:

@@ -29,16 +29,16 @@ from spotcache_keeper.context import Context
 from spotcache_keeper.errors import KeeperError, NoSourceError, NoUsableCopyError
 from spotcache_keeper.lease import MARGIN, Lease, Takeover
 from spotcache_keeper.node.acquire import Acquirer, Predecessor
-from spotcache_keeper.node.crash import note_crash_after_withdrawal, note_crash_or_kill
+from spotcache_keeper.node.crash import missing_since, note_crash_after_withdrawal, note_crash_or_kill
 from spotcache_keeper.node.data_volume import Disks
 from spotcache_keeper.node.drain import read_drain
 from spotcache_keeper.outside import Outside
-from spotcache_keeper.server.rdb import created_at, databases_of
+from spotcache_keeper.server.rdb import databases_of, written_at
 from spotcache_keeper.stores.source import Source, newest_first, superseded_at
 from spotcache_keeper.system.files import readable_errors, replace_secret, write_atomically
 from spotcache_keeper.system.lock import only_run
 from spotcache_keeper.system.state import BOOT, CRASH, recall, save_state
-from spotcache_keeper.system.times import NEVER, age_text, from_epoch, from_text, to_text
+from spotcache_keeper.system.times import age_text, from_epoch, from_text, to_text
 
 _IDENTITY_SECONDS = 60.0
 _DNS_TRIES = 5
@@ -462,8 +462,8 @@ class Boot:
         """What of the host before is missing in data of that moment, for a person."""
         since = before.final.lost_since if before.final is not None else ""
         if since:
-            return _since(min(as_of, from_text(since)))
-        return "at most the last second before the host was lost" if append_only else _since(as_of)
+            return missing_since(min(as_of, from_text(since)))
+        return "at most the last second before the host was lost" if append_only else missing_since(as_of)
 
     def _was_there(self, before: Predecessor, there: bool) -> bool:
         """Whether the host before left something on the volume: as the first boot found it, should this be another.
@@ -493,13 +493,8 @@ class Boot:
         return as_of
 
     def _written(self, known: Source | None) -> datetime:
-        """When what is in Redis' own RDB was in its memory: `known` is the backup that it is, if it is one.
-
-        Redis notes in the file when it forked. A file's own time is that of the last byte, or of a copy.
-        """
-        if known is not None:
-            return known.created
-        return created_at(self.ctx.rdb_path) or from_epoch(self.ctx.rdb_path.stat().st_mtime)
+        """When what is in Redis' own RDB was in its memory: `known` is the backup that it is, if it is one."""
+        return known.created if known is not None else written_at(self.ctx.rdb_path)
 
     def _lost_by_crash(self) -> str:
         """What this host itself lost when it went down without a shutdown; empty when it did not."""
@@ -510,7 +505,7 @@ class Boot:
         if self.ctx.config.appendonly:
             return "at most the last second before the host went down"
         since = str(crash.get("since", ""))
-        return _since(from_text(since)) if since else "what Redis had not saved itself"
+        return missing_since(from_text(since)) if since else "what Redis had not saved itself"
 
     def _start_with(self, files: list[Path], newest: Source | None) -> int:
         """Start Redis with its own files, and see that it holds something."""
@@ -623,10 +618,3 @@ def _both(lost: str, before: str) -> str:
     """What is missing of two hosts' data; nothing is left to say beside everything."""
     everything = next((text for text in (lost, before) if text.startswith(_EVERYTHING)), "")
     return everything or "; ".join(dict.fromkeys(filter(None, (lost, before))))
-
-
-def _since(moment: datetime) -> str:
-    """What is missing after a moment."""
-    if moment == NEVER:
-        return "all that Redis held"
-    return f"what was written after {to_text(moment)}"

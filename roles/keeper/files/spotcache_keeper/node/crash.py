@@ -4,15 +4,16 @@
 from __future__ import annotations
 
 import contextlib
+from datetime import datetime
 
 from spotcache_keeper.backup.serving import read_serving
 from spotcache_keeper.context import Context
 from spotcache_keeper.errors import KeeperError
 from spotcache_keeper.lease import Leases
 from spotcache_keeper.node.drain import read_drain
-from spotcache_keeper.server.rdb import created_at
+from spotcache_keeper.server.rdb import written_at
 from spotcache_keeper.system.state import CRASH, known_host, recall, save_state
-from spotcache_keeper.system.times import NEVER, from_epoch, to_text
+from spotcache_keeper.system.times import NEVER, to_text
 
 
 def note_crash_or_kill(ctx: Context) -> None:
@@ -76,4 +77,9 @@ def _written(ctx: Context) -> str:
     """When Redis' own RDB was in its memory, as text."""
     if not ctx.rdb_path.exists():
         return to_text(NEVER)
-    return to_text(created_at(ctx.rdb_path) or from_epoch(ctx.rdb_path.stat().st_mtime))
+    return to_text(written_at(ctx.rdb_path))
+
+
+def missing_since(moment: datetime) -> str:
+    """What is missing after a moment, for a person."""
+    return "all that Redis held" if moment == NEVER else f"what was written after {to_text(moment)}"

@@ -34,14 +34,14 @@ from spotcache_keeper.lease import FinalRecord, Lease
 from spotcache_keeper.node.renew import LeaseHolder
 from spotcache_keeper.outside import Outside
 from spotcache_keeper.server.client import NotAnsweringError
-from spotcache_keeper.server.rdb import created_at
+from spotcache_keeper.server.rdb import written_at
 from spotcache_keeper.stores.local import mib
 from spotcache_keeper.stores.s3 import S3Store
 from spotcache_keeper.stores.source import newest_first
 from spotcache_keeper.system.files import read_json, write_atomically
 from spotcache_keeper.system.lock import is_held, only_run
 from spotcache_keeper.system.state import CRASH, recall, save_state
-from spotcache_keeper.system.times import NEVER, age_text, from_epoch, from_text, to_text
+from spotcache_keeper.system.times import NEVER, age_text, from_text, to_text
 
 _SCALING_VERSION = "2011-01-01"
 # Writes stay held back for so long beyond the end that was announced, unless the keeper lets go before.
@@ -229,7 +229,7 @@ class Drainer:
         """When that was written with which Redis began its present run, as text; empty where its own log has more."""
         path = self.ctx.rdb_path
         if path.exists():
-            return to_text(created_at(path) or from_epoch(path.stat().st_mtime))
+            return to_text(written_at(path))
         return "" if self.ctx.config.appendonly else to_text(NEVER)
 
     def _lost_by_crash(self) -> str:

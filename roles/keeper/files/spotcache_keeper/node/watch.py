@@ -21,7 +21,7 @@ from spotcache_keeper.backup.serving import read_serving
 from spotcache_keeper.context import Context
 from spotcache_keeper.errors import KeeperError
 from spotcache_keeper.interruption import SHUTDOWN, Interruption
-from spotcache_keeper.node.crash import note_crash_or_kill
+from spotcache_keeper.node.crash import missing_since, note_crash_or_kill
 from spotcache_keeper.node.drain import UNKNOWN_RUN, Drain, Drainer, begin, read_drain
 from spotcache_keeper.node.journal import Lines
 from spotcache_keeper.node.renew import LeaseHolder
@@ -30,7 +30,7 @@ from spotcache_keeper.system.commands import Commands
 from spotcache_keeper.system.files import read_json
 from spotcache_keeper.system.lock import is_held
 from spotcache_keeper.system.state import WATCH, recall, save_state
-from spotcache_keeper.system.times import NEVER, from_text, since_boot, to_text
+from spotcache_keeper.system.times import from_text, since_boot, to_text
 
 _LONGEST_PAUSE = 10.0
 # A notice whose time is over by more than this is what is left of one that EC2 did not carry out.
@@ -435,7 +435,7 @@ class Watch:
     def _notify_crash(self, since: str) -> None:
         """Tell people what a crash took of a host that no boot brings back."""
         host = self._ctx.machine.identity().instance_id
-        lost = "all that Redis held" if since == to_text(NEVER) else f"what was written after {since}"
+        lost = missing_since(from_text(since))
         line = f"this host went down and serves again with what was on its disk; lost: {lost}"
         self.say(line)
         title = f"{self._ctx.config.environment}: Redis lost data"

@@ -72,6 +72,15 @@ def created_at(path: Path) -> datetime | None:
     return None
 
 
+def written_at(path: Path) -> datetime:
+    """When the data in an RDB was in Redis' memory. A file's own time is that of the last byte, or of a copy.
+
+    Raises:
+        OSError: there is no such file.
+    """
+    return created_at(path) or from_epoch(path.stat().st_mtime)
+
+
 def _read_string(file: BinaryIO) -> bytes:
     """A string, or a number that stands in for one.
 
