@@ -903,6 +903,8 @@ def test_a_host_that_has_not_served_lets_redis_save_nothing_when_it_ends(world: 
     with world.host.client() as client:
         client.save()
         client.set("more", "x")
+        # As on a host: whoever asks it to end has it save.
+        client.config_set("save", "3600 1")
     before = world.host.context().rdb_path.stat().st_mtime_ns
     world.watch()
     state = world.host.config.state_directory
