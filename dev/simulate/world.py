@@ -167,6 +167,10 @@ class World:
                 self._at_moment[self.random.randrange(10, 200)] = kind
             else:
                 self._plan.append((self.random.uniform(8.0, FAULT_SECONDS - 10.0), kind))
+        # By dice of their own, so that a seed without one stays what it was.
+        combined = Random(f"combined {self.seed}")
+        if combined.random() < 0.15:
+            self._plan.append((combined.uniform(8.0, FAULT_SECONDS - 50.0), combined.choice(list(COMBINED))))
 
     def _heal(self) -> None:
         """No fault from here on, and none goes on."""
@@ -292,7 +296,7 @@ class World:
             host = self.random.choice(alive)
         self.faults[kind] = self.faults.get(kind, 0) + 1
         self.trace("fault", f"{kind} on {host.id}" + (f" in {process.name}" if process is not None else ""))
-        FAULTS[kind](self, host, process)
+        (FAULTS.get(kind) or COMBINED[kind])(self, host, process)
 
     def _interrupt(self, process: Process) -> None:
         """Called whenever a process goes on."""
@@ -522,6 +526,47 @@ def _end(world: World, host: Host, _process: Process | None) -> None:
     world.terminate(host, lingering=world.random.choice((0.0, 0.0, 20.0)))
 
 
+def _ended_slowly(world: World, host: Host, _process: Process | None) -> None:
+    """EC2 calls a host `shutting-down` for longer than its successor waits, and it goes on without having noticed."""
+    successor = world.launch()
+
+    def end() -> None:
+        for service in ("imds", "ec2"):
+            host.cut[service] = world.now + 120.0
+        world.terminate(host, lingering=45.0)
+        # About when the successor takes the lease, its boot may be killed, and is started again.
+        world.wait(world.random.uniform(18.0, 32.0))
+        if world.random.random() < 0.6:
+            boots = [one for one in world.scheduler.processes if one.host is successor and one.group == "boot"]
+            for one in boots:
+                if not one.dead:
+                    _kill(world, successor, one)
+
+    world.start_outside("EC2", end, world.random.uniform(10.0, 25.0))
+
+
+def _taken_back_beside_another(world: World, host: Host, _process: Process | None) -> None:
+    """A Spot notice is taken back; in the middle of that S3 becomes slow, and another host begins to wait."""
+    due = world.now + NOTICE_SECONDS
+    host.imds.values["spot/instance-action"] = f'{{"action": "terminate", "time": "{to_text(moment(due))}"}}'
+
+    def back() -> None:
+        host.imds.values.pop("spot/instance-action", None)
+        # The host believes it when its time is past, and then has its lease back first of all, or last.
+        world.wait(NOTICE_SECONDS / 2)
+        for _ in range(1500):
+            lease = world.bucket.objects.get("keeper/lease.json")
+            if lease is None or lease.data.get("host") != host.id:
+                return
+            if not lease.data.get("released"):
+                host.delay = world.random.choice((3.0, 8.0))
+                world.launch(first=True)
+                return
+            world.wait(0.05)
+
+    world.start_outside("EC2", back, world.random.uniform(20.0, 40.0))
+
+
 def _ended_by_group(world: World, host: Host, _process: Process | None) -> None:
     world._notify_group_end(host)
 
@@ -606,6 +651,11 @@ FAULTS: dict[str, Callable[[World, Host, Process | None], None]] = {
     "no Spot capacity": _no_capacity,
     "Spot host cannot boot": _cannot_boot,
     "a person restores": _restore,
+}
+# What chance alone brings together too seldom.
+COMBINED: dict[str, Callable[[World, Host, Process | None], None]] = {
+    "ended slowly and unnoticed": _ended_slowly,
+    "notice taken back beside another host": _taken_back_beside_another,
 }
 # What may hit any process at any of its moments; the others come at a time.
 AT_MOMENTS = frozenset(

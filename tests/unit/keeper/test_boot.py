@@ -710,6 +710,33 @@ def test_a_shutdown_that_could_not_be_taken_back_is_tried_again(world: World, mo
     assert taken_back.withdrawn
 
 
+def test_an_end_is_taken_back_record_first_and_lease_second(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another host that begins to wait in between must not read of a complete final backup in a lease that is held."""
+    world.outside.leases.write_lease(Lease(HOST, zone=ZONE), None)
+    watch = world.watch()
+    watch.step()
+    world.imds.notice()
+    watch.step()
+    assert world.final is not None
+    assert world.final.off_host
+    written: list[str] = []
+
+    def watched(name: str) -> None:
+        write = getattr(LeaseStore, name)
+
+        def noted(leases: LeaseStore, *arguments: Any) -> Any:
+            written.append(name)
+            return write(leases, *arguments)
+
+        monkeypatch.setattr(LeaseStore, name, noted)
+
+    watched("write_final")
+    watched("write_lease")
+    assert watch.drain is not None
+    assert watch.drainer.withdraw(watch.drain, "the notice was taken back")
+    assert written[:2] == ["write_final", "write_lease"]
+
+
 def test_a_host_that_waits_has_nothing_to_backup_when_its_own_notice_comes(world: World) -> None:
     world.outside.leases.write_lease(Lease("i-another"), None)
     world.host.engine.stop(5)
