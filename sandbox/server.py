@@ -133,7 +133,6 @@ class Server:
         self.snapshot_seconds = self.times.snapshot[0] if snapshot_seconds is None else snapshot_seconds
         self.exempt: set[str] = set()
         self.token = secrets.token_urlsafe(24)
-        self.servers: list[Any] = []
 
     def start(self) -> dict[str, Any]:
         """Bring everything up and return the state that is written to state.json."""
@@ -292,7 +291,7 @@ class Server:
         imds.install_rules(imds.resolver_rules(edge.bridge, address, 53, edge.comment))
         ports = [self.front.listen(at, tls=tls) for at in (edge.gateway, edge.gateway_6) for tls in (True, False)]
         edge.serve(*ports)
-        self.servers += [metadata, dns]
+        edge.closing += [metadata.stop, dns.stop]
 
     def _zones(self, vpc_id: str) -> list[resolver.Zone]:
         """Route 53's private zones that a VPC asks, and what stands in them."""

@@ -24,9 +24,9 @@ options:
     description:
       - V(present) takes or renews the lease; it fails, and says who holds it, when another run does.
       - V(absent) releases it. A lease that another run holds is left alone.
-      - V(kept) renews it four times in each O(ttl), until it is released or another run has it, or the run has ended. It
-        does not return before, so give the task C(async) and C(poll=0). A lease of a short term then lasts as long as its
-        run, and no longer, also where a run ends without a word, as a container does that is stopped.
+      - V(kept) renews it four times in each O(ttl), until it is released, another run has it, or the run has ended. It
+        does not return before, so give the task C(async) and C(poll=0). A lease of a short term then lasts as long as
+        its run and no longer, also where a run ends without a word, as in a container that is stopped.
     type: str
     choices: [present, absent, kept]
     default: present
@@ -53,7 +53,7 @@ options:
     type: str
     default: ''
   job:
-    description: What the server that runs this calls it, for people. Other runs are told, and that it may have been cancelled.
+    description: What a server that runs this calls it. Other runs are told, and that it may have been cancelled.
     type: str
     default: ''
 extends_documentation_fragment:
@@ -224,7 +224,7 @@ class Lease:
         raise Held(refusal(record, now, self.where))
 
     def keep(self, here: Owner, pause: Callable[[float], None] = time.sleep) -> str:
-        """Renew what this run holds until it no longer does, or is no more; what keeps it in the record is left as it is.
+        """Renew what this run holds until it no longer does, or is no more; its owner stays as the record has it.
 
         A service that does not answer is asked again until the lease has expired.
         """

@@ -160,7 +160,8 @@ def populated(endpoint: str, folder: Path, ansible: kills.Ansible) -> Aws:
     without = {**policy, "Statement": [drop(statement, lacking) for statement in policy["Statement"]]}
     anything = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
     iam, keys = open_aws.client("iam"), {}
-    for user, document in {"root": anything, "operator": policy, "weak": without}.items():
+    plain = {**policy, "Statement": [one for document in documents[:2] for one in document["Statement"]]}
+    for user, document in {"root": anything, "operator": policy, "weak": without, "plain": plain}.items():
         iam.create_user(UserName=user)
         iam.put_user_policy(UserName=user, PolicyName=user, PolicyDocument=json.dumps(document))
         key = iam.create_access_key(UserName=user)["AccessKey"]
@@ -510,6 +511,39 @@ def test_missing_permissions_are_named_before_anything_is_made(aws: Aws) -> None
         "operator-roles-policy.json and that of docs/iam/operator-automation-policy.json; nothing was changed" in text
     )
     assert aws.made() == before
+
+
+def test_working_hours_need_permissions_of_their_own(aws: Aws) -> None:
+    code, text = aws.play("playbooks/schedule.yml", aws.variables("plain"))
+    assert code != 0
+    assert (
+        "user/plain lack autoscaling:DeleteScheduledAction, autoscaling:DescribeScheduledActions, "
+        "autoscaling:PutScheduledUpdateGroupAction"
+    ) in text, text[-2000:]
+    assert "and that of docs/iam/operator-automation-policy.json; nothing was changed" in text
+    # With them it is only the group that there is not.
+    code, text = aws.play("playbooks/schedule.yml", aws.variables())
+    assert code != 0
+    assert "There is no Auto Scaling group called spotcache-t" in text, text[-2000:]
+
+
+def test_removing_what_is_no_longer_wanted_needs_permissions_too(aws: Aws) -> None:
+    """An inventory without images has nothing that looks after hosts; what there is of it is removed."""
+    iam, role = aws.client("iam"), "spotcache-t-fallback-controller"
+    bare = {**aws.variables("plain"), "spot_host_bake": False, "spot_host_instance_types": []}
+    code, text = aws.play("playbooks/provision.yml", bare)
+    assert code != 0
+    assert "spot_host_instance_types is empty" in text, text[-2000:]
+    iam.create_role(RoleName=role, AssumeRolePolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": []}))
+    try:
+        before = aws.made()
+        code, text = aws.play("playbooks/provision.yml", {**bare, "spot_host_instance_types": ["t3.small"]})
+        assert code != 0
+        assert re.search(r"user/plain lack .*events:DescribeRule.*lambda:DeleteFunction", text), text[-2000:]
+        assert "and that of docs/iam/operator-automation-policy.json; nothing was changed" in text
+        assert aws.made() == before
+    finally:
+        iam.delete_role(RoleName=role)
 
 
 def test_what_is_missing_is_only_said_where_that_is_wanted(aws: Aws) -> None:
