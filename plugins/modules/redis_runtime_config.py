@@ -368,6 +368,7 @@ class Live:
         try:
             self.connection.command("CONFIG", "SET", name, value)
         except RedisError as error:
+            # Redis has one code, ERR, for all that it refuses, and does not list which settings only a start reads.
             if "immutable" in str(error) or "protected config" in str(error):
                 return False
             why = str(error).removeprefix("ERR ")
@@ -492,17 +493,20 @@ def save(connection: Connection) -> None:
     Raises:
         LiveError: the server could not save.
     """
+    # Another save, or a rewrite of the append-only file, has to end first.
+    children = ("rdb_bgsave_in_progress", "aof_rewrite_in_progress")
     deadline = time.monotonic() + CHILD_LIMIT
-    while True:
+    saving = False
+    while not saving:
+        persistence(connection, lambda now: any(now.get(child) == "1" for child in children), "A child of Redis")
         try:
             connection.command("BGSAVE")
-        except RedisError as error:
-            # Another save, or a rewrite of the append-only file, has to end first.
-            if ("in progress" not in str(error) and "child process" not in str(error)) or time.monotonic() > deadline:
+            saving = True
+        except RedisError:
+            # Redis has one code, ERR, for all that it refuses. What has begun meanwhile is waited for as well.
+            begun = connection.info("persistence")
+            if all(begun.get(child) != "1" for child in children) or time.monotonic() > deadline:
                 raise
-        else:
-            break
-        time.sleep(WAIT_STEP)
     state = persistence(connection, lambda now: now.get("rdb_bgsave_in_progress") == "1", "The save")
     if state.get("rdb_last_bgsave_status") != "ok":
         raise LiveError("Redis could not save its data: is the disk full?")

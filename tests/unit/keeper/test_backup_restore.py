@@ -117,6 +117,21 @@ def test_a_backup_waits_for_a_rewrite_of_the_append_only_file(appending: TestHos
     assert result.seconds["bgsave"] > 0.9  # The rewrite took 0.45 s, and the backup another 0.45 s.
 
 
+def test_what_keeps_redis_from_a_save_is_what_runs_and_not_what_it_says(appending: TestHost) -> None:
+    appending.fill("one")
+    with appending.client() as client, appending.context().redis() as server:
+        client.config_set("rdb-key-save-delay", 500)
+        client.bgrewriteaof()
+        assert server.background_save() is False
+        # No child runs: a reason that waiting does not mend.
+        client.config_set("rdb-key-save-delay", 0)
+        while client.info("persistence")["aof_rewrite_in_progress"]:
+            pass
+        client.acl_setuser("default", enabled=True, nopass=False, commands=["-bgsave"])
+        with pytest.raises(KeeperError, match="does not let the keeper do BGSAVE"):
+            server.background_save()
+
+
 def test_a_failed_bgsave_leaves_no_save(host: TestHost) -> None:
     host.fill("one")
     good = host.backup().manifest.id

@@ -185,10 +185,15 @@ class Redis:
         """
         try:
             self._call("BGSAVE")
-        except KeeperError as error:
-            if "in progress" in str(error) or "child process" in str(error):
-                return False
+        except NotAnsweringError:
             raise
+        except KeeperError:
+            # Redis has one code, ERR, for all that it refuses: what runs tells why.
+            state = self.state()
+            if state.saving or state.aof_rewriting:
+                return False
+            # It may just have ended. Another reason is said again.
+            self._call("BGSAVE")
         return True
 
     def save(self, timeout: float) -> None:
@@ -292,7 +297,7 @@ class Redis:
                     f"Redis at {self._name} refuses the keeper's password ({text}): redis_password_file does not hold "
                     "the password Redis was started with; run provision"
                 ) from error
-            if text.startswith("NOPERM"):
+            if isinstance(error, redis.exceptions.NoPermissionError):
                 raise ConfigError(f"Redis at {self._name} does not let the keeper do {command[0]}: {text}") from error
             if isinstance(error, redis.ConnectionError | redis.TimeoutError):
                 raise NotAnsweringError(f"Redis at {self._name} does not answer: {text}") from error
@@ -360,6 +365,7 @@ def save_in_background(
         # LASTSAVE counts whole seconds: a save within the same second as the last one would look like none.
         while time.time() < before.last_save + 1:
             sleep(0.1)
+            poll("the second of the last save, by Redis' clock,")
     while not server.background_save():
         sleep(0.2)
         poll("another child process of Redis")
