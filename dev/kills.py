@@ -279,7 +279,7 @@ def peopled(account: Account) -> Account:
 
 def secrets_left(account: Account) -> None:
     """What the host's part of a provision leaves in SSM."""
-    for name in ("redis-secrets", "redis-password"):
+    for name in ("redis-secrets", "redis-users", "keeper-password"):
         account.client("ssm").put_parameter(
             Name=f"/spotcache/{ENVIRONMENT}/host/{name}", Value="x", Type="SecureString", Overwrite=True
         )

@@ -33,7 +33,8 @@ import os
 os.environ["REDISCLI_AUTH"] = password
 def cli(*words):
     return subprocess.run(
-        ["redis-cli", "-h", keeper["redis_host"], "-p", str(keeper["redis_port"]), *words],
+        ["redis-cli", "-h", keeper["redis_host"], "-p", str(keeper["redis_port"]),
+         "--user", keeper["redis_username"], *words],
         check=True, capture_output=True, text=True,
     ).stdout
 def busy():

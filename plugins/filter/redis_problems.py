@@ -40,7 +40,7 @@ _value:
 
 import ipaddress
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ansible_collections.spotcache.redis.plugins.module_utils.redis_conf import SECRET, arguments_of, parse_size
@@ -70,8 +70,8 @@ OWNED = {
     "maxmemory-policy": "use redis_maxmemory_policy",
     "appendonly": "use redis_appendonly",
     "requirepass": "use redis_password",
-    "user": "use redis_acl_users",
-    "aclfile": "the users of redis_password and redis_acl_users would not count any more; use redis_acl_users",
+    "user": "use redis_users",
+    "aclfile": "it is written from redis_users",
     "include": "write its directives into redis_settings",
     "dir": "the data directory is /srv/redis/redis on the host",
     "appenddirname": "the data directory's layout is fixed",
@@ -79,6 +79,12 @@ OWNED = {
     "supervised": "the container runs the server in the foreground",
     "logfile": "the server's log is the container's, see 'docker logs spotcache-redis'",
     "pidfile": "the container needs none",
+}
+# Users that are there anyway.
+RESERVED = {
+    "default": "which redis_default_user lets in",
+    "health": "which belongs to the health check",
+    "keeper": "which belongs to the keeper",
 }
 SECRET_SETTINGS = SECRET - {"requirepass", "user"}
 MINIMUM = 16
@@ -210,22 +216,47 @@ def _lines(variable: str, name: str, value: Any) -> Iterator[str]:
 
 
 def _users(inputs: Inputs, _memory_mb: int) -> Iterator[str]:
-    seen: set[str] = set()
-    for user in inputs.get("redis_acl_users") or []:
-        name = str(user.get("name", ""))
-        if name == "default":
-            yield "redis_acl_users contains the user default: its password is redis_password."
-        elif name == "health":
-            yield "redis_acl_users contains the user health, which belongs to the health check: choose another name."
-        elif not re.fullmatch(r"[A-Za-z0-9_.@-]+", name):
-            yield f'redis_acl_users contains the name "{name}": use letters, digits and _ . @ - only.'
+    own = str(inputs.get("redis_username") or "")
+    yield from _name("redis_username", own)
+    seen: set[str] = {own}
+    for user in inputs.get("redis_users") or []:
+        name = str(user.get("name") or "")
+        yield from _name("redis_users", name)
+        if name and name == own:
+            yield f"redis_users contains the user {name}, which redis_username names already: take it out there."
         elif name in seen:
-            yield f"redis_acl_users contains the user {name} twice."
+            yield f"redis_users contains the user {name} twice."
         seen.add(name)
-        yield password_problem(f"redis_acl_users: the password of {name}", user.get("password"))
-        for rule in str(user.get("rules", "")).split():
-            if rule[0] in "<>#!" or rule in ("nopass", "resetpass", "reset"):
-                yield f"redis_acl_users: the rules of {name} say something about passwords: only password may."
+        yield password_problem(f"redis_users: the password of {name}", user.get("password"))
+        yield from _rules(name, user)
+
+
+def _name(variable: str, name: str) -> Iterator[str]:
+    if name in RESERVED:
+        yield f'{variable} names the user "{name}", {RESERVED[name]}: choose another name.'
+    elif not re.fullmatch(r"[A-Za-z0-9_.@-]+", name):
+        yield f'{variable} has the name "{name}": use letters, digits and _ . @ - only.'
+
+
+def _rules(name: str, user: Inputs) -> Iterator[str]:
+    patterns = user.get("keys", [])
+    if isinstance(patterns, str) or not isinstance(patterns, Sequence):
+        yield f"redis_users: keys of {name} is no list: write the patterns as a list, such as ['shop:*']."
+        patterns = []
+    for pattern in map(str, patterns):
+        # Printable, and nothing that the file's own reading or the check's would take for something else.
+        if not re.fullmatch(r"[!-~]+", pattern) or re.search(r"""["'\\]""", pattern) or pattern[0] in "~%&":
+            yield (
+                f'redis_users: keys of {name} has "{pattern}", which is no pattern: write one such as shop:* with '
+                "neither blanks nor quotes in it, and without a leading ~, % or &."
+            )
+    words = str(user.get("commands") or "").split()
+    if not all(re.fullmatch(r"[+-]@?[A-Za-z][A-Za-z0-9_.-]*(\|[A-Za-z0-9_-]+)?", word) for word in words):
+        # It may be a password by mistake, so it is not shown.
+        yield (
+            f"redis_users: commands of {name} has a word that neither gives nor takes a command: write words such as "
+            "-@write, +flushdb or +config|get; a password stands in password, patterns in keys."
+        )
 
 
 def _image(inputs: Inputs, _memory_mb: int) -> Iterator[str]:

@@ -38,22 +38,36 @@ def drivers(inputs: Inputs, application: Inputs) -> dict[str, str]:
 
 
 def redis(inputs: Inputs, application: Inputs) -> dict[str, dict[str, Any]]:
-    """Where the caches are and where the sessions are: host, port, database, password."""
+    """Where the caches are and where the sessions are: host, port, database, username and password."""
+    login = _login(inputs, application)
     cache = {
         "host": str(inputs.get("laravel_env_redis_host") or ""),
         "port": inputs.get("laravel_env_redis_port"),
         "database": _of(inputs, application, "database", 0),
-        "password": str(inputs.get("laravel_env_redis_password") or ""),
+        **login,
     }
     own = str(inputs.get("laravel_env_session_redis_host") or "")
     session = {
         "host": own or cache["host"],
         "port": inputs.get("laravel_env_session_redis_port") or cache["port"],
         "database": _of(inputs, application, "session_database", 1),
-        # A Redis of its own has a password of its own; none at all is possible there.
-        "password": str(inputs.get("laravel_env_session_redis_password") or ("" if own else cache["password"])),
+        # A Redis of its own has a user and a password of its own; none at all is possible there.
+        "username": str(inputs.get("laravel_env_session_redis_username") or ("" if own else login["username"])),
+        "password": str(inputs.get("laravel_env_session_redis_password") or ("" if own else login["password"])),
     }
     return {"cache": cache, SESSION: session}
+
+
+def _login(inputs: Inputs, application: Inputs) -> dict[str, str]:
+    """Whom an application is at the environment's Redis: a user of its own, or the one of all."""
+    own = application.get("redis_user")
+    for user in inputs.get("laravel_env_redis_users") or [] if own else []:
+        if user.get("name") == own:
+            return {"username": str(own), "password": str(user.get("password") or "")}
+    return {
+        "username": str(inputs.get("laravel_env_redis_username") or ""),
+        "password": str(inputs.get("laravel_env_redis_password") or ""),
+    }
 
 
 def uses_redis(found: Mapping[str, str]) -> tuple[bool, bool]:
@@ -73,6 +87,7 @@ def plan(inputs: Inputs, application: Inputs) -> dict[str, Any]:
         "session_driver": found[SESSION],
     }
     passwords: dict[str, str] = {}
+    without_username: list[str] = []
 
     def connect(purpose: str, prefix: str) -> None:
         place = places[purpose]
@@ -81,6 +96,10 @@ def plan(inputs: Inputs, application: Inputs) -> dict[str, Any]:
         )
         secrets[f"{prefix}PASSWORD"] = place["password"] or None
         expect[f"{purpose}_redis"] = {key: place[key] for key in ("host", "port", "database")}
+        if place["username"]:
+            values[f"{prefix}USERNAME"] = expect[f"{purpose}_redis"]["username"] = place["username"]
+        else:
+            without_username.append(f"{prefix}USERNAME")
         passwords[purpose] = place["password"]
 
     if cached:
@@ -92,10 +111,12 @@ def plan(inputs: Inputs, application: Inputs) -> dict[str, Any]:
         connection = _of(inputs, application, "session_connection", "session")
         values["SESSION_CONNECTION"] = expect["session_connection"] = connection
         connect(SESSION, "REDIS_" if connection == "default" else "SESSION_REDIS_")
+    own = {*(application.get("values") or {}), *(application.get("secrets") or {}), *(application.get("remove") or [])}
     return {
         "values": {**values, **(application.get("values") or {})},
         "secrets": {**secrets, **(application.get("secrets") or {})},
-        "remove": list(application.get("remove") or []),
+        # One that was written before would go with a password that is another user's.
+        "remove": [*(application.get("remove") or []), *(key for key in without_username if key not in own)],
         "expect": expect,
         "passwords": passwords,
         "names": sorted({*values, *secrets}),
@@ -151,6 +172,9 @@ def _application(inputs: Inputs, application: Inputs) -> Iterator[str]:
         yield f'part_of is "{part_of}", and no application has that name: correct it.'
     if place not in PLACES:
         yield f'place is "{place}": use {", ".join(PLACES)}.'
+    user = application.get("redis_user")
+    if user and user not in [one.get("name") for one in inputs.get("laravel_env_redis_users") or []]:
+        yield f'redis_user is "{user}", and redis_users has no such user: correct it, or add the user.'
     needed = {"host": ["path"], "container": ["path", "env_file", "container"], "ssm": ["parameter_path"]}
     for name in needed.get(str(place), []):
         value = str(application.get(name) or "")

@@ -234,19 +234,25 @@ try {
             'connection' => $store['connection'] ?? 'default',
         ];
     }
+    $client = $config->get('database.redis.client', 'phpredis');
     foreach ((array) $config->get('database.redis') as $name => $settings) {
         if (in_array($name, ['client', 'options', 'clusters'], true) || ! is_array($settings)) {
             continue;
         }
         $url = ! empty($settings['url']);
         $settings = (new Illuminate\Support\ConfigurationUrlParser)->parseConfiguration($settings);
+        // phpredis takes a user and a password as one list, which is the only way that Laravel before 9.6 has for it.
+        $password = $settings['password'] ?? '';
+        $login = is_array($password) ? array_values($password) : [$settings['username'] ?? null, $password];
+        $sent = is_array($password) || $client !== 'phpredis' || version_compare($app->version(), '9.6.0', '>=');
         $found['connections'][$name] = [
             'url' => $url,
             'host' => $settings['host'] ?? null,
             'port' => $settings['port'] ?? null,
             'database' => $settings['database'] ?? null,
             // Comparable, and of no use to anybody who does not know the token.
-            'password' => hash_hmac('sha256', (string) ($settings['password'] ?? ''), $question['token']),
+            'password' => hash_hmac('sha256', (string) end($login), $question['token']),
+            'username' => count($login) > 1 && $sent ? $login[0] : null,
         ];
     }
     $try = static function (string $what, callable $call) use (&$found, $why): bool {

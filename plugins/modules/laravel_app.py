@@ -79,7 +79,7 @@ options:
         type: str
         default: ''
       cache_redis:
-        description: C(host), C(port) and C(database) of the Redis that the stores use.
+        description: C(host), C(port), C(database) and C(username) of the Redis that the stores use.
         type: dict
         default: {}
       session_redis:
@@ -344,6 +344,15 @@ def connection_problems(
         known = key in wanted and (key != "database" or name in ("default", wanted.get("connection")))
         if known and str(found[key]) != str(wanted[key]):
             yield f"uses the {key} {found[key]!r} for {purpose} (connection {name}), not {wanted[key]!r}{hint}"
+    if wanted.get("username") and found["username"] is None:
+        key = "SESSION_REDIS_USERNAME" if name != "default" and purpose == "sessions" else "REDIS_USERNAME"
+        yield (
+            f"gives Redis no user's name for {purpose} (connection {name}): add 'username' => env('{key}') to it in "
+            "config/database.php. With phpredis before Laravel 9.6 write 'password' => [env(...USERNAME), "
+            "env(...PASSWORD)] instead, and where neither can be done set redis_default_user to true"
+        )
+    elif wanted.get("username") and found["username"] != wanted["username"]:
+        yield f"logs in as {found['username']!r} for {purpose} (connection {name}), not {wanted['username']!r}{hint}"
     if password is not None and found["password"] != digest(token, password):
         yield f"uses another password for {purpose} (connection {name}) than the one that is set{hint}"
 

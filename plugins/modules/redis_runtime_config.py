@@ -17,7 +17,9 @@ description:
   - Values are compared by what they mean, so C(100mb) equals C(104857600).
   - A directive that the configuration no longer has goes back to the server's own default, which is learnt from a
     scratch server of the same image without a network.
-  - Passwords are read from a file on the host and never appear in arguments, results or diffs.
+  - Passwords are read from files on the host and never appear in arguments, results or diffs.
+  - The users of an ACL file are loaded all at once (C(ACL LOAD)), or none of them. Redis 7.0 closes the connections of
+    all users then, which clients open again.
   - When the server refuses one value, those that were already set are set back, and the task fails with the server's
     reason.
   - Turning C(appendonly) on is finished only when the append-only file is complete, since from then on a start reads
@@ -31,11 +33,23 @@ options:
     description: File on the host with the directives that hold secrets, C(requirepass) among them.
     type: path
     default: ''
+  users_file:
+    description: File on the host with the users, which C(aclfile) of the configuration names as the server sees it.
+    type: path
+    default: ''
+  username:
+    description: User to log in as.
+    type: str
+    default: default
+  password_file:
+    description: File on the host with that user's password. Without it the password is that of C(requirepass).
+    type: path
+    default: ''
   last_known_good_dir:
     description:
-      - Directory on the host with the C(redis.conf) and C(secrets.conf) that the server last ran with. They tell which
-        directives are gone, and hold the address and the password of a server that has the new ones not yet. If a later
-        configuration fails, they are the ones to go back to.
+      - Directory on the host with the C(redis.conf), C(secrets.conf) and C(users.acl) that the server last ran with,
+        and the password. They tell which directives are gone and which users have changed, and hold the address and the
+        password of a server that has the new ones not yet. If a later configuration fails, they are what to go back to.
       - As soon as the server agrees with the new configuration, that one is recorded there.
     type: path
     default: ''
@@ -71,6 +85,9 @@ EXAMPLES = r"""
   spotcache.redis.redis_runtime_config:
     config: "{{ lookup('ansible.builtin.template', 'redis.conf.j2') }}"
     secrets_file: /etc/spotcache/redis/secrets.conf
+    users_file: /etc/spotcache/redis/users.acl
+    username: keeper
+    password_file: /etc/spotcache/keeper-password
     container: spotcache-redis
   register: live
 
@@ -89,7 +106,7 @@ applied:
   elements: str
   sample: [maxmemory]
 users:
-  description: ACL users that were set or removed.
+  description: Users that came, went or changed.
   returned: success
   type: list
   elements: str
@@ -185,8 +202,10 @@ CHILD_LIMIT = 1800.0
 WAIT_STEP = 0.1
 OLDEST = 7
 SCRATCH_SOCKET = "/tmp/redis.sock"
-# Directives that no single setting stands for; users are compared on their own.
+# Directives that no single setting stands for.
 NOT_SETTINGS = frozenset(("user", "include"))
+# What is kept of a configuration: its files by the names that they have there.
+CONFIG, SECRETS, USERS, PASSWORD = "redis.conf", "secrets.conf", "users.acl", "keeper-password"
 
 
 class LiveError(Exception):
@@ -224,12 +243,12 @@ def password_of(directives: Directives) -> str:
 
 
 class Server:
-    """The server, found at one of several addresses with one of several passwords."""
+    """The server, found at one of several addresses, where one of several users is let in."""
 
-    def __init__(self, places: list[tuple[str, int]], passwords: list[str], container: str) -> None:
-        """Remember where to look."""
+    def __init__(self, places: list[tuple[str, int]], logins: list[tuple[str, str]], container: str) -> None:
+        """Remember where to look, and as whom."""
         self.places = places
-        self.passwords = passwords
+        self.logins = logins
         self.container = container
         self.connection: Connection | None = None
 
@@ -280,10 +299,10 @@ class Server:
         raise failure
 
     def _log_in(self, connection: Connection) -> bool:
-        for password in self.passwords:
+        for name, password in self.logins:
             try:
                 # Without a password of its own a server lets the default user in with any.
-                connection.command("AUTH", "default", password)
+                connection.command("AUTH", name, password)
             except RedisError:
                 continue
             return True
@@ -336,7 +355,8 @@ class Live:
         self.live = connection.settings()
         self.undo: list[tuple[str, str]] = []
         self.gone = [name for name in redis_conf.names_removed(known_good, wanted) if name not in NOT_SETTINGS]
-        visible = [name for name in self.gone if name in self.live]
+        # A server that has its default user's password taken away lets everybody in until it reads its ACL file.
+        visible = [name for name in self.gone if name in self.live and name != "requirepass"]
         self.defaults = defaults_of(container, visible) if container and visible else {}
 
     def differing(self) -> dict[str, tuple[str, str]]:
@@ -393,32 +413,16 @@ class Live:
         for name, value in reversed(self.undo):
             self.connection.command("CONFIG", "SET", name, value)
 
-    def user_changes(self) -> tuple[list[list[str]], list[str]]:
-        """Users to set, as their directives, and names of users to remove."""
-        wanted = {words[0]: words for words in self.wanted.get("user", []) if words}
-        before = {words[0]: words for words in self.known_good.get("user", []) if words}
-        present = set(self.connection.command("ACL", "USERS"))
-        to_set = [
-            words for name, words in wanted.items() if name not in present or (before and before.get(name) != words)
-        ]
-        gone = [name for name in before if name not in wanted and name in present and name != "default"]
-        return to_set, gone
-
-    def apply_users(self, to_set: list[list[str]], gone: list[str]) -> None:
-        """Set and remove ACL users.
+    def load_users(self) -> None:
+        """Have the server read its ACL file, as a whole or not at all. It may close the connection afterwards.
 
         Raises:
             LiveError: the server refuses a rule.
         """
-        for name, *rules in to_set:
-            try:
-                self.connection.command("ACL", "SETUSER", name, "reset", *rules)
-            except RedisError as error:
-                raise LiveError(
-                    f"Redis refuses the rules of the user {name}: {str(error).removeprefix('ERR ')}"
-                ) from error
-        if gone:
-            self.connection.command("ACL", "DELUSER", *gone)
+        try:
+            self.connection.command("ACL", "LOAD")
+        except RedisError as error:
+            raise LiveError(f"Redis refuses its users: {str(error).removeprefix('ERR ')}") from error
 
 
 def defaults_of(container: str, names: list[str]) -> dict[str, str]:
@@ -535,6 +539,9 @@ def main() -> None:
         argument_spec={
             "config": {"type": "str", "required": True},
             "secrets_file": {"type": "path", "default": "", "no_log": False},
+            "users_file": {"type": "path", "default": ""},
+            "username": {"type": "str", "default": "default"},
+            "password_file": {"type": "path", "default": "", "no_log": False},
             "last_known_good_dir": {"type": "path", "default": ""},
             "container": {"type": "str", "default": ""},
             "just_started": {"type": "bool", "default": False},
@@ -546,23 +553,23 @@ def main() -> None:
     params = module.params
     last_known_good_dir = params["last_known_good_dir"]
     try:
-        texts = {"redis.conf": params["config"], "secrets.conf": read(params["secrets_file"])}
-        wanted = redis_conf.parse("\n".join(texts.values()))
-        known_good = (
-            redis_conf.parse("\n".join(read(os.path.join(last_known_good_dir, name)) for name in texts))
-            if last_known_good_dir
-            else {}
-        )
+        files = {SECRETS: params["secrets_file"], USERS: params["users_file"], PASSWORD: params["password_file"]}
+        texts = {CONFIG: params["config"], **{name: read(path) for name, path in files.items() if path}}
+        last = {name: read(os.path.join(last_known_good_dir, name)) for name in texts} if last_known_good_dir else {}
+        wanted, known_good = configuration(texts), configuration(last)
     except (OSError, ValueError) as error:
         fail(module, f"the configuration cannot be read: {error}")
 
     places = [place for place in (endpoint(wanted), endpoint(known_good) if known_good else None) if place]
-    passwords = [password_of(wanted), *([password_of(known_good)] if known_good else [])]
-    server = Server(list(dict.fromkeys(places)), list(dict.fromkeys(passwords)), params["container"])
+    logins = [(params["username"], one[PASSWORD].strip()) for one in (texts, last) if one.get(PASSWORD)]
+    # A server that has no such user yet.
+    logins += [("default", password_of(wanted)), *([("default", password_of(known_good))] if known_good else [])]
+    server = Server(list(dict.fromkeys(places)), list(dict.fromkeys(logins)), params["container"])
     recorded = saved = False
     try:
         connection = server.wait(params["timeout"])
-        result = converge(module, Live(connection, wanted, known_good, params["container"]))
+        users = redis_conf.users_changed(last.get(USERS, ""), texts.get(USERS, ""))
+        result = converge(module, Live(connection, wanted, known_good, params["container"]), users)
         if params["save"] and not module.check_mode:
             save(connection)
             saved = True
@@ -574,8 +581,19 @@ def main() -> None:
     module.exit_json(recorded=recorded, saved=saved, **result)
 
 
-def converge(module: AnsibleModule, live: Live) -> dict[str, Any]:
-    """Compare, apply unless in check mode, and report.
+def configuration(texts: Mapping[str, str]) -> Directives:
+    """The directives of the two files that have such; empty without any.
+
+    Raises:
+        ValueError: a line's quoting is broken.
+    """
+    return redis_conf.parse("\n".join(texts.get(name, "") for name in (CONFIG, SECRETS)))
+
+
+def converge(module: AnsibleModule, live: Live, users: list[str]) -> dict[str, Any]:
+    """Compare, apply unless in check mode, and report; `users` are those that differ from what the server last loaded.
+
+    A server that has just started has loaded them, and one that has another ACL file, or none, needs a restart for it.
 
     Raises:
         LiveError: the server refuses a value; what was set before is set back.
@@ -587,21 +605,23 @@ def converge(module: AnsibleModule, live: Live) -> dict[str, Any]:
         )
     differing = live.differing()
     static = [] if module.params["just_started"] else live.unseen()
-    to_set, gone = live.user_changes()
+    if module.params["just_started"] or "aclfile" in differing:
+        users = []
     applied = [name for name in differing if name not in STATIC]
     late = [name for name in differing if name in STATIC]
     if not module.check_mode:
         try:
             applied, late = live.apply(differing)
-            live.apply_users(to_set, gone)
             if "appendonly" in applied and differing["appendonly"][1] == "yes":
                 finish_rewrite(live.connection)
             elif "appendonly" in applied:
                 save(live.connection)
+            if users:
+                # The last of all: it may close this connection.
+                live.load_users()
         except LiveError:
             live.roll_back()
             raise
-    users = sorted([words[0] for words in to_set] + gone)
     shown = [(name, redis_conf.shown(name, old), redis_conf.shown(name, new)) for name, (old, new) in differing.items()]
     return {
         "changed": bool(applied or users),

@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 import redis
 
+from dev import keys
 from dev.sample_app.slack import SECRET, Slack
 from dev.sandboxes import Host, Play, Sandbox
 from tests.e2e.conftest import JOB, LOGS
@@ -137,6 +138,7 @@ class Place:
         """A client of the Redis on a host."""
         return redis.Redis(
             host=host.ip,
+            username=keys.USERNAME,
             password=self.sandbox.password,
             socket_timeout=2,
             socket_connect_timeout=2,

@@ -20,13 +20,13 @@ EXPECT: dict[str, Any] = {
     "stores": {"method": "redis", "batch": "file"},
     "session_driver": "redis",
     "session_connection": "session",
-    "cache_redis": {"host": "new", "port": 6379, "database": 0},
+    "cache_redis": {"host": "new", "port": 6379, "database": 0, "username": "app"},
     "session_redis": {"host": "new", "port": 6379, "database": 1},
 }
 
 
 def connection(**more: Any) -> dict[str, Any]:
-    common = {"url": False, "host": "new", "port": "6379", "database": "0"}
+    common = {"url": False, "host": "new", "port": "6379", "database": "0", "username": "app"}
     return {**common, "password": module.digest(TOKEN, SECRET), **more}
 
 
@@ -74,6 +74,10 @@ def test_all_as_expected() -> None:
             "uses another password for the store method (connection default) than the one that is set",
         ),
         (
+            {"connections": {"default": connection(username="other"), "session": connection(database=1)}},
+            "logs in as 'other' for the store method (connection default), not 'app'",
+        ),
+        (
             {"connections": {"default": connection(), "session": connection()}},
             "uses the database '0' for sessions (connection session), not 1",
         ),
@@ -81,6 +85,12 @@ def test_all_as_expected() -> None:
 )
 def test_what_is_not_as_expected(change: dict[str, Any], sentence: str) -> None:
     assert found(answer(**change)) == [sentence]
+
+
+def test_a_laravel_that_gives_no_users_name() -> None:
+    [sentence] = found(answer(connections={"default": connection(username=None), "session": connection(database=1)}))
+    assert "add 'username' => env('REDIS_USERNAME')" in sentence
+    assert "redis_default_user" in sentence
 
 
 def test_sessions_that_silently_go_elsewhere() -> None:

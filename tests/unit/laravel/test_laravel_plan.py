@@ -20,9 +20,12 @@ INPUTS: dict[str, Any] = {
     "laravel_env_stores": {"method": "METHOD_CACHE_DRIVER", "batch": "BATCH_CACHE_DRIVER"},
     "laravel_env_redis_host": "10.0.0.4",
     "laravel_env_redis_port": 6379,
+    "laravel_env_redis_username": "app",
+    "laravel_env_redis_users": [{"name": "shop", "password": "a-password-of-its-own"}],
     "laravel_env_redis_password": SECRET,
     "laravel_env_session_redis_host": "",
     "laravel_env_session_redis_port": None,
+    "laravel_env_session_redis_username": "",
     "laravel_env_session_redis_password": "",
     "laravel_env_session_connection": "session",
 }
@@ -57,17 +60,36 @@ def test_what_redis_needs() -> None:
         **dict.fromkeys(DRIVERS, "redis"),
         "REDIS_HOST": "10.0.0.4",
         "REDIS_PORT": 6379,
+        "REDIS_USERNAME": "app",
         "REDIS_DB": 0,
         "SESSION_CONNECTION": "session",
         "SESSION_REDIS_HOST": "10.0.0.4",
         "SESSION_REDIS_PORT": 6379,
+        "SESSION_REDIS_USERNAME": "app",
         "SESSION_REDIS_DB": 1,
     }
     assert found["secrets"] == {"REDIS_PASSWORD": SECRET, "SESSION_REDIS_PASSWORD": SECRET}
     assert found["passwords"] == {"cache": SECRET, "session": SECRET}
     assert found["names"] == sorted({*found["values"], *found["secrets"]})
-    assert found["expect"]["session_redis"] == {"host": "10.0.0.4", "port": 6379, "database": 1}
+    assert found["expect"]["session_redis"] == {"host": "10.0.0.4", "port": 6379, "database": 1, "username": "app"}
     assert SECRET not in str(found["values"]) + str(found["expect"])
+
+
+def test_an_application_may_have_a_user_of_its_own() -> None:
+    found = plan({"redis_user": "shop"})
+    assert (found["values"]["REDIS_USERNAME"], found["secrets"]["REDIS_PASSWORD"]) == ("shop", "a-password-of-its-own")
+    assert found["passwords"] == {"cache": "a-password-of-its-own", "session": "a-password-of-its-own"}
+    [sentence] = problems({"redis_user": "nobody"})
+    assert 'redis_user is "nobody", and redis_users has no such user' in sentence
+
+
+def test_without_a_user_none_is_left_behind() -> None:
+    found = plan(laravel_env_redis_username="")
+    assert found["remove"] == ["REDIS_USERNAME", "SESSION_REDIS_USERNAME"]
+    assert "username" not in found["expect"]["cache_redis"]
+    assert plan(laravel_env_session_redis_host="10.0.0.9")["remove"] == ["SESSION_REDIS_USERNAME"]
+    own = {"SESSION_REDIS_USERNAME": "sessions"}
+    assert plan({"values": own}, laravel_env_session_redis_host="10.0.0.9")["remove"] == []
 
 
 def test_files_need_no_redis() -> None:

@@ -464,12 +464,10 @@ SHOP = {"name": "shop", "hosts": "localhost", "path": "/srv/shop"}
         ),
         (
             {
-                "redis_acl_users": [
-                    {"name": f"user{i}", "password": "p" * 64, "rules": "~app:* +@all"} for i in range(99)
-                ]
+                "redis_users": [{"name": f"user{i}", "password": "p" * 64, "keys": ["app:*"]} for i in range(99)]
             },
             [
-                "redis_acl_users and redis_secret_settings make a file of",
+                "redis_users or redis_secret_settings make a file of",
                 "holds no more than 8192",
                 "Nothing was changed",
             ],

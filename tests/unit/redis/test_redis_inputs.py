@@ -13,12 +13,12 @@ from ansible_collections.spotcache.redis.plugins.filter.docker_daemon import doc
 from ansible_collections.spotcache.redis.plugins.filter.redis_bytes import redis_bytes
 from ansible_collections.spotcache.redis.plugins.filter.redis_lines import redis_lines
 from ansible_collections.spotcache.redis.plugins.filter.redis_problems import redis_problems
-from ansible_collections.spotcache.redis.plugins.filter.redis_quote import redis_quote
 
 ROOT = Path(__file__).resolve().parents[3]
 DEFAULTS: dict[str, Any] = yaml.safe_load((ROOT / "roles/redis/defaults/main.yml").read_text())
 GOOD = DEFAULTS | {"redis_password": "correct-horse-battery-staple"}
 SECRET = "hunter2 is far too short"
+JOE = {"name": "joe", "password": "x" * 16}
 
 
 def problems(memory_mb: int = 2000, **changes: Any) -> list[str]:
@@ -109,28 +109,44 @@ def test_without_a_host_nothing_is_compared_with_its_memory() -> None:
 @pytest.mark.parametrize(
     ("user", "expected"),
     [
-        ({"name": "default", "password": "x" * 16, "rules": ""}, "its password is redis_password"),
-        ({"name": "health", "password": "x" * 16, "rules": ""}, "choose another name"),
-        ({"name": "a b", "password": "x" * 16, "rules": ""}, 'the name "a b"'),
-        ({"name": "joe", "password": "short", "rules": ""}, "the password of joe has only 5 characters"),
-        ({"name": "joe", "password": "x" * 16, "rules": "~* >other"}, "say something about passwords"),
+        ({"name": "default"}, "which redis_default_user lets in"),
+        ({"name": "health"}, "belongs to the health check: choose another name"),
+        ({"name": "keeper"}, "belongs to the keeper"),
+        ({"name": "app"}, "contains the user app, which redis_username names already"),
+        ({"name": "a b"}, 'the name "a b"'),
+        ({"password": ""}, "the password of joe is empty"),
+        ({"password": "short"}, "the password of joe has only 5 characters"),
+        ({"commands": "+get >other"}, "commands of joe has a word that neither gives nor takes"),
+        ({"commands": "~*"}, "patterns in keys"),
+        ({"keys": "shop:*"}, "keys of joe is no list"),
+        ({"keys": ["shop *"]}, 'keys of joe has "shop *", which is no pattern'),
+        ({"keys": [""]}, 'keys of joe has "", which is no pattern'),
+        ({"keys": ["~shop:*"]}, 'keys of joe has "~shop:*", which is no pattern'),
+        ({"keys": ["it's:*"]}, "which is no pattern"),
     ],
 )
-def test_users(user: dict[str, str], expected: str) -> None:
-    found = problems(redis_acl_users=[user])
+def test_users(user: dict[str, Any], expected: str) -> None:
+    found = problems(redis_users=[{**JOE, **user}])
     assert len(found) == 1
     assert expected in found[0]
 
 
+@pytest.mark.parametrize("user", [{}, {"keys": ["shop:*", "{x}:?[ab]"]}, {"commands": "-@write +flushdb +config|get"}])
+def test_good_users(user: dict[str, Any]) -> None:
+    assert problems(redis_users=[{**JOE, **user}]) == []
+
+
 def test_a_user_is_there_once() -> None:
-    user = {"name": "joe", "password": "x" * 16, "rules": "+get"}
-    assert problems(redis_acl_users=[user, user]) == ["redis_acl_users contains the user joe twice."]
+    assert problems(redis_users=[JOE, JOE]) == ["redis_users contains the user joe twice."]
+    assert problems(redis_username="health", redis_users=[]) == [
+        'redis_username names the user "health", which belongs to the health check: choose another name.'
+    ]
 
 
 def test_secrets_are_in_no_sentence() -> None:
     found = problems(
         redis_password=SECRET,
-        redis_acl_users=[{"name": "joe", "password": SECRET, "rules": f">{SECRET}"}],
+        redis_users=[{"name": "joe", "password": SECRET, "commands": f">{SECRET}"}],
         redis_secret_settings={"masterauth": f"{SECRET}\n"},
     )
     assert len(found) == 4
@@ -139,7 +155,6 @@ def test_secrets_are_in_no_sentence() -> None:
 
 def test_lines_quotes_and_sizes() -> None:
     assert redis_lines({"a": [1, "b c"], "d": True, "e": ""}) == ["a 1", "a b c", "d yes", 'e ""']
-    assert redis_quote('a"b') == '"a\\"b"'
     assert redis_bytes("1gb") == 2**30
     with pytest.raises(AnsibleFilterError, match="no size"):
         redis_bytes("huge")

@@ -110,7 +110,7 @@ def check(settings: dict[str, Any], client_of: Callable[[str], Any], patience: f
         for way in settings["ways"]:
             connect = connector(
                 settings["port"],
-                settings["password"],
+                (settings["username"], settings["password"]),
                 settings["database"],
                 settings["timeout"],
                 shlex.split(way["command"]),
@@ -151,7 +151,7 @@ def run(settings: dict[str, Any], client_of: Callable[[str], Any]) -> dict[str, 
     names = Names(settings["mark"])
     connect = connector(
         settings["port"],
-        settings["password"],
+        (settings["username"], settings["password"]),
         settings["database"],
         settings["timeout"],
         shlex.split(settings["command"]),

@@ -79,7 +79,7 @@ def plain(address: str, port: int, timeout: float) -> socket.socket:
 
 
 def connector(
-    port: int, password: str, database: int, timeout: float, way: Sequence[str] = ()
+    port: int, login: tuple[str, str], database: int, timeout: float, way: Sequence[str] = ()
 ) -> Callable[[Target], Connection]:
     """What opens connections. It raises OSError or RedisError, with what the way complained of."""
 
@@ -89,7 +89,7 @@ def connector(
         leave = joined.close if joined else opened.close
         opened.settimeout(PATIENCE_SECONDS if way else timeout)
         try:
-            connection = Connection(Opened(opened, target.address, port), leave, password, database)
+            connection = Connection(Opened(opened, target.address, port), leave, login, database)
         except OSError as error:
             reason = joined.said() if joined else ""
             leave()
