@@ -27,6 +27,7 @@ PREFIX = "t-laravel"
 # Every character that has ever gone wrong in a .env.
 PASSWORD = "p@ss \"w'0rd#1\\ a$b${HOME} ☃="
 OTHER_PASSWORD = "another # one, with ${HOME} and 'quotes'"
+CONFIG = "/srv/app/bootstrap/cache/config.php"
 KEY = "base64:" + "A" * 43 + "="
 ENV = (
     f"# mine, and it stays\r\nAPP_NAME=Verify\r\nAPP_KEY={KEY}\r\nMETHOD_CACHE_DRIVER=file # for now\r\nOTHER='x y'\r\n"
@@ -84,13 +85,15 @@ class World:
     """The network, the image and the two Redis that all tests here share."""
 
     image: str
+    # The newest Laravel that Debian has.
+    newest: str
     redis: Server = Server(f"{PREFIX}-redis", 6379, PASSWORD)
     moved: Server = Server(f"{PREFIX}-moved", 6390, OTHER_PASSWORD)
 
 
 @pytest.fixture(scope="module")
 def world() -> Iterator[World]:
-    built = World(image.ensure())
+    built = World(image.ensure("12"), image.ensure("13"))
     remove()
     try:
         docker("network", "create", "--label", f"spotcache-sandbox={PREFIX}", PREFIX)
@@ -114,6 +117,8 @@ class App:
     world: World
     folder: Path
     name: str = f"{PREFIX}-web"
+    # One of the skeletons in dev/sample_app/laravel/layouts; empty: stores for methods and batches.
+    layout: str = ""
 
     @property
     def env(self) -> Path:
@@ -136,7 +141,9 @@ class App:
             PREFIX,
             "-v",
             mount,
-            self.world.image,
+            "-e",
+            f"LAYOUT={self.layout}",
+            self.world.newest if self.layout else self.world.image,
             "sh",
             "-c",
             start,
@@ -243,7 +250,10 @@ def test_check_apply_again(app: App) -> None:
 def test_a_moved_redis_is_followed_where_the_configuration_is_cached(app: App) -> None:
     assert app.play()[0] == 0
     app.artisan("config:cache")
-    app.shell("chmod 0644 /srv/app/bootstrap/cache/config.php; sleep 3; curl -s localhost/diag; curl -s localhost/diag")
+    # By whoever deploys, who is not who serves.
+    app.shell(
+        f"chown deploy:deploy {CONFIG}; chmod 0664 {CONFIG}; sleep 3; curl -s localhost/diag; curl -s localhost/diag"
+    )
     assert app.get("/diag")["cached"] is True
     code, done = app.play(**app.world.moved.variables)
     assert code == 0, done.text
@@ -252,8 +262,8 @@ def test_a_moved_redis_is_followed_where_the_configuration_is_cached(app: App) -
     assert found["cached"] is True
     there = [(one["host"], str(one["port"]), one["ping"]) for one in found["connections"].values()]
     assert there == [(app.world.moved.name, str(app.world.moved.port), "true")] * 2
-    assert app.shell("stat -c %a:%U /srv/app/bootstrap/cache/config.php").strip() == "640:www-data"
-    assert app.shell("stat -c %a /srv/app/bootstrap/cache/config.php.backup").strip() == "600"
+    assert app.shell(f"stat -c %a:%U:%G {CONFIG}").strip() == "664:deploy:deploy"
+    assert app.shell(f"stat -c %a:%U {CONFIG}.backup").strip() == "600:root"
     assert app.play(**app.world.moved.variables)[1].changed == 0
     # A cache that is older than the .env is made anew, although the .env is right.
     app.shell(f"sed -i s/{app.world.moved.name}/{app.world.redis.name}/ /srv/app/bootstrap/cache/config.php")
@@ -261,6 +271,41 @@ def test_a_moved_redis_is_followed_where_the_configuration_is_cached(app: App) -
     code, done = app.play(**app.world.moved.variables)
     assert code == 0, done.text
     assert done.changed == 1
+
+
+def test_a_stock_skeleton_goes_to_redis_and_back_and_clears_its_caches_alone(world: World, tmp_path: Path) -> None:
+    app = App(world, tmp_path, layout="skeleton")
+    try:
+        # REDIS_DB is where the skeleton's own default has its caches.
+        app.start(
+            f"APP_NAME=Verify\nAPP_KEY={KEY}\nREDIS_DB=1\nREDIS_URL=redis://nowhere:1/5\nREDIS_USERNAME=left-over\n"
+        )
+        assert app.count() == 1
+        code, planned = app.play("--check")
+        assert code == 0, planned.text
+        assert "the default store: database -> redis (CACHE_STORE)." in said(planned)
+        assert "REDIS_URL is removed: what it says goes into the keys for host, port and password." in said(planned)
+        code, done = app.play()
+        assert code == 0, done.text
+        found = app.get("/stores")
+        assert (found["default"], found["session"]) == ("redis", "redis")
+        assert [app.count(), app.count()] == [1, 2]
+        app.artisan("cache:clear")
+        assert app.count() == 3
+        assert app.play()[1].changed == 0
+        docker("pause", world.redis.name)
+        try:
+            code, done = app.play("-e", "laravel_env_fallback=file")
+            assert code == 0, done.text
+            # Each within the client's 20 s, and a Redis that never answers is waited for for a minute.
+            assert app.count() == 1
+            assert app.get("/stores") == {"default": "file", "session": "file"}
+        finally:
+            docker("unpause", world.redis.name)
+        assert app.play()[0] == 0
+        assert app.get("/stores") == found
+    finally:
+        docker("rm", "-f", app.name, check=False)
 
 
 def test_what_only_php_fpm_gets_wrong_is_taken_back(app: App) -> None:
@@ -273,20 +318,27 @@ def test_what_only_php_fpm_gets_wrong_is_taken_back(app: App) -> None:
     assert code != 0
     assert "php-fpm uses the driver 'array' for the store batch, not 'redis'" in said(done)
     assert "BATCH_CACHE_DRIVER stands in the environment" in said(done)
-    assert "configuration of before are back" in said(done)
+    assert f"Put back: {app.env} (0640 root:www-data). It answers, and uses what it used before." in said(done)
     assert app.env.read_bytes() == before
 
     # And with a cache, which php-fpm is not allowed to read once it is made anew.
     app.shell("sed -i /BATCH_CACHE_DRIVER/d /etc/php/8.2/fpm/pool.d/www.conf")
     app.shell("echo 'php_admin_value[open_basedir] = /srv/app/public' >> /etc/php/8.2/fpm/pool.d/www.conf")
     app.artisan("config:cache")
-    cached = app.shell("cat /srv/app/bootstrap/cache/config.php")
+    app.shell(f"chown deploy:deploy {CONFIG}; chmod 0664 {CONFIG}")
+    cached = app.shell(f"cat {CONFIG}")
     app.shell("pkill -USR2 -o php-fpm; sleep 1")
     code, done = app.play(**app.world.moved.variables)
     assert code != 0
     assert "open_basedir" in said(done) or "No input file specified" in said(done)
     assert app.env.read_bytes() == before
-    assert app.shell("cat /srv/app/bootstrap/cache/config.php") == cached
+    assert app.shell(f"cat {CONFIG}") == cached
+    assert f"{CONFIG} (0664 " in said(done)
+    assert "It is not as it was" in said(done)
+    assert app.shell(f"stat -c %a:%U:%G {CONFIG}").strip() == "664:deploy:deploy"
+    # As soon as php-fpm may read again, it serves what it served before.
+    app.shell("sed -i /open_basedir/d /etc/php/8.2/fpm/pool.d/www.conf; pkill -USR2 -o php-fpm; sleep 1")
+    assert app.get("/diag")["connections"]["default"]["host"] == app.world.redis.name
 
 
 def test_a_wrong_password_never_reaches_the_application(app: App) -> None:
@@ -360,10 +412,7 @@ def test_two_applications_one_after_the_other(app: App, tmp_path: Path) -> None:
             {"name": "shop", "container": app.name, "env_file": str(app.env), **common},
             {"name": "other", "container": other.name, "env_file": str(other.env), **common},
         ]
-        code, done = app.play(laravel_env_applications=applications)
-        assert code != 0
-        assert "share database 0" in said(done)
-        applications[1] |= {"database": "2", "session_database": "3", "drivers": {"batch": "file"}}  # type: ignore[dict-item]
+        applications[1] |= {"drivers": {"batch": "file"}}  # type: ignore[dict-item]
         code, done = app.play(laravel_env_applications=applications)
         assert code == 0, done.text
         assert other.get("/diag")["batch"] == "file"
@@ -425,10 +474,11 @@ def test_parameters_for_a_container_of_ecs(tmp_path: Path) -> None:
             "name": "shop",
             "place": "ssm",
             "parameter_path": "/stg/shop",
+            "layout": "stores",
             "values": {"NOTHING": ""},
         }
         common: dict[str, Any] = {"laravel_env_environment": "stg", "laravel_env_redis_host": "10.0.0.4"}
-        common |= {"laravel_env_redis_password": PASSWORD, "laravel_env_stores": {}, "environment": account}
+        common |= {"laravel_env_redis_password": PASSWORD, "environment": account}
 
         def run(*arguments: str, **more: Any) -> Play:
             given = {**common, "laravel_env_applications": [{**shop, **more}]}

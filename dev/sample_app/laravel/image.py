@@ -29,12 +29,16 @@ PACKAGES: Final = (
     "php-laravel-framework",
     "php-predis",
     "php-redis",
+    "php-sqlite3",
     "redis-server",
+    "supervisor",
 )
+PHP_VERSION: Final = "php -r 'echo PHP_MAJOR_VERSION.chr(46).PHP_MINOR_VERSION;'"
 WRITABLE: Final = " ".join(
     f"/srv/app/{folder}"
     for folder in (
         "bootstrap/cache",
+        "database",
         "storage/logs",
         "storage/framework/cache",
         "storage/framework/sessions",
@@ -54,7 +58,7 @@ def packages_steps(parent: str) -> str:
         " && apt-get -qq update"
         f" && apt-get -qq install -y --no-install-recommends {' '.join(PACKAGES)} >/dev/null"
         " && apt-get clean && rm /usr/sbin/policy-rc.d"
-        " && systemctl disable redis-server.service\n"
+        " && systemctl disable redis-server.service supervisor.service\n"
     )
 
 
@@ -64,6 +68,11 @@ def application_steps(parent: str) -> str:
         f"FROM {parent}\n"
         "COPY rootfs/ /\n"
         "COPY app/ /srv/app/\n"
+        "COPY layouts/ /srv/layouts/\n"
+        # Debian's releases have a PHP each.
+        f'RUN sed -i "s/VERSION/$({PHP_VERSION})/" /etc/nginx/php-fpm.conf /usr/local/bin/verify\n'
+        # Whoever deploys is not who serves.
+        "RUN useradd --create-home deploy\n"
         f"RUN mkdir -p {WRITABLE} && chown -R www-data:www-data {WRITABLE}\n"
         "WORKDIR /srv/app\n"
     )
@@ -83,19 +92,24 @@ def read_assets() -> list[tuple[str, int, bytes]]:
     return [
         asset
         for asset in host_image.read_assets(HERE)
-        if asset[0].startswith(("app/", "rootfs/")) and not asset[0].endswith("/.env")
+        if asset[0].startswith(("app/", "layouts/", "rootfs/")) and not asset[0].endswith("/.env")
     ]
 
 
-def ensure(*, client: Any = None, progress: Progress = lambda _: None) -> str:
+def ensure(release: str = "12", *, client: Any = None, progress: Progress = lambda _: None) -> str:
     """Return the image's tag, built if this machine does not have it yet.
+
+    Args:
+        release: Debian's, which decides what Laravel is in it: 8 in Debian 12, 10 in Debian 13.
+        client: Docker's client.
+        progress: what is told of a build.
 
     Raises:
         ImageError: it cannot be built.
     """
     engine = client if client is not None else docker.from_env(timeout=900)
-    # Its packages are those of Debian 12, whichever release the hosts have.
-    parent = host_image.ensure("debian", release="12", client=engine, progress=progress)
+    # Whichever release the hosts have.
+    parent = host_image.ensure("debian", release=release, client=engine, progress=progress)
     assets = read_assets()
     packages, tag = tags(parent, assets)
     if host_image.exists(engine, tag):

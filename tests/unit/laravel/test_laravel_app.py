@@ -17,16 +17,21 @@ TOKEN = "token"
 SECRET = "p@ss w0rd"
 URL = " (a URL in the connection's settings, such as REDIS_URL, overrides it)"
 EXPECT: dict[str, Any] = {
+    "default_store": "redis",
     "stores": {"method": "redis", "batch": "file"},
     "session_driver": "redis",
     "session_connection": "session",
-    "cache_redis": {"host": "new", "port": 6379, "database": 0, "username": "app"},
-    "session_redis": {"host": "new", "port": 6379, "database": 1},
+    "queue": "",
+    "broadcast": "null",
+    "connections": {
+        "default": {"host": "new", "port": 6379, "database": 0, "username": "", "tls": False},
+        "session": {"host": "new", "port": 6379, "database": 1, "username": "", "tls": False},
+    },
 }
 
 
 def connection(**more: Any) -> dict[str, Any]:
-    common = {"url": False, "host": "new", "port": "6379", "database": "0", "username": "app"}
+    common = {"url": False, "host": "new", "port": "6379", "database": "0", "username": "", "tls": False}
     return {**common, "password": module.digest(TOKEN, SECRET), **more}
 
 
@@ -35,11 +40,14 @@ def answer(**more: Any) -> dict[str, Any]:
         "environment_readable": True,
         "environment_file": "/srv/app/.env",
         "config_cached": False,
+        "default_store": "redis",
         "stores": {
             "method": {"driver": "redis", "connection": "default"},
             "batch": {"driver": "file", "connection": "default"},
         },
-        "session": {"driver": "redis", "connection": "session", "store": "redis", "store_missing": False},
+        "session": {"driver": "redis", "connection": "session", "store": ""},
+        "queue": {"default": "database"},
+        "broadcast": {"default": "null"},
         "connections": {"default": connection(), "session": connection(database=1)},
         "errors": [],
     }
@@ -47,8 +55,7 @@ def answer(**more: Any) -> dict[str, Any]:
 
 
 def found(given: dict[str, Any]) -> list[str]:
-    passwords = {"cache": SECRET, "session": SECRET}
-    return [*module.defects(given, EXPECT), *module.problems(given, EXPECT, passwords, TOKEN)]
+    return list(module.problems(given, EXPECT, {"default": SECRET, "session": SECRET}, TOKEN))
 
 
 def test_all_as_expected() -> None:
@@ -60,54 +67,45 @@ def test_all_as_expected() -> None:
     [
         ({"failed": "RuntimeException: no"}, "fails: RuntimeException: no"),
         ({"environment_readable": False}, "cannot read /srv/app/.env, and so uses its defaults"),
+        ({"default_store": "database"}, "uses 'database' as its default store, not 'redis'"),
+        ({"broadcast": {"default": "redis"}}, "uses 'redis' for the broadcast, not 'null'"),
         ({"errors": [{"what": "the store method", "error": "NOAUTH."}]}, "fails with the store method: NOAUTH"),
         (
             {"connections": {"default": connection(host="old"), "session": connection(database=1)}},
-            "uses the host 'old' for the store method (connection default), not 'new'",
+            "uses the host 'old' for the Redis connection default, not 'new'",
         ),
         (
             {"connections": {"default": connection(host="old", url=True), "session": connection(database=1)}},
-            "uses the host 'old' for the store method (connection default), not 'new'" + URL,
+            "uses the host 'old' for the Redis connection default, not 'new'" + URL,
         ),
         (
             {"connections": {"default": connection(password="x"), "session": connection(database=1)}},
-            "uses another password for the store method (connection default) than the one that is set",
-        ),
-        (
-            {"connections": {"default": connection(username="other"), "session": connection(database=1)}},
-            "logs in as 'other' for the store method (connection default), not 'app'",
+            "uses another password for the Redis connection default than the one that is set",
         ),
         (
             {"connections": {"default": connection(), "session": connection()}},
-            "uses the database '0' for sessions (connection session), not 1",
+            "uses the database '0' for the Redis connection session, not 1",
+        ),
+        (
+            {"connections": {"default": connection(username="left"), "session": connection(database=1)}},
+            "uses the username 'left' for the Redis connection default, not ''",
+        ),
+        (
+            {"connections": {"session": connection(database=1)}},
+            "has no Redis connection default: define it in config/database.php",
+        ),
+        (
+            {"stores": {"batch": {"driver": "file", "connection": "default"}}},
+            "has no cache store method: define it in config/cache.php",
+        ),
+        (
+            {"session": {"driver": "redis", "connection": "", "store": ""}},
+            "keeps sessions on the Redis connection default, not on session",
         ),
     ],
 )
 def test_what_is_not_as_expected(change: dict[str, Any], sentence: str) -> None:
     assert found(answer(**change)) == [sentence]
-
-
-def test_a_laravel_that_gives_no_users_name() -> None:
-    [sentence] = found(answer(connections={"default": connection(username=None), "session": connection(database=1)}))
-    assert "add 'username' => env('REDIS_USERNAME')" in sentence
-    assert "redis_default_user" in sentence
-
-
-def test_sessions_that_silently_go_elsewhere() -> None:
-    session = {"driver": "redis", "connection": None, "store": "redis", "store_missing": False}
-    assert found(answer(session=session)) == ["keeps sessions on the Redis connection default, not on session"]
-
-
-def test_what_no_env_can_mend() -> None:
-    session = {"driver": "file", "connection": None, "store": "redis", "store_missing": True}
-    given = answer(stores={"method": None, "batch": None}, session=session, connections={})
-    lasting = list(module.defects(given, EXPECT))
-    assert [sentence.partition(":")[0] for sentence in lasting] == [
-        "has no cache store method",
-        "has no cache store batch",
-        "has no Redis connection session",
-        "cannot keep sessions in Redis without the cache store redis, which Laravel needs for that",
-    ]
 
 
 def test_another_file_is_noticed(tmp_path: Path) -> None:
