@@ -119,6 +119,8 @@ class App:
     name: str = f"{PREFIX}-web"
     # One of the skeletons in dev/sample_app/laravel/layouts; empty: stores for methods and batches.
     layout: str = ""
+    # Whether supervisor keeps a queue worker and schedule:work beside it.
+    workers: bool = False
 
     @property
     def env(self) -> Path:
@@ -143,6 +145,8 @@ class App:
             mount,
             "-e",
             f"LAYOUT={self.layout}",
+            "-e",
+            f"WORKERS={'yes' if self.workers else ''}",
             self.world.newest if self.layout else self.world.image,
             "sh",
             "-c",
@@ -164,6 +168,12 @@ class App:
 
     def shell(self, text: str) -> str:
         return docker("exec", self.name, "sh", "-ec", text)
+
+    def supervised(self) -> dict[str, str]:
+        """What supervisor keeps, and the numbers of the processes."""
+        lines = [line.split() for line in docker("exec", self.name, "supervisorctl", "status").splitlines()]
+        assert all(line[1] == "RUNNING" for line in lines), lines
+        return {line[0]: line[3] for line in lines}
 
     def play(self, *arguments: str, **variables: Any) -> tuple[int, Play]:
         """Run the role, as one of the environment stg."""
@@ -273,26 +283,40 @@ def test_a_moved_redis_is_followed_where_the_configuration_is_cached(app: App) -
     assert done.changed == 1
 
 
-def test_a_stock_skeleton_goes_to_redis_and_back_and_clears_its_caches_alone(world: World, tmp_path: Path) -> None:
-    app = App(world, tmp_path, layout="skeleton")
+def test_a_stock_skeleton_goes_to_redis_and_back_with_all_that_runs_on(world: World, tmp_path: Path) -> None:
+    app = App(world, tmp_path, layout="skeleton", workers=True)
     try:
         # REDIS_DB is where the skeleton's own default has its caches.
         app.start(
             f"APP_NAME=Verify\nAPP_KEY={KEY}\nREDIS_DB=1\nREDIS_URL=redis://nowhere:1/5\nREDIS_USERNAME=left-over\n"
         )
+        # Whoever deploys is not who serves.
+        app.shell(f"chown deploy:deploy {CONFIG.rpartition('/')[0]}; runuser -u deploy -- php artisan config:cache")
+        app.shell(f"chmod 0664 {CONFIG}")
         assert app.count() == 1
+        app.artisan("job:send", "1", "5")
+        running = app.supervised()
         code, planned = app.play("--check")
         assert code == 0, planned.text
         assert "the default store: database -> redis (CACHE_STORE)." in said(planned)
         assert "REDIS_URL is removed: what it says goes into the keys for host, port and password." in said(planned)
+        assert "queue:work (process " in said(planned)
+        assert app.supervised() == running
+        # Two lines of an inventory say all of it: its name, and where it is.
         code, done = app.play()
         assert code == 0, done.text
+        assert set(app.supervised().values()).isdisjoint(running.values())
+        assert app.shell(f"stat -c %a:%U:%G {CONFIG}").strip() == "664:deploy:deploy"
         found = app.get("/stores")
         assert (found["default"], found["session"]) == ("redis", "redis")
+        app.artisan("job:send", "6", "10")
         assert [app.count(), app.count()] == [1, 2]
         app.artisan("cache:clear")
         assert app.count() == 3
         assert app.play()[1].changed == 0
+        # Redis goes, and comes back elsewhere with what was in it.
+        world.redis.cli("save")
+        docker("cp", f"{world.redis.name}:/tmp/dump.rdb", str(tmp_path / "dump.rdb"))
         docker("pause", world.redis.name)
         try:
             code, done = app.play("-e", "laravel_env_fallback=file")
@@ -300,12 +324,25 @@ def test_a_stock_skeleton_goes_to_redis_and_back_and_clears_its_caches_alone(wor
             # Each within the client's 20 s, and a Redis that never answers is waited for for a minute.
             assert app.count() == 1
             assert app.get("/stores") == {"default": "file", "session": "file"}
+            app.artisan("job:send", "11", "15")
+            world.moved.cli("shutdown", "nosave")
+            docker("cp", str(tmp_path / "dump.rdb"), f"{world.moved.name}:/tmp/dump.rdb")
+            world.moved.serve()
+            code, done = app.play(**world.moved.variables)
+            assert code == 0, done.text
         finally:
             docker("unpause", world.redis.name)
-        assert app.play()[0] == 0
         assert app.get("/stores") == found
+        # The session that was there before the loss; the one of meanwhile was in a file.
+        assert app.count() == 4
+        app.artisan("job:send", "16", "20")
+        wait_for("the last job", "exec", app.name, "grep", "-q", "^20 redis$", "storage/logs/jobs")
+        jobs = [line.split() for line in app.shell("cat storage/logs/jobs").splitlines()]
+        assert sorted(int(number) for number, _store in jobs) == list(range(1, 21))
+        assert app.play(**world.moved.variables)[1].changed == 0
     finally:
         docker("rm", "-f", app.name, check=False)
+        world.moved.cli("flushall")
 
 
 def test_what_only_php_fpm_gets_wrong_is_taken_back(app: App) -> None:
@@ -376,14 +413,19 @@ def test_on_files_while_redis_is_gone_and_back(app: App) -> None:
     assert app.get("/diag") == first
 
 
-def test_workers_are_told_where_they_look(app: App) -> None:
-    # Their signal lies in the default store, which moves with the change.
+def test_a_worker_that_belongs_to_nobody_is_named_before_anything_is_changed(app: App) -> None:
+    docker("exec", "-d", "-u", "www-data", app.name, "php", "artisan", "queue:work", "--sleep=1")
+    before = app.env.read_bytes()
+    code, done = app.play()
+    assert code != 0
+    assert "queue:work (process " in said(done)
+    assert "belongs to nobody who would start it anew" in said(done)
+    assert app.env.read_bytes() == before
+    # Elsewhere, where no run reaches it, one is told by the cache, which moves with the change.
     app.env.write_bytes(ENV.replace("OTHER=", "CACHE_DRIVER=method\r\nOTHER=").encode())
-    docker("exec", "-d", "-u", "www-data", app.name, "sh", "-c", "php artisan queue:work --sleep=1; touch /tmp/ended")
-    app.shell("sleep 2; ! test -e /tmp/ended")
-    code, done = app.play(application={"workers": True})
+    code, done = app.play(application={"workers": True, "leave": ["queue:work"]})
     assert code == 0, done.text
-    wait_for("the worker's end", "exec", app.name, "test", "-e", "/tmp/ended")
+    wait_for("the worker's end", "exec", app.name, "sh", "-c", "! pgrep -f queue:work")
 
 
 def test_an_application_on_the_host_itself(app: App) -> None:

@@ -463,9 +463,7 @@ SHOP = {"name": "shop", "hosts": "localhost", "path": "/srv/shop"}
             ],
         ),
         (
-            {
-                "redis_users": [{"name": f"user{i}", "password": "p" * 64, "keys": ["app:*"]} for i in range(99)]
-            },
+            {"redis_users": [{"name": f"user{i}", "password": "p" * 64, "keys": ["app:*"]} for i in range(99)]},
             [
                 "redis_users or redis_secret_settings make a file of",
                 "holds no more than 8192",
