@@ -43,10 +43,12 @@ def plan(
     """
     wishes, places = Wishing(inputs, application, configuration).make(), endpoints(inputs, application)
     connecting = Connecting(configuration, wishes)
-    for name in sorted(wishes.used):
+    # Without a Redis that is to be used, what an application keeps in one of its own is nobody else's.
+    connected = sorted(wishes.used) if wants_redis(inputs, application) else []
+    for name in connected:
         place = places[SESSION if name == wishes.session_connection else "cache"]
         connecting.connect(name, place, databases.get(name))
-    if wishes.used:
+    if connected:
         for name, path in (("redis_prefix", "database.redis.options.prefix"), ("cache_prefix", "cache.prefix")):
             connecting.prefix(name, path, str(of(inputs, application, name)))
     values, secrets = application.get("values") or {}, application.get("secrets") or {}
@@ -68,10 +70,12 @@ def plan(
             "queue": wishes.queue,
             "broadcast": wishes.broadcast,
             "connections": connecting.expected,
-            "kept": sorted(set(wishes.kept) - set(wishes.cleared)),
+            "kept": sorted(set(wishes.kept) - set(wishes.cleared)) if connected else [],
         },
         "passwords": connecting.passwords,
         "names": sorted({*owned, *values, *secrets}),
+        # Connections that stay where they are.
+        "stays": sorted(wishes.used - {*connected}),
         "words": [*wishes.words, *connecting.words],
         "problems": [*wishes.problems, *connecting.problems],
     }

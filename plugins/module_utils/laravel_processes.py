@@ -61,7 +61,7 @@ class Keeper:
     name: str = ""
 
     def __str__(self) -> str:
-        return f"{self.kind} ({self.name})" if self.kind else "nobody"
+        return (f"{self.kind} ({self.name})" if self.name else self.kind) or "nobody"
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from typing import Any
 
 import boto3
 import pytest
+from ansible_collections.spotcache.redis.plugins.modules import laravel_app
 from moto.server import ThreadedMotoServer
 
 from dev.program import POOL
@@ -22,6 +23,7 @@ from dev.sample_app.laravel import image
 from dev.sample_app.shop import Person, Shop
 from dev.sandboxes import Play
 from dev.work import ROOT
+from tests.unit.laravel.support import LAYOUTS, configuration
 
 PREFIX = "t-laravel"
 # Every character that has ever gone wrong in a .env.
@@ -41,7 +43,7 @@ def docker(*words: str, check: bool = True, stdin: str | None = None) -> str:
 
 
 def wait_for(what: str, *words: str) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while subprocess.run(["docker", *words], capture_output=True, timeout=30).returncode:
         assert time.monotonic() < deadline, f"{what} does not come up"
         time.sleep(0.2)
@@ -343,6 +345,18 @@ def test_a_stock_skeleton_goes_to_redis_and_back_with_all_that_runs_on(world: Wo
     finally:
         docker("rm", "-f", app.name, check=False)
         world.moved.cli("flushall")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_what_the_plans_are_tried_with_is_what_applications_say(world: World, tmp_path: Path, layout: str) -> None:
+    app = App(world, tmp_path, layout="" if layout == "stores" else layout)
+    try:
+        app.start(f"APP_NAME=Verify\nAPP_KEY={KEY}\n")
+        application = laravel_app.Application("/srv/app", "www-data", "php", app.name, "auto", 2)
+        told, known = laravel_app.describe(application), configuration(layout)
+        assert {name: told[name] for name in known} == known
+    finally:
+        docker("rm", "-f", app.name, check=False)
 
 
 def test_what_only_php_fpm_gets_wrong_is_taken_back(app: App) -> None:

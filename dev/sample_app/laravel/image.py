@@ -4,7 +4,7 @@
 One image, several parts, chosen by command: ``verify php``, ``verify nginx``, ``verify web`` (both), ``redis-server``,
 ``php artisan``. Its parent is the sandbox's host image, so that with systemd it is also a whole web host.
 
-``python -m dev.sample_app.laravel.image`` builds what is missing and prints the tag.
+``python -m dev.sample_app.laravel.image`` builds what is missing, for Laravel 8 and 10, and prints the tags.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from sandbox import image as host_image
 
 REPOSITORY: Final = "spotcache-laravel"
 HERE: Final = Path(__file__).parent
+# Debian's, each with a Laravel of its own: 8 and 10.
+RELEASES: Final = ("12", "13")
 PACKAGES: Final = (
     "curl",
     "nginx-light",
@@ -125,9 +127,10 @@ def ensure(release: str = "12", *, client: Any = None, progress: Progress = lamb
 
 
 def main() -> int:
-    """Print the tag; progress and errors go to standard error."""
+    """Print the tags; progress and errors go to standard error."""
     try:
-        print(ensure(progress=lambda line: print(line, file=sys.stderr, flush=True)))
+        for release in RELEASES:
+            print(ensure(release, progress=lambda line: print(line, file=sys.stderr, flush=True)))
     except host_image.ImageError as error:
         print(error, file=sys.stderr)
         return 1

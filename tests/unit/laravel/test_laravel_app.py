@@ -10,8 +10,11 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.testing import patch_module_args
+from ansible_collections.spotcache.redis.plugins.module_utils import dotenv_text as dotenv
 from ansible_collections.spotcache.redis.plugins.module_utils import laravel_program as program
 from ansible_collections.spotcache.redis.plugins.modules import laravel_app as module
+
+from dev.sample_app.laravel.phpdotenv import PhpDotenv
 
 TOKEN = "token"
 SECRET = "p@ss w0rd"
@@ -163,3 +166,37 @@ def test_commands_never_run_as_root_by_accident(monkeypatch: pytest.MonkeyPatch)
     assert inside.command("php") == ["docker", "exec", "-i", "-u", "www-data", "shop", "php"]
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     assert host.command("php") == ["php"]
+
+
+def test_an_application_that_cannot_be_asked_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    application = module.Application("/srv/app", "www-data", "php", "", "auto", 1)
+    said = {"artisan": True, "failed": "Error: Class config does not exist."}
+    monkeypatch.setattr(module.Application, "ask", lambda *_: dict(said))
+    with pytest.raises(
+        module.Trouble, match=r"/srv/app cannot be asked for its configuration: Error: Class config"
+    ) as told:
+        module.describe(application)
+    assert str(told.value).endswith(
+        "Nothing is assumed instead: mend that first, as `php artisan about` there shows it."
+    )
+
+
+def test_the_grammar_is_what_the_applications_own_phpdotenv_reads(tmp_path: Path) -> None:
+    for name, text in (
+        ("artisan", ""),
+        ("bootstrap/app.php", ""),
+        ("vendor/autoload.php", "<?php require 'Dotenv/autoload.php';"),
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    grammar = module.Application(str(tmp_path), "root", "php", "", "none", 1).locate()
+    with PhpDotenv() as php:
+        for name, text in (("multiline", 'A="x\ny="\nB=1\n'), ("unicode", "É=1\nB=1\n"), ("comments", '# A="\nB=1\n')):
+            found = php.read(text.encode())
+            assert (found.error is None and found.dotenv.get("B") == b"1") is (name in grammar)
+            # What it reads is read in the same way, and what it does not is refused.
+            if name in grammar:
+                assert dotenv.load(dotenv.parse(text, dotenv.Grammar(**{name: True}))).get("B") == "1"
+            else:
+                with pytest.raises(dotenv.Misread):
+                    dotenv.parse(text)

@@ -258,6 +258,12 @@ def test_queues_and_broadcasts_are_followed_and_moved_only_when_told() -> None:
     own = configuration("skeleton", {"QUEUE_CONNECTION": "redis"})
     assert good(own)["expect"]["queue"] == ""
     assert any("stays in Redis" in word for word in good(own, laravel_env_fallback="file")["words"])
+    # A Redis that is not the environment's, or that is gone, is nobody's to write over.
+    for inputs in ({"laravel_env_fallback": "file"}, {"laravel_env_environment": "dev"}):
+        made = good(own, laravel_env_redis_host="", **inputs)
+        assert set(made["values"]) == {"CACHE_STORE", "SESSION_DRIVER"}
+        assert (made["secrets"], made["expect"]["connections"], made["expect"]["kept"]) == ({}, {}, [])
+        assert "default" in made["stays"]
     # The older layout has its queue on the connection of its stores, and says so in its code.
     jobs = configuration("stores", {"QUEUE_CONNECTION": "redis"})
     assert any("clearing one of these deletes the jobs as well" in word for word in good(jobs)["words"])

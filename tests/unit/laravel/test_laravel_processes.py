@@ -61,7 +61,7 @@ def test_who_runs_on_and_who_keeps_it() -> None:
         process(52, 1, "php", "artisan", "batch:warm"),
         process(53, 1, "vim", "artisan"),
     ) == [
-        ("horizon", 10, "supervisor ()"),
+        ("horizon", 10, "supervisor"),
         ("queue:work", 20, "systemd (shop-worker.service)"),
         ("schedule:work", 30, "nobody"),
         ("frankenphp", 40, "systemd (web.service)"),
@@ -70,11 +70,11 @@ def test_who_runs_on_and_who_keeps_it() -> None:
 
 def test_a_container_keeps_its_first_process_where_it_is_started_anew() -> None:
     first = process(100, 1, "php", "artisan", "octane:start", "--server=swoole")
-    assert found(first, init=100, restarted=True) == [("octane:start", 100, "container ()")]
+    assert found(first, init=100, restarted=True) == [("octane:start", 100, "container")]
     assert found(first, init=100) == [("octane:start", 100, "nobody")]
     behind = process(101, 100, "php", "artisan", "reverb:start")
     assert found(process(100, 1, "tini", "--"), behind, init=100, restarted=True) == [
-        ("reverb:start", 101, "container ()")
+        ("reverb:start", 101, "container")
     ]
     # What somebody has started beside it comes back with nobody.
     assert found(process(100, 1, "nginx"), behind, init=100, restarted=True) == [("reverb:start", 101, "nobody")]
