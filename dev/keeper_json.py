@@ -29,6 +29,7 @@ KEEPER_JSON: dict[str, Any] = {
     "appenddirname": "appendonlydir",
     "ebs_snapshots": True,
     "keep_count": 24,
+    "keep_snapshot_count": 0,
     "keep_days": 7,
     "keep_weeks": 4,
     "keep_local_count": 2,

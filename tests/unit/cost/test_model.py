@@ -290,6 +290,57 @@ def test_the_defaults_are_those_of_the_roles() -> None:
     assert set(LEAN) <= set(own)
 
 
+def lean(**more: Any) -> float:
+    base = Setup(way="ec2_spot", type="t3.micro", data_gib=0.35, requests_per_second=1)
+    band = BOOK.band("ap-northeast-1", "t3.micro")
+    return estimate(ec2(base, options({**LEAN, **more}), band=band, habits=habits.load()), BOOK).usd
+
+
+def test_what_a_lean_host_costs_is_what_the_page_says() -> None:
+    page = (Path(__file__).resolve().parents[3] / "docs/costs.md").read_text()
+    own, without = lean(), lean(zone_shares=0)
+    assert f"| together | {own:.2f} |" in page
+    assert f"Without the zone it is {without:.2f}" in page
+    floor, node = (
+        estimate(one, BOOK).usd
+        for one in (
+            Setup(way="elasticache_serverless"),
+            Setup(way="elasticache", type="cache.t3.small", engine="redis"),
+        )
+    )
+    assert without <= min(2.00, 0.3 * floor, 0.05 * node)
+    assert f"{without / floor:.0%} of what serverless".replace("%", " %") in page
+    assert f"{without / node:.1%} of a cache.t3.small".replace("%", " %") in page
+    # The host alone, of the type that holds 1 GiB of data.
+    small = Setup(way="ec2_spot", type="t3.small", hours=hours.of_week(55))
+    assert estimate(small, BOOK).group("compute") > 2.00
+
+
+def test_what_the_page_says_of_habits_is_the_table() -> None:
+    page = (Path(__file__).resolve().parents[3] / "docs/costs.md").read_text()
+    counted = habits.load()
+    day = counted.day(11, 4, 35)
+    assert f"| {day['s3/write']:,.0f} | {day['s3/read']:,.0f} |" in page
+    for act, words in (
+        ("idle", "its lease"),
+        ("end", "its final backup"),
+        ("begin", "next one"),
+        ("restore", "asks for"),
+    ):
+        calls = counted.counts[act]
+        assert f"{words} | {calls['s3/write']:.0f} | {calls['s3/read']:.0f} |" in page, act
+    lease = sum(BOOK.of("ap-northeast-1")[key].usd * calls for key, calls in counted.counts["idle"].items()) * 730
+    assert f"always runs is {lease:.2f} a month" in page
+
+
+def test_a_longer_lease_and_a_slower_clock_cost_less() -> None:
+    base = {"keeper_timeouts": {}, "fallback_controller_look_minutes": 1}
+    dear = lean(**base)
+    saved = dear - lean(**{**base, "keeper_timeouts": {"lease": 270}})
+    assert saved == pytest.approx(239 * (120 - 40) * (4.7e-6 + 0.37e-6), rel=0.01)
+    assert dear - lean(**{**base, "fallback_controller_look_minutes": 5}) == pytest.approx(0.8 * 0.2075, rel=0.02)
+
+
 def test_types_hold_what_the_role_redis_gives_them() -> None:
     # redis_maxmemory: auto is six tenths of what is left beside 256 MB.
     assert KINDS["t3.micro"].data_gib == pytest.approx((1024 - 256) * 0.6 / 1024)

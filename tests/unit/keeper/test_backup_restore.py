@@ -390,6 +390,18 @@ def test_retention_is_applied_everywhere(in_aws: TestHost, aws: dict[str, Any]) 
     assert results[-1].pruned["s3"] == [ids[2]]
 
 
+def test_fewer_snapshots_may_be_kept_than_backups(in_aws: TestHost) -> None:
+    in_aws.config = replace(in_aws.config, keep_count=4, keep_days=0, keep_weeks=0, keep_snapshot_count=2)
+    begun = in_aws.context().now()
+    ids = []
+    for hour in range(5):
+        context = in_aws.context(now=lambda hour=hour: begun + timedelta(hours=hour))
+        ids.append(backup(context, "timer").manifest.id)
+    assert sorted(in_aws.s3.stored()) == ids[-4:]
+    assert in_aws.ebs is not None
+    assert sorted(source.id for source in in_aws.ebs.sources()) == ids[-2:]
+
+
 def test_an_upload_that_never_ended_is_removed_after_a_day(in_aws: TestHost, aws: dict[str, Any]) -> None:
     orphan = "20260101T000000Z-aaaaaa"
     aws["s3"].put_object(Bucket="backups", Key=f"stg/backups/{orphan}/dump.rdb", Body=b"half")

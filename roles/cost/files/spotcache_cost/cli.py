@@ -14,8 +14,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from spotcache_cost import advice, habits, live, prices, report, svg, ways, words
-from spotcache_cost.environments import Options, ec2
+from spotcache_cost import advice, habits, live, prices, report, standing, svg, ways, words
+from spotcache_cost.environments import Options, ec2, options
 from spotcache_cost.errors import CostError
 from spotcache_cost.hours import of_week
 from spotcache_cost.kinds import KINDS
@@ -279,8 +279,77 @@ def run(given: argparse.Namespace, today: date, answer: Callable[[str], str] | N
             report.show(rows, found, rate, today)
 
 
+def stands(settings: Mapping[str, Any], client: Callable[[str], Any], today: date) -> list[str]:
+    """What an environment costs as it stands; what people are told goes to its topic where that is wanted.
+
+    Args:
+        settings: environment, region, bucket, prefix, zone, way, types, variables (of the inventory), prices, currency,
+            rate, rate_date, budget, explorer, topic, folder.
+        client: makes the SDK's client of a service.
+        today: for the report.
+
+    Raises:
+        CostError: which setting, and what to do.
+    """
+    found_prices = prices.load(Path(settings["prices"]) if settings["prices"] else prices.SNAPSHOT)
+    chosen = options(settings["variables"])
+    where = standing.Where(*(str(settings[name]) for name in ("environment", "region", "bucket", "prefix", "zone")))
+    given = str(settings["rate"])
+    try:
+        per_usd, budget = float(given) if given else None, float(settings["budget"] or 0)
+    except ValueError:
+        raise CostError(
+            f"cost_rate is {given!r} and cost_budget is {settings['budget']!r}. Give numbers, or leave them out."
+        ) from None
+    if budget < 0:
+        raise CostError(f"cost_budget is {budget:g}. Give USD a month, or 0 for none.")
+    rate = prices.rate(
+        found_prices, settings["currency"] or default_currency(os.environ), per_usd, str(settings["rate_date"])
+    )
+
+    def amount(usd: float) -> str:
+        return svg.amount(usd, rate)
+
+    kinds = [str(one) for one in settings["types"]]
+    known = [one for one in kinds if f"{settings['way']}/{one}" in found_prices.of(where.region)]
+    if not known:
+        raise CostError(
+            f"There is no price of any of spot_host_instance_types, {', '.join(kinds) or '(none)'}, in {where.region}: "
+            "./spotcache cost --update-prices fetches it."
+        )
+    found = standing.look(where, client, found_prices)
+    if found.type and f"{settings['way']}/{found.type}" not in found_prices.of(where.region):
+        found.type = ""
+    if settings["explorer"]:
+        found.billed = standing.explorer(where, client, today)
+    wanted = Setup(way=str(settings["way"]), region=where.region, type=known[0], requests_per_second=1.0)
+    cast = standing.forecast(found, wanted, chosen, found_prices, habits.load())
+    folder = Path(settings["folder"])
+    folder.mkdir(parents=True, exist_ok=True)
+    report_of = standing.as_json(where, found, cast, budget, today)
+    (folder / "report.json").write_text(json.dumps(report_of, indent=2, ensure_ascii=False) + "\n")
+    lines = standing.told(where, found, cast, amount, budget)
+    if settings["topic"]:
+        lines.append(standing.publish(where, client, standing.message(where, found, cast, amount, budget)))
+    old = found_prices.age_words(today)
+    return [*lines, *([old] if old else []), f"Report: {folder / 'report.json'}"]
+
+
+def _stands() -> int:
+    """`stands`, with its settings as JSON on standard input, as the role gives them."""
+    settings = json.load(sys.stdin)
+    try:
+        print("\n".join(stands(settings, lambda service: sdk(service, settings["region"]), date.today())))
+    except CostError as error:
+        print(f"spotcache cost: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
 def main(arguments: Sequence[str]) -> int:
     """Say it, or say why not."""
+    if list(arguments[:1]) == ["stands"]:
+        return _stands()
     given = parser().parse_args(arguments)
     answer = input if given.advise and sys.stdin.isatty() else None
     try:

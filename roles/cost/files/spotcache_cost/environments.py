@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from spotcache_cost.errors import CostError
-from spotcache_cost.habits import Habits
+from spotcache_cost.habits import LEASE_SECONDS, Habits
 from spotcache_cost.hours import MONTH, of_schedule, of_week
 from spotcache_cost.model import EC2, EC2_SPOT, ELASTICACHE, FARGATE, FARGATE_SPOT, SERVERLESS, Setup
 
@@ -48,6 +48,7 @@ class Options:
     spot_host_public_ipv4: str = "absent"
     keeper_backup_interval: str = "15min"
     keeper_keep_count: int = 24
+    keeper_keep_snapshot_count: int = 0
     keeper_keep_days: int = 7
     keeper_keep_weeks: int = 4
     keeper_ebs_snapshots: bool = True
@@ -59,6 +60,8 @@ class Options:
     fallback_controller_on_demand: bool = True
     fallback_controller_return_volume: bool = False
     fallback_controller_superseded_days: float = 7
+    fallback_controller_look_minutes: int = 1
+    keeper_timeouts: Mapping[str, Any] = field(default_factory=dict)
     notify_to: str = "none"
     schedule_start: str = ""
     schedule_stop: str = ""
@@ -93,14 +96,17 @@ def options(variables: Mapping[str, Any]) -> Options:
             continue
         value = variables[name]
         try:
-            if isinstance(default, bool):
+            if isinstance(default, Mapping):
+                chosen[name] = {str(key): float(part) for key, part in value.items()}
+            elif isinstance(default, bool):
                 chosen[name] = str(value).lower() in ("true", "yes", "on", "1")
             elif isinstance(default, int | float):
                 chosen[name] = type(default)(value)
             else:
                 chosen[name] = tuple(map(str, value)) if isinstance(default, tuple) else str(value)
-        except (TypeError, ValueError):
-            raise CostError(f"{name} is {value!r}. Give a number, for example {default}.") from None
+        except (TypeError, ValueError, AttributeError):
+            example = default if default != {} else '{"lease": 90}'
+            raise CostError(f"{name} is {value!r}. Give what it holds, for example {example}.") from None
     return Options(**chosen)
 
 
@@ -128,7 +134,7 @@ def ec2(wanted: Setup, chosen: Options, *, band: str = "", habits: Habits | None
         or chosen.fallback_controller_return_volume
         or chosen.fallback_controller_superseded_days > 0
     )
-    looked = _MINUTES if looks else 0.0
+    looked = _MINUTES / max(chosen.fallback_controller_look_minutes, 1) if looks else 0.0
     tells = chosen.notify_to != "none"
     zone = 0.0 if shared or not chosen.network_dns_zone or not chosen.zone_shares else 1 / chosen.zone_shares
     return _replaced(
@@ -140,7 +146,7 @@ def ec2(wanted: Setup, chosen: Options, *, band: str = "", habits: Habits | None
         losses=losses(band, chosen.hours) if spot else 0.0,
         superseded_days=chosen.fallback_controller_superseded_days or 30.4,
         backups=chosen.kept,
-        snapshots=chosen.kept if chosen.keeper_ebs_snapshots else 0,
+        snapshots=(chosen.keeper_keep_snapshot_count or chosen.kept) if chosen.keeper_ebs_snapshots else 0,
         lifecycle_snapshots=chosen.keeper_lifecycle_keep if chosen.keeper_lifecycle_policy else 0,
         backups_per_hour=_BACKUPS_PER_HOUR[chosen.keeper_backup_interval],
         images=chosen.spot_host_bake_keep if chosen.spot_host_bake else 0,
@@ -156,6 +162,7 @@ def ec2(wanted: Setup, chosen: Options, *, band: str = "", habits: Habits | None
             "sqs/request": _POLLS_A_MINUTE * _MINUTES if tells else 0.0,
         },
         habits=habits,
+        lease_seconds=chosen.keeper_timeouts.get("lease", LEASE_SECONDS),
     )
 
 
@@ -178,9 +185,14 @@ LEAN: Mapping[str, Any] = {
     "spot_host_data_volume_size_gb": 2,
     "spot_host_bake_keep": 1,
     "keeper_keep_count": 8,
+    # S3 has every one; a volume that is given back needs one.
+    "keeper_keep_snapshot_count": 1,
     "keeper_keep_days": 5,
     "keeper_keep_weeks": 2,
     "keeper_lifecycle_policy": False,
+    # A host that hangs while EC2 still calls it running is followed after so long, instead of after 90 seconds.
+    "keeper_timeouts": {"lease": 270},
+    "fallback_controller_look_minutes": 5,
     "fallback_controller_return_volume": True,
     "schedule_start": "09:00",
     "schedule_stop": "20:00",

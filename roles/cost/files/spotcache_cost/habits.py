@@ -15,6 +15,8 @@ TABLE = Path(__file__).parent / "data" / "requests.json"
 # What is counted: an hour of a host that has nothing to do; a backup, and what each one that is kept adds to it; the
 # end of a host, with its final backup; the begin of the next one; a restore that somebody asks for.
 ACTS = ("idle", "backup", "kept", "end", "begin", "restore")
+# What the role keeper has the lease last; it was counted with that.
+LEASE_SECONDS = 90.0
 # A month's working days, for a host that is ended each evening and begun each morning.
 NIGHTS = 365 / 12 * 5 / 7
 
@@ -32,7 +34,14 @@ class Habits:
     date: str = ""
 
     def month(
-        self, *, hours: float, backups: float, kept: float, losses: float, restores: float = 0.0
+        self,
+        *,
+        hours: float,
+        backups: float,
+        kept: float,
+        losses: float,
+        restores: float = 0.0,
+        lease_seconds: float = LEASE_SECONDS,
     ) -> dict[str, float]:
         """Calls of a month.
 
@@ -42,10 +51,16 @@ class Habits:
             kept: how many there are at a time.
             losses: of hosts.
             restores: that somebody asks for.
+            lease_seconds: how long the lease lasts; it is renewed three times as often.
         """
         # A host that does not run the whole month is ended each evening, and another one begins in the morning.
         changes = losses + (NIGHTS if hours < MONTH - 1 else 0.0)
-        times = {"idle": hours, "backup": backups, "kept": backups * kept, "restore": restores}
+        times = {
+            "idle": hours * LEASE_SECONDS / lease_seconds,
+            "backup": backups,
+            "kept": backups * kept,
+            "restore": restores,
+        }
         times |= {"end": changes, "begin": changes}
         found: dict[str, float] = {}
         for act, often in times.items():

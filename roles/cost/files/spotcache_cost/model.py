@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import date
 
 from spotcache_cost.errors import CostError
-from spotcache_cost.habits import Habits
+from spotcache_cost.habits import LEASE_SECONDS, Habits
 from spotcache_cost.hours import MONTH
 from spotcache_cost.kinds import kind
 from spotcache_cost.prices import Price, Prices
@@ -80,6 +80,7 @@ class Setup:
         surplus_vcpu_hours: above the baseline of a burstable host with unlimited credits.
         calls: billable calls a month beside those of `habits`, by key of their price.
         habits: how many calls what happens makes; None for none.
+        lease_seconds: keeper_timeouts.lease: a third of it is how often the lease is renewed.
     """
 
     way: str
@@ -126,6 +127,7 @@ class Setup:
     surplus_vcpu_hours: float = 0.0
     calls: Mapping[str, float] = field(default_factory=dict)
     habits: Habits | None = None
+    lease_seconds: float = LEASE_SECONDS
 
 
 @dataclass(frozen=True)
@@ -200,6 +202,8 @@ def check(setup: Setup, prices: Prices) -> None:
     for name, value in numbers.items():
         if not 0 <= value < 1e9:
             raise CostError(f"{name} is {value:g}. Give a number that is not negative.")
+    if setup.lease_seconds < 30:
+        raise CostError(f"keeper_timeouts.lease is {setup.lease_seconds:g}. Give seconds, at least 30.")
     for name in ("other_zone", "apcu_share"):
         if numbers[name] > 1:
             raise CostError(f"{name} is {numbers[name]:g}. It is a part: give 0 to 1.")
@@ -368,7 +372,11 @@ def _requests(setup: Setup, bill: _Bill) -> Iterator[Line]:
     calls = dict(setup.calls)
     if setup.habits is not None:
         done = setup.habits.month(
-            hours=setup.hours, backups=setup.hours * setup.backups_per_hour, kept=setup.backups, losses=setup.losses
+            hours=setup.hours,
+            backups=setup.hours * setup.backups_per_hour,
+            kept=setup.backups,
+            losses=setup.losses,
+            lease_seconds=setup.lease_seconds,
         )
         for key, count in done.items():
             calls[key] = calls.get(key, 0.0) + count

@@ -99,6 +99,7 @@ class Config:
         keep_count: that many of the newest verified backups are kept in S3 and as EBS snapshots.
         keep_days: for so many days one a day is kept as well.
         keep_weeks: for so many weeks one a week is kept as well.
+        keep_snapshot_count: of these only so many as EBS snapshots; 0 for all of them.
         keep_local_count: verified backups kept on the data volume.
         metadata_url: address of the instance metadata service; EC2's own without one.
         watch_seconds: how often it is asked.
@@ -146,6 +147,7 @@ class Config:
     keep_count: int
     keep_days: int
     keep_weeks: int
+    keep_snapshot_count: int
     keep_local_count: int
     metadata_url: str | None
     watch_seconds: int
@@ -252,6 +254,7 @@ _MINIMA = {
     "keep_count": 1,
     "keep_days": 0,
     "keep_weeks": 0,
+    "keep_snapshot_count": 0,
     "keep_local_count": 1,
     "watch_seconds": 1,
     "dns_ttl": 1,

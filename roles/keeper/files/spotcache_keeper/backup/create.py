@@ -294,6 +294,7 @@ def _prune(ctx: Context) -> dict[str, list[str]]:
         local=Policy(config.keep_local_count, 0),
         policy=Policy(config.keep_count, config.keep_days, config.keep_weeks),
         referred=frozenset({restored} if restored else ()),
+        snapshots=Policy(config.keep_snapshot_count, 0) if config.keep_snapshot_count else None,
         takeovers=held.takeovers,
     )
     pruned: dict[str, list[str]] = {store.name: [] for store in ctx.stores}

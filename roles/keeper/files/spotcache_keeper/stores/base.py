@@ -32,6 +32,7 @@ class Retention:
         local: how much of it on the data volume.
         policy: how much of it anywhere else.
         referred: ids of backups that something on this host refers to.
+        snapshots: how much of it as EBS snapshots, where that is less.
         takeovers: how the environment changed hands: what a superseded host made is not good.
     """
 
@@ -39,6 +40,7 @@ class Retention:
     local: Policy
     policy: Policy
     referred: frozenset[str] = frozenset()
+    snapshots: Policy | None = None
     takeovers: tuple[Takeover, ...] = ()
 
 

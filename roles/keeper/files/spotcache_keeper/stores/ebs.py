@@ -254,7 +254,7 @@ class EbsStore:
             for source in judge(self.sources(), retention.takeovers)
             if source.snapshot_id is not None and source.state != "foreign"
         ]
-        for item in given_up(items, now=retention.now, policy=retention.policy):
+        for item in given_up(items, now=retention.now, policy=retention.snapshots or retention.policy):
             self.remove(item.key)
             yield item.key
 
