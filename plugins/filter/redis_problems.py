@@ -41,6 +41,7 @@ _value:
 import ipaddress
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import date
 from typing import Any
 
 from ansible_collections.spotcache.redis.plugins.module_utils.redis_conf import SECRET, arguments_of, parse_size
@@ -99,6 +100,9 @@ def password_problem(name: str, value: Any) -> str:
         return f"{name} is empty: {advice}."
     if text == "0":
         return f"{name} is 0, which Laravel takes for no password and never sends: {advice}."
+    # YAML reads 0123... to the base of 8, and 1e5 as a number: the text that was meant is lost.
+    if isinstance(value, int | float | date):
+        return f"{name} is read as a number or a date and not as text, so put a letter into it: {advice}."
     if re.search(r"\s|[\x00-\x1f\x7f]", text):
         return f"{name} contains a blank, a line break or a control character: {advice}."
     if len(text) < MINIMUM:

@@ -36,6 +36,7 @@ def test_defaults_with_a_password_are_fine() -> None:
         ({"redis_password": None}, "redis_password is empty"),
         ({"redis_password": 0}, "redis_password is 0, which Laravel takes for no password"),
         ({"redis_password": "0"}, "redis_password is 0, which Laravel"),
+        ({"redis_password": 1234567890123456}, "redis_password is read as a number or a date and not as text"),
         ({"redis_password": "fifteen-letters"}, "redis_password has only 15 characters"),
         ({"redis_password": "with a blank in the middle"}, "contains a blank"),
         ({"redis_password": "with-a-line-break-at-its-end\n"}, "a line break"),
