@@ -94,3 +94,30 @@ def test_artifacts_are_no_inputs() -> None:
         if (found := re.findall(rf"^(?!\s*#).*{words}(?!:)", re.sub(r"spotcache_endpoint\.py", "", text), re.MULTILINE))
     }
     assert read == {}
+
+
+def tasks_of(path: Path) -> list[dict[str, Any]]:
+    """All tasks of a file, also those in blocks."""
+
+    def flat(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        inner = [flat(row.get(part) or []) for row in rows for part in ("block", "rescue", "always")]
+        return [*rows, *(one for part in inner for one in part)]
+
+    return flat(yaml.safe_load(path.read_text()) or [])
+
+
+def test_who_asks_after_a_secret_task_is_as_silent() -> None:
+    """The state of a task that runs on by itself comes with its arguments."""
+    tasks = [
+        one
+        for path in [*ROOT.glob("roles/*/tasks/*.yml"), *ROOT.glob("playbooks/tasks/**/*.yml")]
+        for one in tasks_of(path)
+    ]
+    secret = {one["register"] for one in tasks if one.get("no_log") and "async" in one}
+    asks = [one for one in tasks if "ansible.builtin.async_status" in one]
+    assert secret
+    assert asks
+    for one in asks:
+        of = re.search(r"(\w+)\.ansible_job_id", one["ansible.builtin.async_status"]["jid"])
+        assert of
+        assert of[1] not in secret or one.get("no_log") is True, one["name"]
