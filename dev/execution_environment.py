@@ -2,14 +2,15 @@
 """The execution environment of execution-environment.yml as an image of this machine, without a registry.
 
 It is what ansible-builder makes of that file, on a Debian that mmdebstrap has made (sandbox/image.py) in the place of
-Debian's own image, and with Python packages that pip has fetched here before. The tag is a hash of all that goes in, so
-that a second time costs nothing.
+Debian's own image, with Python packages that pip has fetched here before and the collections of this environment, since
+Galaxy may not be reached. The tag is a hash of all that goes in, so that a second time costs nothing.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import importlib.util
 import os
 import platform
 import shutil
@@ -64,14 +65,27 @@ def fetch(shipped: Mapping[str, Any], folder: Path) -> None:
         raise Failed(f"pip could not fetch what the execution environment needs:\n{done.stderr[-3000:]}")
 
 
-def offline(shipped: Mapping[str, Any], wheels: Path) -> dict[str, Any]:
-    """The definition with the packages brought along; nothing else of it is changed."""
+def gather(folder: Path) -> None:
+    """Copy the collections of collections/requirements.yml from where this Python has them, in Ansible's layout."""
+    spec = importlib.util.find_spec("ansible")
+    assert spec is not None
+    assert spec.origin is not None
+    for row in yaml.safe_load((ROOT / "collections" / "requirements.yml").read_text())["collections"]:
+        name = Path(*row["name"].split("."))
+        left_out = shutil.ignore_patterns("tests", "docs", "__pycache__")
+        shutil.copytree(Path(spec.origin).parents[1] / "ansible_collections" / name, folder / name, ignore=left_out)
+
+
+def offline(shipped: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The definition with packages and collections of a folder brought along; nothing else of it is changed."""
     steps = dict(shipped["additional_build_steps"])
     first = ["COPY _build/wheels /opt/wheels", "ENV PIP_NO_INDEX=1 PIP_FIND_LINKS=/opt/wheels"]
+    last = ["COPY _build/collections /usr/share/ansible/collections/ansible_collections"]
     return {
         **shipped,
-        "additional_build_files": [{"src": str(wheels), "dest": "wheels"}],
-        "additional_build_steps": {**steps, "prepend_base": [*first, *steps["prepend_base"]]},
+        "dependencies": {name: value for name, value in shipped["dependencies"].items() if name != "galaxy"},
+        "additional_build_files": [{"src": str(folder / name), "dest": name} for name in ("wheels", "collections")],
+        "additional_build_steps": {**steps, "prepend_base": [*first, *steps["prepend_base"]], "append_final": last},
     }
 
 
@@ -108,7 +122,8 @@ def ensure() -> str:
             folder = Path(made)
             (folder / "wheels").mkdir()
             fetch(shipped, folder / "wheels")
-            (folder / "definition.yml").write_text(yaml.safe_dump(offline(shipped, folder / "wheels"), sort_keys=False))
+            gather(folder / "collections")
+            (folder / "definition.yml").write_text(yaml.safe_dump(offline(shipped, folder), sort_keys=False))
             create(folder / "definition.yml", folder / "context")
             build(folder / "context", tag, base)
             shutil.rmtree(folder / "context")
