@@ -674,6 +674,67 @@ def test_a_second_run_is_refused_while_one_runs(aws: Aws) -> None:
     assert json.loads(held)["owner"]["user"] == "alice"
 
 
+def known_hosts_play(aws: Aws, folder: Path, *, keep: bool, bucket: str = BUCKET) -> tuple[int, str]:
+    """What a control node that keeps nothing does before it connects, and after ssh has met the host of instance i-1."""
+    role = {"name": "spotcache.redis.spot_host"}
+    met = f"i-1 {' '.join((aws.folder / 'id.pub').read_text().split()[:2])}"
+    file = str(folder / "known_hosts")
+    steps: list[dict[str, Any]] = [
+        {"ansible.builtin.include_role": {**role, "tasks_from": "known_find"}},
+        {"ansible.builtin.lineinfile": {"path": file, "line": met, "create": True, "mode": "0644"}},
+        {"ansible.builtin.include_role": {**role, "tasks_from": "known_keep"}},
+    ]
+    tasks = [{"name": f"Step {number}", **step} for number, step in enumerate(steps if keep else steps[:1])]
+    variables = {
+        "spot_host_region": REGION,
+        "spot_host_bucket": bucket,
+        "spot_host_known_hosts_object": "t/control/known_hosts",
+        "spot_host_known_hosts_file": file,
+        "spot_host_result": {"instance_id": "i-1"},
+    }
+    environment = "{{ spotcache_aws_environment }}"
+    play = folder / "play.json"
+    play.write_text(
+        json.dumps(
+            [
+                {
+                    "name": "Connect",
+                    "hosts": "localhost",
+                    "gather_facts": False,
+                    "environment": environment,
+                    "tasks": tasks,
+                }
+            ]
+        )
+    )
+    return aws.play(str(play), {**aws.variables(), **variables})
+
+
+def test_a_control_node_that_keeps_nothing_knows_the_host_again(aws: Aws, tmp_path: Path) -> None:
+    s3, there = aws.client("s3"), {"Bucket": BUCKET, "Key": "t/control/known_hosts"}
+    with contextlib.suppress(s3.exceptions.BucketAlreadyOwnedByYou):
+        s3.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
+    kept = []
+    for name in ("first", "second"):
+        # A job's own folder, each time a fresh one.
+        (tmp_path / name).mkdir()
+        code, text = known_hosts_play(aws, tmp_path / name, keep=True)
+        assert code == 0, text[-3000:]
+        answer = s3.get_object(**there)
+        kept.append((answer["LastModified"], answer["Body"].read()))
+        # That ssh meets the host is the test's own change, and the second job finds it done.
+        assert ("changed=1" if name == "first" else "changed=0") in text
+    assert kept[0][1].startswith(b"i-1 ssh-ed25519 ")
+    assert kept[0] == kept[1]
+    s3.delete_object(**there)
+
+
+def test_a_host_is_met_for_the_first_time_where_there_is_no_bucket_yet(aws: Aws, tmp_path: Path) -> None:
+    code, text = known_hosts_play(aws, tmp_path, keep=False, bucket="spotcache-t-nothing")
+    assert code == 0, text[-3000:]
+    assert "changed=0" in text
+
+
 def test_without_a_host_what_lies_in_s3_is_listed_from_here(aws: Aws) -> None:
     s3 = aws.client("s3")
     with contextlib.suppress(s3.exceptions.BucketAlreadyOwnedByYou):
