@@ -176,12 +176,12 @@ class Stage:
             "spot_host_ssh_private_key_file": str(self.folder / "id"),
             "spot_host_known_hosts_file": str(self.folder / "known_hosts"),
             "redis_password": "correct-horse-battery-staple",
-            "notify_to": "slack",
+            "spotcache_notify": "slack",
             "notify_slack_webhook": "https://hooks.slack.com/services/T0/B0/nobody",
             "notify_email_addresses": ["ops@example.com"],
             "notify_build_directory": str(self.folder / "build"),
             "fallback_controller_build_directory": str(self.folder / "build"),
-            "fallback_controller_return_volume": True,
+            "spotcache_return_volume": True,
         }
 
     @staticmethod

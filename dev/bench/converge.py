@@ -26,7 +26,7 @@ RESULT = BUILD / "bench" / "converge.json"
 # Bare hosts are what is measured here, and no image; both sides go by plain SSH.
 ASKED = {
     "provision_empty": "true",
-    "spot_host_bake": "false",
+    "spotcache_launch_from_image": "false",
     "spot_host_connection": "ssh",
     "spot_host_ssh_routed": "true",
 }

@@ -101,7 +101,7 @@ def bench(sandbox: Sandbox, pairs: int, requests: int) -> dict[str, object]:
     with journal.step("Sandbox up"):
         sandbox.up()
     with journal.step("Provision"):
-        sandbox.play("provision", "-e", "spot_host_bake=false")
+        sandbox.play("provision", "-e", "spotcache_launch_from_image=false")
     host = sandbox.host()
     with journal.step("A bare redis-server beside the container"):
         start_bare(sandbox, host)

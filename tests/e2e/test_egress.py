@@ -29,7 +29,7 @@ class Closed:
             "network_egress": "none",
             # Everything is on it, as preflight wants it.
             "spot_host_image_id": image,
-            "spot_host_bake": False,
+            "spotcache_launch_from_image": False,
             "keeper_ebs_snapshots": False,
         }
 

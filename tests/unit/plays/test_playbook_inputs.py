@@ -100,7 +100,7 @@ class Aws:
             "spot_host_ssh_private_key_file": str(self.folder / "id"),
             "redis_password": PASSWORD,
             # moto does not know Data Lifecycle Manager.
-            "keeper_lifecycle_policy": False,
+            "spotcache_lifecycle_snapshots": False,
         }
 
     def play(self, playbook: str, variables: dict[str, Any], *arguments: str) -> tuple[int, str]:
@@ -451,14 +451,18 @@ SHOP = {"name": "shop", "hosts": "localhost", "path": "/srv/shop"}
     [
         ({"spotcache_region": ""}, ["spotcache_region is not set", "-i inventories/stg"]),
         ({"spotcache_backend": "heroku"}, ["spotcache_backend is 'heroku', which is unknown", "ec2, ec2_spot"]),
+        (
+            {"notify_to": "slack", "spot_host_bake": False},
+            ["notify_to is what the playbooks give a role: set spotcache_notify", "set spotcache_launch_from_image"],
+        ),
         ({"redis_password": "0"}, ["redis_password", "16"]),
         (
-            {"network_egress": "none", "spot_host_image_id": "", "notify_to": "slack"},
+            {"network_egress": "none", "spot_host_image_id": "", "spotcache_notify": "slack"},
             [
                 "network_egress is 'none': the host reaches S3 and nothing else",
-                "spot_host_bake is true, but a host launched from an image fetches its secrets from SSM",
+                "spotcache_launch_from_image is true, but a host launched from an image fetches its secrets from SSM",
                 "spot_host_image_id is empty",
-                "notify_to is 'slack'",
+                "spotcache_notify is 'slack'",
                 "choose network_egress: ipv6",
             ],
         ),
@@ -569,8 +573,8 @@ def test_a_boundary_that_is_not_there_is_named_before_anything_is_made(aws: Aws)
 
 def test_the_operators_policies_are_enough(aws: Aws) -> None:
     more: dict[str, Any] = {"laravel_env_driver": "redis", "laravel_env_applications": [SHOP]}
-    more |= {"notify_to": "slack", "notify_slack_webhook": WEBHOOK, "notify_email_addresses": ["ops@example.com"]}
-    more |= {"fallback_controller_return_volume": True}
+    more |= {"spotcache_notify": "slack", "spotcache_return_volume": True}
+    more |= {"notify_slack_webhook": WEBHOOK, "notify_email_addresses": ["ops@example.com"]}
     code, text = aws.play("playbooks/provision.yml", {**aws.variables(), **more}, "--check", "--diff")
     assert code == 0, text[-3000:]
     assert WEBHOOK not in text

@@ -235,6 +235,22 @@ def test_a_default_that_a_playbook_knows_is_the_roles_own() -> None:
     assert [(str(path), name) for path, name, value in found if value != known[name]] == []
 
 
+def test_what_an_environment_has_is_by_default_what_its_role_has() -> None:
+    common, given = (read(PLAYBOOKS / "vars" / f"{name}.yml") for name in ("common", "roles"))
+    known = {name: value for role in ROLES for name, value in defaults(role).items()}
+    said = re.compile(r"\b(spotcache_[a-z]\w*) \| default\(([^)]*)\)")
+    for toggle, taken in common["spotcache__toggles"].items():
+        (decided,) = re.findall(r"^{{ (spotcache__\w+) }}$", given[taken])
+        assert [(name, yaml.safe_load(value)) for name, value in said.findall(common[decided])] == [
+            (toggle, known[taken])
+        ]
+        # Nobody reads the role's name for it but the role.
+        assert [str(path) for path, text in texts(PLAYBOOKS) if re.search(rf"\b{taken}\b", text)] == [
+            str(PLAYBOOKS / "vars" / "common.yml"),
+            str(PLAYBOOKS / "vars" / "roles.yml"),
+        ]
+
+
 def test_what_roles_are_given_is_said_once() -> None:
     given = read(PLAYBOOKS / "vars" / "roles.yml")
     options_of = {name: role.name for role in ROLES for name in options(role)}
