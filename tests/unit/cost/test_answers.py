@@ -141,7 +141,7 @@ def test_a_team_that_can_refill_a_cache_takes_spot() -> None:
     assert "200 s without service when it ends without a notice" in text
     assert '   spotcache_backend: "ec2_spot"' in text
     assert '   spot_host_instance_types: ["t3.micro"]' in text
-    assert "   fallback_controller_return_volume: true" in text
+    assert "   spotcache_return_volume: true" in text
 
 
 @pytest.mark.parametrize(

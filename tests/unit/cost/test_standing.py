@@ -159,7 +159,7 @@ def settings(folder: Path, **changes: Any) -> dict[str, Any]:
         "zone": "stg.spotcache.internal",
         "way": "ec2_spot",
         "types": ["t3.small", "t3a.small"],
-        "variables": {"notify_to": "slack"},
+        "variables": {"spotcache_notify": "slack"},
         "prices": "",
         "currency": "USD",
         "rate": "",

@@ -530,7 +530,7 @@ def test_working_hours_need_permissions_of_their_own(aws: Aws) -> None:
 def test_removing_what_is_no_longer_wanted_needs_permissions_too(aws: Aws) -> None:
     """An inventory without images has nothing that looks after hosts; what there is of it is removed."""
     iam, role = aws.client("iam"), "spotcache-t-fallback-controller"
-    bare = {**aws.variables("plain"), "spot_host_bake": False, "spot_host_instance_types": []}
+    bare = {**aws.variables("plain"), "spotcache_launch_from_image": False, "spot_host_instance_types": []}
     code, text = aws.play("playbooks/provision.yml", bare)
     assert code != 0
     assert "spot_host_instance_types is empty" in text, text[-2000:]

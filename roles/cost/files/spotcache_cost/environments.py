@@ -43,7 +43,7 @@ class Options:
     """
 
     spot_host_data_volume_size_gb: float = 8
-    spot_host_bake: bool = True
+    spotcache_launch_from_image: bool = True
     spot_host_bake_keep: int = 2
     spot_host_public_ipv4: str = "absent"
     keeper_backup_interval: str = "15min"
@@ -52,17 +52,17 @@ class Options:
     keeper_keep_days: int = 7
     keeper_keep_weeks: int = 4
     keeper_ebs_snapshots: bool = True
-    keeper_lifecycle_policy: bool = True
+    spotcache_lifecycle_snapshots: bool = True
     keeper_lifecycle_keep: int = 3
     keeper_dns_ttl: float = 10
     network_dns_zone: str = "spotcache.internal"
     network_egress: str = "ipv6"
-    fallback_controller_on_demand: bool = True
-    fallback_controller_return_volume: bool = False
-    fallback_controller_superseded_days: float = 7
+    spotcache_on_demand_fallback: bool = True
+    spotcache_return_volume: bool = False
+    spotcache_superseded_days: float = 7
     fallback_controller_look_minutes: int = 1
     keeper_timeouts: Mapping[str, Any] = field(default_factory=dict)
-    notify_to: str = "none"
+    spotcache_notify: str = "none"
     schedule_start: str = ""
     schedule_stop: str = ""
     schedule_days: tuple[str, ...] = ("mon", "tue", "wed", "thu", "fri")
@@ -129,27 +129,27 @@ def ec2(wanted: Setup, chosen: Options, *, band: str = "", habits: Habits | None
         known = ", ".join(_BACKUPS_PER_HOUR)
         raise CostError(f"keeper_backup_interval is {chosen.keeper_backup_interval!r}. Give one of {known}.")
     spot = wanted.way == EC2_SPOT
-    looks = chosen.spot_host_bake and (
-        (spot and chosen.fallback_controller_on_demand)
-        or chosen.fallback_controller_return_volume
-        or chosen.fallback_controller_superseded_days > 0
+    looks = chosen.spotcache_launch_from_image and (
+        (spot and chosen.spotcache_on_demand_fallback)
+        or chosen.spotcache_return_volume
+        or chosen.spotcache_superseded_days > 0
     )
     looked = _MINUTES / max(chosen.fallback_controller_look_minutes, 1) if looks else 0.0
-    tells = chosen.notify_to != "none"
+    tells = chosen.spotcache_notify != "none"
     zone = 0.0 if shared or not chosen.network_dns_zone or not chosen.zone_shares else 1 / chosen.zone_shares
     return _replaced(
         wanted,
         hours=chosen.hours,
         root_gib=8.0,
         volume_gib=chosen.spot_host_data_volume_size_gb,
-        volume_at_night=not chosen.fallback_controller_return_volume,
+        volume_at_night=not chosen.spotcache_return_volume,
         losses=losses(band, chosen.hours) if spot else 0.0,
-        superseded_days=chosen.fallback_controller_superseded_days or 30.4,
+        superseded_days=chosen.spotcache_superseded_days or 30.4,
         backups=chosen.kept,
         snapshots=(chosen.keeper_keep_snapshot_count or chosen.kept) if chosen.keeper_ebs_snapshots else 0,
-        lifecycle_snapshots=chosen.keeper_lifecycle_keep if chosen.keeper_lifecycle_policy else 0,
+        lifecycle_snapshots=chosen.keeper_lifecycle_keep if chosen.spotcache_lifecycle_snapshots else 0,
         backups_per_hour=_BACKUPS_PER_HOUR[chosen.keeper_backup_interval],
-        images=chosen.spot_host_bake_keep if chosen.spot_host_bake else 0,
+        images=chosen.spot_host_bake_keep if chosen.spotcache_launch_from_image else 0,
         zones=zone,
         name_seconds=chosen.keeper_dns_ttl,
         resolvers=1 if chosen.network_dns_zone else 0,
@@ -189,11 +189,11 @@ LEAN: Mapping[str, Any] = {
     "keeper_keep_snapshot_count": 1,
     "keeper_keep_days": 5,
     "keeper_keep_weeks": 2,
-    "keeper_lifecycle_policy": False,
+    "spotcache_lifecycle_snapshots": False,
     # A host that hangs while EC2 still calls it running is followed after so long, instead of after 90 seconds.
     "keeper_timeouts": {"lease": 270},
     "fallback_controller_look_minutes": 5,
-    "fallback_controller_return_volume": True,
+    "spotcache_return_volume": True,
     "schedule_start": "09:00",
     "schedule_stop": "20:00",
     "schedule_days": ("mon", "tue", "wed", "thu", "fri"),

@@ -342,7 +342,7 @@ def forecast(found: Standing, wanted: Setup, chosen: Options, prices: Prices, ha
     lines = [line for line in done.lines if line.group in groups or line.item in beside]
     running = sum(line.amount or 0.0 for line in lines if line.item != "CloudWatch alarms")
     setup = done.setup
-    night = setup.hours / MONTH if chosen.fallback_controller_return_volume else 1.0
+    night = setup.hours / MONTH if chosen.spotcache_return_volume else 1.0
     there = sum(
         (one.usd or 0.0) * (night if one.kind == "volume" and one.state == USED else 1.0)
         for one in found.things
@@ -392,7 +392,7 @@ def publish(where: Where, client: Client, text: str) -> str:
         client("sns").publish(TopicArn=topic, Message=text)
     except (BotoCoreError, ClientError) as error:
         raise CostError(
-            f"People were not told: {error}. It needs a topic, which provision makes where notify_to is not none, and "
+            f"People were not told: {error}. It needs a topic, which provision makes where spotcache_notify is not none, and "
             "sns:Publish (docs/iam/operator-cost-policy.json); or set cost_notify to false."
         ) from error
     return f"Told by {topic}."
