@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from spotcache_cost import advice, cli, habits, prices, report, svg, ways, words
 from spotcache_cost.environments import Options
 from spotcache_cost.errors import CostError
@@ -211,6 +212,8 @@ def test_an_answer_that_is_none(about: str, answered: str, word: str) -> None:
 def test_inventory_lines_are_variables_that_there_are() -> None:
     declared = "".join(path.read_text() for path in (ROOT / "roles").glob("*/defaults/main.yml"))
     declared += (ROOT / "inventories/stg/group_vars/all/main.yml").read_text()
+    toggles = yaml.safe_load((ROOT / "playbooks/vars/common.yml").read_text())["spotcache__toggles"]
+    declared += "".join(f"{name}:\n" for name in toggles)
     named = {name for row in ROWS for name in row.inventory}
     assert "spot_host_instance_types" in named
     assert [name for name in named if not re.search(rf"(?m)^{name}:", declared)] == []
