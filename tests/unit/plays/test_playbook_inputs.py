@@ -679,7 +679,7 @@ def test_a_second_run_is_refused_while_one_runs(aws: Aws) -> None:
 
 
 def known_hosts_play(aws: Aws, folder: Path, *, keep: bool, bucket: str = BUCKET) -> tuple[int, str]:
-    """What a control node that keeps nothing does before it connects, and after ssh has met the host of instance i-1."""
+    """What a control node that keeps nothing does before it connects, and after ssh has met the host i-1."""
     role = {"name": "spotcache.redis.spot_host"}
     met = f"i-1 {' '.join((aws.folder / 'id.pub').read_text().split()[:2])}"
     file = str(folder / "known_hosts")
@@ -696,21 +696,9 @@ def known_hosts_play(aws: Aws, folder: Path, *, keep: bool, bucket: str = BUCKET
         "spot_host_known_hosts_file": file,
         "spot_host_result": {"instance_id": "i-1"},
     }
-    environment = "{{ spotcache_aws_environment }}"
     play = folder / "play.json"
-    play.write_text(
-        json.dumps(
-            [
-                {
-                    "name": "Connect",
-                    "hosts": "localhost",
-                    "gather_facts": False,
-                    "environment": environment,
-                    "tasks": tasks,
-                }
-            ]
-        )
-    )
+    about = {"name": "Connect", "hosts": "localhost", "gather_facts": False, "tasks": tasks}
+    play.write_text(json.dumps([{**about, "environment": "{{ spotcache_aws_environment }}"}]))
     return aws.play(str(play), {**aws.variables(), **variables})
 
 
