@@ -259,7 +259,8 @@ def test_queues_and_broadcasts_are_followed_and_moved_only_when_told() -> None:
     assert good(own)["expect"]["queue"] == ""
     assert any("stays in Redis" in word for word in good(own, laravel_env_fallback="file")["words"])
     # A Redis that is not the environment's, or that is gone, is nobody's to write over.
-    for inputs in ({"laravel_env_fallback": "file"}, {"laravel_env_environment": "dev"}):
+    ways: list[dict[str, Any]] = [{"laravel_env_fallback": "file"}, {"laravel_env_environment": "dev"}]
+    for inputs in ways:
         made = good(own, laravel_env_redis_host="", **inputs)
         assert set(made["values"]) == {"CACHE_STORE", "SESSION_DRIVER"}
         assert (made["secrets"], made["expect"]["connections"], made["expect"]["kept"]) == ({}, {}, [])
