@@ -179,6 +179,11 @@ uses:
   description: What O(expect) would have to be for the application to be as it is. Empty when it does not say.
   returned: O(state=inspected)
   type: dict
+apart:
+  description: A sentence for everything in which php-fpm is another than artisan.
+  returned: O(state=inspected)
+  type: list
+  elements: str
 config_cached:
   description: Whether the application uses a cached configuration.
   returned: O(state=inspected) or O(state=applied)
@@ -519,8 +524,14 @@ def inspect(application: Application, params: Mapping[str, Any], check: bool) ->
         found += [f"{application.place}: {name} {sentence}{hint}." for sentence in sentences if sentence]
         without_passwords(answer)
         answers[where] = answer
-    cached = bool(answers["cli"].get("config_cached"))
-    return {"changed": False, "problems": found, "config_cached": cached, "uses": uses(answers["cli"]), **answers}
+    cached, own = bool(answers["cli"].get("config_cached")), uses(answers["cli"])
+    apart = [f"{application.place}: php-fpm {sentence}." for sentence in disagreements(answers["fpm"], own)]
+    return {"changed": False, "problems": found, "config_cached": cached, "uses": own, "apart": apart, **answers}
+
+
+def disagreements(answer: Mapping[str, Any], own: Mapping[str, Any]) -> list[str]:
+    """In what php-fpm is another than artisan, as second halves of sentences; nothing where either does not say."""
+    return list(problems({**answer, "errors": []}, own, {}, "")) if "connections" in answer and own else []
 
 
 def uses(answer: Mapping[str, Any]) -> dict[str, Any]:

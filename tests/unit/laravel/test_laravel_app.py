@@ -111,6 +111,14 @@ def test_what_is_not_as_expected(change: dict[str, Any], sentence: str) -> None:
     assert found(answer(**change)) == [sentence]
 
 
+def test_where_php_fpm_is_another_than_artisan() -> None:
+    own = module.uses(answer())
+    assert module.disagreements(answer(errors=[{"what": "x", "error": "y"}]), own) == []
+    other = answer(stores={**answer()["stores"], "batch": {"driver": "array", "connection": "default"}})
+    assert module.disagreements(other, own) == ["uses the driver 'array' for the store batch, not 'file'"]
+    assert module.disagreements({}, own) == module.disagreements(other, {}) == []
+
+
 def test_another_file_is_noticed(tmp_path: Path) -> None:
     env = tmp_path / ".env"
     env.write_text("A=1\n")
