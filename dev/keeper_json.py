@@ -21,6 +21,7 @@ KEEPER_JSON: dict[str, Any] = {
     "image": "spotcache-redis:local",
     "redis_host": "127.0.0.1",
     "redis_port": 6379,
+    "redis_tls_ca": None,
     "redis_username": None,
     "redis_password_file": None,
     "dbfilename": "dump.rdb",

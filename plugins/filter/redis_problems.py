@@ -41,7 +41,7 @@ _value:
 import ipaddress
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import date
+from datetime import UTC, date, datetime
 from typing import Any
 
 from ansible_collections.spotcache.redis.plugins.module_utils.redis_conf import SECRET, arguments_of, parse_size
@@ -79,6 +79,8 @@ OWNED = {
     "daemonize": "the container runs the server in the foreground",
     "supervised": "the container runs the server in the foreground",
     "logfile": "the server's log is the container's, see 'docker logs spotcache-redis'",
+    **dict.fromkeys(("tls-port", "tls-cert-file", "tls-key-file", "tls-ca-cert-file"), "use redis_tls"),
+    **dict.fromkeys(("tls-auth-clients", "tls-protocols"), "redis_tls decides it"),
     "pidfile": "the container needs none",
 }
 # Users that are there anyway.
@@ -87,6 +89,7 @@ RESERVED = {
     "health": "which belongs to the health check",
     "keeper": "which belongs to the keeper",
 }
+TLS_TEXTS = ("redis_tls_certificate", "redis_tls_private_key", "redis_tls_ca")
 SECRET_SETTINGS = SECRET - {"requirepass", "user"}
 MINIMUM = 16
 MAXIMUM = 512
@@ -263,6 +266,71 @@ def _rules(name: str, user: Inputs) -> Iterator[str]:
         )
 
 
+def _tls(inputs: Inputs, _memory_mb: int) -> Iterator[str]:
+    if not _is_true(inputs.get("redis_tls")):
+        return
+    texts = {name: str(inputs.get(name) or "") for name in TLS_TEXTS}
+    missing = [name for name, text in texts.items() if not text.strip()]
+    if missing:
+        yield (
+            f"redis_tls is true, and {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} empty: give a "
+            "certificate, its private key and its authority's certificate as PEM, or leave all three to the playbooks."
+        )
+        return
+    yield from _certificate(*texts.values())
+
+
+def _certificate(certificate: str, private_key: str, authority: str) -> Iterator[str]:
+    """What is wrong with a certificate, in whose sentences no key stands."""
+    # Ansible itself brings it.
+    from cryptography import x509
+    from cryptography.hazmat.primitives import serialization
+
+    def loaded(variable: str, what: str, load: Callable[[bytes], Any], text: str) -> Any:
+        try:
+            return load(text.encode())
+        except (ValueError, TypeError, IndexError):
+            broken.append(f"{variable} is no {what} as PEM (-----BEGIN ...): give the whole text of the file.")
+
+    broken: list[str] = []
+    chain = loaded("redis_tls_certificate", "certificate", x509.load_pem_x509_certificates, certificate)
+    key = loaded(
+        "redis_tls_private_key",
+        "private key without a passphrase",
+        lambda data: serialization.load_pem_private_key(data, password=None),
+        private_key,
+    )
+    trusted = loaded("redis_tls_ca", "certificate", x509.load_pem_x509_certificates, authority)
+    if broken:
+        yield from broken
+        return
+    plain = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    if chain[0].public_key().public_bytes(*plain) != key.public_key().public_bytes(*plain):
+        yield "redis_tls_private_key is not the key of redis_tls_certificate: give the two that belong together."
+    end = chain[0].not_valid_after_utc
+    if end <= datetime.now(UTC):
+        yield f"redis_tls_certificate ended on {end:%Y-%m-%d}: renew it, and give the new one."
+    if not any(_is_of(chain[-1], one) for one in trusted):
+        yield (
+            "redis_tls_certificate is not of the authority in redis_tls_ca: give that authority's certificate, and "
+            "below the server's own in redis_tls_certificate those between the two."
+        )
+
+
+def _is_of(certificate: Any, authority: Any) -> bool:
+    from cryptography.exceptions import InvalidSignature
+
+    try:
+        certificate.verify_directly_issued_by(authority)
+    except (ValueError, TypeError, InvalidSignature):
+        return bool(certificate == authority)
+    return True
+
+
+def _is_true(value: Any) -> bool:
+    return str(value).lower() in ("true", "yes", "on", "1")
+
+
 def _image(inputs: Inputs, _memory_mb: int) -> Iterator[str]:
     source, image = inputs.get("redis_image_source"), str(inputs.get("redis_image") or "")
     fixed = re.search(r"@sha256:[0-9a-f]{64}$|:[A-Za-z0-9_][A-Za-z0-9_.-]*$", image)
@@ -302,6 +370,7 @@ CHECKS: tuple[Callable[[Inputs, int], Iterator[str]], ...] = (
     _memory,
     _settings,
     _users,
+    _tls,
     _image,
     _volume,
     _numbers,

@@ -36,6 +36,24 @@ options:
       - Text of C(users.acl), a line for each user, with passwords as SHA-256. Without it there is no such file.
       - Commands and categories that the server does not know are found when it loads the file, not before.
     type: str
+  tls:
+    description:
+      - Texts of C(ca.crt), C(tls.crt) and C(tls.key), which a configuration with a C(tls-port) names. Without it there
+        are no such files.
+    type: dict
+    suboptions:
+      authority:
+        description: Certificate of the authority, as PEM.
+        type: str
+        required: true
+      certificate:
+        description: Certificate of the server, as PEM, with those between it and the authority.
+        type: str
+        required: true
+      private_key:
+        description: Private key of the server, as PEM.
+        type: str
+        required: true
   image:
     description: Image whose C(redis-server) checks. In check mode an image that is not there yet is no error.
     type: str
@@ -76,7 +94,7 @@ checked:
   returned: success
   type: bool
 written:
-  description: The files that were written, or would be in check mode.
+  description: The files that were written or removed, or would be in check mode.
   returned: success
   type: list
   elements: str
@@ -97,6 +115,12 @@ SENTINEL = "/spotcache-sentinel/none"
 # The last words count, so these win over what the configuration says.
 SERVER_ARGUMENTS = ["-", "--port", "0", "--unixsocket", SENTINEL]
 ORIGINS = {"user": "redis_users"}
+# Name, which of the texts it has, mode, and whether it is the server's own (else root's).
+TLS_FILES = (
+    ("ca.crt", "authority", 0o640, False),
+    ("tls.crt", "certificate", 0o640, False),
+    ("tls.key", "private_key", 0o400, True),
+)
 # What the check reads from standard input, or what would lead it to files of the running server.
 ELSEWHERE = (["include"], ["aclfile"])
 
@@ -154,6 +178,11 @@ def check_command(image: str, directory: str, uid: int, gid: int) -> list[str]:
     return ["docker", "run", *options, "--entrypoint", "redis-server", image, *SERVER_ARGUMENTS]
 
 
+def without_tls(text: str) -> list[str]:
+    """What keeps a server from looking for certificates, which it does for a port: new ones are not there yet."""
+    return ["--tls-port", "0"] if "tls-port" in redis_conf.parse(text) else []
+
+
 def verdict(output: str, code: int) -> str:
     """Empty when the server accepted everything, else why not."""
     if "Failed opening Unix socket" in output:
@@ -197,6 +226,14 @@ def main() -> None:
             "config": {"type": "str", "required": True},
             "secrets": {"type": "str", "required": True, "no_log": True},
             "users": {"type": "str", "no_log": True},
+            "tls": {
+                "type": "dict",
+                "options": {
+                    "authority": {"type": "str", "required": True},
+                    "certificate": {"type": "str", "required": True},
+                    "private_key": {"type": "str", "required": True, "no_log": True},
+                },
+            },
             "image": {"type": "str", "required": True},
             "uid": {"type": "int", "required": True},
             "gid": {"type": "int", "required": True},
@@ -212,30 +249,43 @@ def main() -> None:
     users = params["users"] or ""
     if users:
         targets.append(Target(os.path.join(params["directory"], "users.acl"), users, 0o400, uid, gid))
+    # The container's user reads what is its group's; clients on this host are root.
+    tls = params["tls"] or {}
+    targets[1:1] = [
+        Target(os.path.join(params["directory"], name), f"{tls[part].strip()}\n", mode, uid if own else 0, gid)
+        for name, part, mode, own in TLS_FILES
+        if tls
+    ]
+    gone = [
+        path for name, *_ in TLS_FILES if not tls and os.path.exists(path := os.path.join(params["directory"], name))
+    ]
     differing = [target for target in targets if target.differs()]
     checked = bool(differing) and (not module.check_mode or has_image(params["image"]))
     if checked:
         # A line of users.acl is a directive as well; all releases check those, and not all of them the file.
         text = without_includes(params["config"]) + params["secrets"] + users
         command = check_command(params["image"], params["directory"], uid, gid)
+        command += without_tls(text)
         done = run(command, text.encode("utf-8", "surrogateescape"))
         why = verdict(done.stdout + done.stderr, done.returncode)
         if why:
             module.fail_json(msg=why)
     before = targets[0].present()
     users_before = targets[-1].present() if users else ""
-    changed = bool(differing)
+    changed = bool(differing or gone)
     try:
         if not module.check_mode:
             changed = ensure_directory(params["directory"], gid) or changed
             for target in differing:
                 target.write()
+            for path in gone:
+                os.unlink(path)
     except OSError as error:
         module.fail_json(msg=f"{params['directory']} cannot be written: {error}")
     module.exit_json(
         changed=changed,
         checked=checked,
-        written=[os.path.basename(target.path) for target in differing],
+        written=[os.path.basename(path) for path in (*(target.path for target in differing), *gone)],
         diff=[
             shown(targets[0].path, before, params["config"]),
             *([shown(targets[-1].path, *redis_conf.users_shown(users_before, users))] if users_before != users else []),

@@ -20,6 +20,8 @@ description:
   - Passwords are read from files on the host and never appear in arguments, results or diffs.
   - The users of an ACL file are loaded all at once (C(ACL LOAD)), or none of them. Redis 7.0 closes the connections of
     all users then, which clients open again.
+  - Where the configuration has a C(tls-port), the server is reached there. Certificates that have changed are loaded
+    anew without a restart; turning TLS on or off needs one.
   - When the server refuses one value, those that were already set are set back, and the task fails with the server's
     reason.
   - Turning C(appendonly) on is finished only when the append-only file is complete, since from then on a start reads
@@ -43,6 +45,12 @@ options:
     default: default
   password_file:
     description: File on the host with that user's password. Without it the password is that of C(requirepass).
+    type: path
+    default: ''
+  tls_directory:
+    description:
+      - Directory on the host with C(ca.crt), C(tls.crt) and C(tls.key). The server's certificate must be one of that
+        authority, or of the one before. Without it there is no TLS.
     type: path
     default: ''
   last_known_good_dir:
@@ -110,6 +118,10 @@ users:
   returned: success
   type: list
   elements: str
+certificates:
+  description: Whether certificates were loaded anew, or would be in check mode.
+  returned: success
+  type: bool
 restart_required:
   description: Directives whose values count only after a restart.
   returned: success
@@ -138,6 +150,7 @@ uptime:
 import os
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from ansible.module_utils.basic import AnsibleModule
@@ -145,7 +158,7 @@ from ansible_collections.spotcache.redis.plugins.module_utils import redis_conf
 from ansible_collections.spotcache.redis.plugins.module_utils.docker_engine import Engine, EngineError, reason
 from ansible_collections.spotcache.redis.plugins.module_utils.host_state import replace_file
 from ansible_collections.spotcache.redis.plugins.module_utils.programs import TimeoutExpired, run
-from ansible_collections.spotcache.redis.plugins.module_utils.redis_wire import Connection, RedisError
+from ansible_collections.spotcache.redis.plugins.module_utils.redis_wire import Connection, RedisError, trusting
 
 Directives = dict[str, list[list[str]]]
 
@@ -206,6 +219,11 @@ SCRATCH_SOCKET = "/tmp/redis.sock"
 NOT_SETTINGS = frozenset(("user", "include"))
 # What is kept of a configuration: its files by the names that they have there.
 CONFIG, SECRETS, USERS, PASSWORD = "redis.conf", "secrets.conf", "users.acl", "keeper-password"
+AUTHORITY = "ca.crt"
+CERTIFICATES = (AUTHORITY, "tls.crt", "tls.key")
+# A server loads its certificates anew when it is told once more which they are.
+RELOADED = ("tls-cert-file", "tls-key-file", "tls-ca-cert-file")
+Place = tuple[str, int, bool]
 
 
 class LiveError(Exception):
@@ -224,17 +242,19 @@ def read(path: str) -> str:
         return handle.read()
 
 
-def endpoint(directives: Directives) -> tuple[str, int] | None:
-    """Where a server with this configuration listens, as seen from its own host."""
-    port = int(redis_conf.value_of(directives.get("port", [["6379"]])) or 6379)
+def endpoint(directives: Directives) -> Place | None:
+    """Where a server with this configuration listens, as seen from its own host, and whether through TLS."""
+    tls = int(redis_conf.value_of(directives.get("tls-port", [])) or 0)
+    port = tls or int(redis_conf.value_of(directives.get("port", [["6379"]])) or 6379)
     if port == 0:
         return None
+    encrypted = tls > 0
     addresses = [address.lstrip("-") for address in redis_conf.value_of(directives.get("bind", [])).split()]
     if not addresses or {"*", "0.0.0.0", "127.0.0.1"} & set(addresses):
-        return "127.0.0.1", port
+        return "127.0.0.1", port, encrypted
     if "::*" in addresses or "::" in addresses:
-        return "::1", port
-    return addresses[0], port
+        return "::1", port, encrypted
+    return addresses[0], port, encrypted
 
 
 def password_of(directives: Directives) -> str:
@@ -245,8 +265,15 @@ def password_of(directives: Directives) -> str:
 class Server:
     """The server, found at one of several addresses, where one of several users is let in."""
 
-    def __init__(self, places: list[tuple[str, int]], logins: list[tuple[str, str]], container: str) -> None:
-        """Remember where to look, and as whom."""
+    def __init__(
+        self,
+        places: list[Place],
+        logins: list[tuple[str, str]],
+        container: str,
+        authorities: list[str],
+    ) -> None:
+        """Remember where to look, as whom, and whose certificates are believed."""
+        self.authorities = authorities
         self.places = places
         self.logins = logins
         self.container = container
@@ -277,9 +304,9 @@ class Server:
             StrangerError: somebody does, but is not the server looked for.
         """
         failure: OSError = ConnectionRefusedError("no address to connect to")
-        for host, port in self.places:
+        for host, port, encrypted in self.places:
             try:
-                connection = Connection(host, port)
+                connection = Connection(host, port, tls=trusting(self.authorities) if encrypted else None)
             except OSError as error:
                 failure = error
                 continue
@@ -339,7 +366,7 @@ class Server:
             else:
                 return connection
             if time.monotonic() > deadline:
-                places = " or ".join(f"{host}:{port}" for host, port in self.places)
+                places = " or ".join(f"{host}:{port}" for host, port, _tls in self.places)
                 raise LiveError(f"the server does not answer at {places} within {timeout:g} s: {last}")
             time.sleep(WAIT_STEP)
 
@@ -404,6 +431,9 @@ class Live:
         """
         applied: list[str] = []
         static: list[str] = []
+        if "tls-port" in differing:
+            static = [name for name in differing if waits_for_tls(name)]
+            differing = {name: values for name, values in differing.items() if not waits_for_tls(name)}
         for name, (_old, value) in differing.items():
             (applied if self.set(name, value) else static).append(name)
         return applied, static
@@ -412,6 +442,18 @@ class Live:
         """Set back what was set, the last one first."""
         for name, value in reversed(self.undo):
             self.connection.command("CONFIG", "SET", name, value)
+
+    def load_certificates(self) -> None:
+        """Have the server read its certificates again; connections that there are go on with the old ones.
+
+        Raises:
+            LiveError: the server refuses them.
+        """
+        words = [word for name in RELOADED if name in self.wanted for word in (name, self.live[name])]
+        try:
+            self.connection.command("CONFIG", "SET", *words)
+        except RedisError as error:
+            raise LiveError(f"Redis refuses its certificates: {str(error).removeprefix('ERR ')}") from error
 
     def load_users(self) -> None:
         """Have the server read its ACL file, as a whole or not at all. It may close the connection afterwards.
@@ -423,6 +465,11 @@ class Live:
             self.connection.command("ACL", "LOAD")
         except RedisError as error:
             raise LiveError(f"Redis refuses its users: {str(error).removeprefix('ERR ')}") from error
+
+
+def waits_for_tls(name: str) -> bool:
+    """Whether a directive waits for the restart that turns TLS on or off: the port is the same for both."""
+    return name == "port" or name.startswith("tls-")
 
 
 def defaults_of(container: str, names: list[str]) -> dict[str, str]:
@@ -542,6 +589,7 @@ def main() -> None:
             "users_file": {"type": "path", "default": ""},
             "username": {"type": "str", "default": "default"},
             "password_file": {"type": "path", "default": "", "no_log": False},
+            "tls_directory": {"type": "path", "default": ""},
             "last_known_good_dir": {"type": "path", "default": ""},
             "container": {"type": "str", "default": ""},
             "just_started": {"type": "bool", "default": False},
@@ -554,6 +602,8 @@ def main() -> None:
     last_known_good_dir = params["last_known_good_dir"]
     try:
         files = {SECRETS: params["secrets_file"], USERS: params["users_file"], PASSWORD: params["password_file"]}
+        tls = params["tls_directory"]
+        files |= {name: os.path.join(tls, name) for name in CERTIFICATES} if tls else {}
         texts = {CONFIG: params["config"], **{name: read(path) for name, path in files.items() if path}}
         last = {name: read(os.path.join(last_known_good_dir, name)) for name in texts} if last_known_good_dir else {}
         wanted, known_good = configuration(texts), configuration(last)
@@ -564,12 +614,16 @@ def main() -> None:
     logins = [(params["username"], one[PASSWORD].strip()) for one in (texts, last) if one.get(PASSWORD)]
     # A server that has no such user yet.
     logins += [("default", password_of(wanted)), *([("default", password_of(known_good))] if known_good else [])]
-    server = Server(list(dict.fromkeys(places)), list(dict.fromkeys(logins)), params["container"])
+    authorities = [os.path.join(directory, AUTHORITY) for directory in (tls, last_known_good_dir) if directory]
+    server = Server(list(dict.fromkeys(places)), list(dict.fromkeys(logins)), params["container"], authorities)
     recorded = saved = False
     try:
         connection = server.wait(params["timeout"])
-        users = redis_conf.users_changed(last.get(USERS, ""), texts.get(USERS, ""))
-        result = converge(module, Live(connection, wanted, known_good, params["container"]), users)
+        news = News(
+            redis_conf.users_changed(last.get(USERS, ""), texts.get(USERS, "")),
+            certificates=bool(tls) and any(last.get(name) != texts[name] for name in CERTIFICATES),
+        )
+        result = converge(module, Live(connection, wanted, known_good, params["container"]), news)
         if params["save"] and not module.check_mode:
             save(connection)
             saved = True
@@ -590,10 +644,19 @@ def configuration(texts: Mapping[str, str]) -> Directives:
     return redis_conf.parse("\n".join(texts.get(name, "") for name in (CONFIG, SECRETS)))
 
 
-def converge(module: AnsibleModule, live: Live, users: list[str]) -> dict[str, Any]:
-    """Compare, apply unless in check mode, and report; `users` are those that differ from what the server last loaded.
+@dataclass(frozen=True)
+class News:
+    """What differs from what the server last loaded, of what no setting tells.
 
-    A server that has just started has loaded them, and one that has another ACL file, or none, needs a restart for it.
+    A server that has just started has loaded it, and one that gets another ACL file, or TLS, needs a restart for it.
+    """
+
+    users: list[str]
+    certificates: bool
+
+
+def converge(module: AnsibleModule, live: Live, news: News) -> dict[str, Any]:
+    """Compare, apply unless in check mode, and report.
 
     Raises:
         LiveError: the server refuses a value; what was set before is set back.
@@ -605,10 +668,12 @@ def converge(module: AnsibleModule, live: Live, users: list[str]) -> dict[str, A
         )
     differing = live.differing()
     static = [] if module.params["just_started"] else live.unseen()
-    if module.params["just_started"] or "aclfile" in differing:
-        users = []
-    applied = [name for name in differing if name not in STATIC]
-    late = [name for name in differing if name in STATIC]
+    started = module.params["just_started"]
+    users = [] if started or "aclfile" in differing else news.users
+    certificates = news.certificates and not started and "tls-port" not in differing
+    switched = "tls-port" in differing
+    late = [name for name in differing if name in STATIC or (switched and waits_for_tls(name))]
+    applied = [name for name in differing if name not in late]
     if not module.check_mode:
         try:
             applied, late = live.apply(differing)
@@ -616,6 +681,8 @@ def converge(module: AnsibleModule, live: Live, users: list[str]) -> dict[str, A
                 finish_rewrite(live.connection)
             elif "appendonly" in applied:
                 save(live.connection)
+            if certificates:
+                live.load_certificates()
             if users:
                 # The last of all: it may close this connection.
                 live.load_users()
@@ -624,9 +691,10 @@ def converge(module: AnsibleModule, live: Live, users: list[str]) -> dict[str, A
             raise
     shown = [(name, redis_conf.shown(name, old), redis_conf.shown(name, new)) for name, (old, new) in differing.items()]
     return {
-        "changed": bool(applied or users),
+        "changed": bool(applied or users or certificates),
         "applied": sorted(applied),
         "users": users,
+        "certificates": certificates,
         "restart_required": sorted({*late, *static}),
         "version": about.get("redis_version", ""),
         "uptime": int(about.get("uptime_in_seconds", 0)),

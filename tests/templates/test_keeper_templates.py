@@ -25,6 +25,7 @@ BASE: dict[str, Any] = {
     "redis_result": {
         "image": "redis",
         "volume": value("redis", "redis__volume_facts", {}),
+        "tls_ca_file": "",
         "keeper_username": "keeper",
         "keeper_password_file": "/etc/spotcache/keeper-password",
     },
@@ -132,6 +133,7 @@ def test_every_option_arrives() -> None:
         address_files=(Path("/etc/spotcache/keeper.json"),),
         secrets=(Secret(Path("/etc/x"), "/spotcache/stg/x", 0o400, 999, 999),),
         timeouts=replace(TIMEOUTS, backup=60),
+        redis_tls_ca=None,
         redis_username="keeper",
         appendfilename="appendonly.aof",
         appenddirname="appendonlydir",

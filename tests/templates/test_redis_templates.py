@@ -204,11 +204,21 @@ def test_the_keeper_and_the_health_check_reach_no_key(users: Callable[[dict[str,
     assert asked(port, "health", "x", "PING") == "PONG"
 
 
-@pytest.mark.parametrize("scenario", [BASE, EVERYTHING], ids=["default", "everything"])
+def test_with_tls_the_plain_port_is_closed() -> None:
+    found = conf(BASE | {"redis_tls": True, "redis_port": 6390})
+    assert (found["port"], found["tls-port"], found["tls-auth-clients"]) == ("0", "6390", "no")
+    command = value("redis", "redis__health_command", BASE | {"redis_tls": True})
+    assert command[-4:] == ["--tls", "--cacert", "/etc/redis/ca.crt", "ping"]
+    assert value("redis", "redis__health_command", BASE)[-1] == "ping"
+
+
+@pytest.mark.parametrize(
+    "scenario", [BASE, EVERYTHING, EVERYTHING | {"redis_tls": True}], ids=["default", "everything", "TLS"]
+)
 def test_the_server_accepts_it(scenario: dict[str, Any], tmp_path: Path) -> None:
     text = redis_config.without_includes(render("redis", "redis.conf.j2", scenario)).replace("/data", str(tmp_path))
     text += render("redis", "secrets.conf.j2", scenario) + render("redis", "users.acl.j2", scenario)
-    server = ["redis-server", *redis_config.SERVER_ARGUMENTS]
+    server = ["redis-server", *redis_config.SERVER_ARGUMENTS, *redis_config.without_tls(text)]
     done = subprocess.run(server, input=text, capture_output=True, text=True, check=False)
     assert redis_config.verdict(done.stdout + done.stderr, done.returncode) == ""
 

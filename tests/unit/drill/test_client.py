@@ -22,10 +22,12 @@ from spotcache_drill import cli
 from spotcache_drill.client import Accounts, Client, Names, Service, Target, loss, read_back, remove
 from spotcache_drill.observer import Instance, Observer, Place, Seen, instances_of, record_instances
 from spotcache_drill.record import record
-from spotcache_drill.way import connector, words_for
+from spotcache_drill.way import connector, secured, words_for
 from spotcache_drill.wire import RedisError
 
 from dev.ports import Port
+from tests.unit.redis.certificates import NAME, Authority
+from tests.unit.redis.support import redis_server
 
 NAMES = Names("t")
 HERE = Target("127.0.0.1", "i-1")
@@ -305,7 +307,7 @@ def test_it_goes_another_way_where_the_network_has_none(server: int) -> None:
 
 def checked(aws: Any, server: int, *ways: tuple[str, str], patience: float = 0.0, **more: Any) -> dict[str, Any]:
     settings: dict[str, Any] = {"environment": "stg", "bucket": "b", "prefix": "p/stg/", "host": "i-1"}
-    settings["username"] = ""
+    settings |= {"username": "", "tls_ca": ""}
     settings.update(dns_name="redis.stg.internal", password="secret", database=0, timeout=1.0, poll=1.0, port=server)
     settings.update(more)
     tried = [{"name": name, "command": command} for name, command in ways]
@@ -489,6 +491,7 @@ def test_a_client_that_gets_no_answer_says_so(
         "region": "x",
         "dns_name": "redis.stg.internal",
         "port": port,
+        "tls_ca": "",
         "username": "",
         "password": "secret",
         "database": 0,
@@ -519,3 +522,25 @@ def test_the_record_holds_what_the_report_is_made_of() -> None:
     assert (told["host_gone"], told["last_write_before"], told["outage_s"]) == (15.0, 11.0, 9.0)
     assert json.loads(json.dumps(told)) == told
     assert record("i-1", accounts, seen, None, 11.2, "in vain")["missing"] is None
+
+
+def test_it_knows_a_redis_that_speaks_tls_by_the_name_that_clients_go_by(tmp_path: Path) -> None:
+    authority = Authority()
+    with redis_server(tmp_path) as running:
+        running.start_with_tls(authority.issue(), "requirepass secret\n")
+
+        def tried(pem: str, name: str, *way: str) -> object:
+            connect = connector(running.port, ("default", "secret"), 0, 2.0, way, secured(pem, name))
+            connection = connect(HERE)
+            try:
+                return connection.ask(b"PING")
+            finally:
+                connection.close()
+
+        assert tried(authority.pem, NAME) == b"PONG"
+        assert tried(authority.pem, NAME, *shlex.split(JOIN)) == b"PONG"
+        for pem, name in ((Authority().pem, NAME), (authority.pem, "redis.elsewhere.internal")):
+            with pytest.raises(OSError, match="certificate verify failed"):
+                tried(pem, name)
+        with pytest.raises((OSError, RedisError)):
+            tried("", "")

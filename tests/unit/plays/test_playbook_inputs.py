@@ -457,6 +457,14 @@ SHOP = {"name": "shop", "hosts": "localhost", "path": "/srv/shop"}
         ),
         ({"redis_password": "0"}, ["redis_password", "16"]),
         (
+            {"redis_tls": True, "network_dns_zone": ""},
+            ["certificate_names is []", "give at least one DNS name such as redis.stg.example.com"],
+        ),
+        (
+            {"redis_tls": True, "redis_tls_certificate": "mine"},
+            ["redis_tls_private_key and redis_tls_ca are empty", "or leave all three to the playbooks"],
+        ),
+        (
             {"network_egress": "none", "spot_host_image_id": "", "spotcache_notify": "slack"},
             [
                 "network_egress is 'none': the host reaches S3 and nothing else",

@@ -3,6 +3,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from ansible_collections.spotcache.redis.plugins.filter.docker_daemon import doc
 from ansible_collections.spotcache.redis.plugins.filter.redis_bytes import redis_bytes
 from ansible_collections.spotcache.redis.plugins.filter.redis_lines import redis_lines
 from ansible_collections.spotcache.redis.plugins.filter.redis_problems import redis_problems
+
+from tests.unit.redis.certificates import Authority
 
 ROOT = Path(__file__).resolve().parents[3]
 DEFAULTS: dict[str, Any] = yaml.safe_load((ROOT / "roles/redis/defaults/main.yml").read_text())
@@ -142,6 +145,48 @@ def test_a_user_is_there_once() -> None:
     assert problems(redis_username="health", redis_users=[]) == [
         'redis_username names the user "health", which belongs to the health check: choose another name.'
     ]
+
+
+AUTHORITY, OTHER = Authority(), Authority()
+ISSUED = AUTHORITY.issue()
+TLS: dict[str, Any] = {
+    "redis_tls": True,
+    "redis_tls_certificate": ISSUED.certificate,
+    "redis_tls_private_key": ISSUED.private_key,
+    "redis_tls_ca": ISSUED.authority,
+}
+
+
+def test_a_good_certificate_passes() -> None:
+    assert problems(**TLS) == []
+    # The one that follows may come along.
+    assert problems(**{**TLS, "redis_tls_ca": OTHER.pem + AUTHORITY.pem}) == []
+    assert problems(**{**TLS, "redis_tls": False, "redis_tls_certificate": "nothing"}) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"redis_tls_private_key": ""}, "redis_tls_private_key is empty"),
+        ({name: "" for name in TLS if name != "redis_tls"}, "leave all three to the playbooks"),
+        ({"redis_tls_certificate": "nothing"}, "redis_tls_certificate is no certificate as PEM"),
+        ({"redis_tls_private_key": AUTHORITY.pem}, "redis_tls_private_key is no private key without a passphrase"),
+        ({"redis_tls_private_key": OTHER.issue().private_key}, "is not the key of redis_tls_certificate"),
+        ({"redis_tls_ca": OTHER.pem}, "is not of the authority in redis_tls_ca"),
+        ({"redis_settings": {"tls-port": 7000}}, "redis_settings contains tls-port: use redis_tls"),
+    ],
+)
+def test_bad_certificates(changes: dict[str, Any], expected: str) -> None:
+    [sentence] = problems(**{**TLS, **changes})
+    assert expected in sentence
+    assert "-----BEGIN PRIV" not in sentence
+
+
+def test_a_certificate_that_has_ended() -> None:
+    ended = AUTHORITY.issue(timedelta(days=-1))
+    given = {"redis_tls_certificate": ended.certificate, "redis_tls_private_key": ended.private_key}
+    [sentence] = problems(**{**TLS, **given})
+    assert "redis_tls_certificate ended on" in sentence
 
 
 def test_secrets_are_in_no_sentence() -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import ssl
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from ansible_collections.spotcache.redis.plugins.modules import redis_runtime_co
 
 from dev.ports import Port
 from tests.unit.module_support import ModuleFailed, run_module
+from tests.unit.redis.certificates import Authority, Issued
 from tests.unit.redis.support import Server, redis_server
 
 Live = Callable[..., dict[str, Any]]
@@ -192,6 +194,65 @@ def test_a_server_that_had_one_password_for_all_is_started_anew(server: Server, 
     assert (let_in(server, "default", "x"), let_in(server, "default", "the-password-of-all")) == (False, True)
 
 
+def test_certificates_are_loaded_anew_without_a_restart(server: Server, live: Live, tmp_path: Path) -> None:
+    folder, known_good = tmp_path / "tls", str(tmp_path / "known_good")
+    folder.mkdir()
+    text = (
+        f"port 0\ntls-port {server.port}\ntls-auth-clients no\ntls-cert-file {folder}/tls.crt\n"
+        f"tls-key-file {folder}/tls.key\ntls-ca-cert-file {folder}/ca.crt\n"
+    )
+
+    def put(issued: Issued) -> None:
+        for name, content in zip(
+            ("ca.crt", "tls.crt", "tls.key"), (issued.authority, issued.certificate, issued.private_key), strict=True
+        ):
+            (folder / name).write_text(content)
+
+    def presented() -> str:
+        return ssl.get_server_certificate(("127.0.0.1", server.port))
+
+    def run(**options: Any) -> dict[str, Any]:
+        return live(text, tls_directory=str(folder), last_known_good_dir=known_good, **options)
+
+    first, second = Authority().issue(), Authority().issue()
+    put(first)
+    server.start(text)
+    assert run(just_started=True)["recorded"] is True
+    assert run()["changed"] is False
+    started = server.process
+    # Of another authority: until they are loaded the server is known by the one before.
+    put(second)
+    assert (run(check=True)["certificates"], presented()) == (True, first.certificate)
+    assert (run()["certificates"], presented()) == (True, second.certificate)
+    assert run()["changed"] is False
+    assert server.process is started
+    put(Issued(first.certificate, second.private_key, second.authority))
+    with pytest.raises(ModuleFailed, match="Redis refuses its certificates"):
+        run()
+    assert presented() == second.certificate
+
+
+def test_a_server_of_a_strange_authority_is_not_believed(server: Server, live: Live, tmp_path: Path) -> None:
+    server.start_with_tls(Authority().issue())
+    (tmp_path / "ca.crt").write_text(Authority().pem)
+    text = f"port 0\ntls-port {server.port}\n"
+    with pytest.raises(ModuleFailed, match="certificate verify failed"):
+        live(text, tls_directory=str(tmp_path), timeout=1)
+
+
+def test_turning_tls_on_needs_a_restart(server: Server, live: Live, tmp_path: Path) -> None:
+    server.start()
+    known_good = str(tmp_path / "known_good")
+    live(last_known_good_dir=known_good)
+    result = live(
+        f"port 0\ntls-port {server.port}\ntls-auth-clients no\ntimeout 7\n",
+        tls_directory=str(tmp_path),
+        last_known_good_dir=known_good,
+    )
+    assert (result["applied"], result["restart_required"]) == (["timeout"], ["port", "tls-auth-clients", "tls-port"])
+    assert server.connect().command("PING") == "PONG"
+
+
 def test_append_only_is_complete_when_the_module_ends(server: Server, live: Live) -> None:
     server.start('save ""\n')
     connection = server.connect()
@@ -273,13 +334,14 @@ def test_a_broken_file_is_named(server: Server, live: Live) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("", ("127.0.0.1", 6379)),
-        ("port 7000\nbind 10.0.0.5 -::1\n", ("10.0.0.5", 7000)),
-        ("bind -::1 10.0.0.5 127.0.0.1\n", ("127.0.0.1", 6379)),
-        ("bind * -::*\n", ("127.0.0.1", 6379)),
-        ("bind ::\n", ("::1", 6379)),
+        ("", ("127.0.0.1", 6379, False)),
+        ("port 7000\nbind 10.0.0.5 -::1\n", ("10.0.0.5", 7000, False)),
+        ("bind -::1 10.0.0.5 127.0.0.1\n", ("127.0.0.1", 6379, False)),
+        ("bind * -::*\n", ("127.0.0.1", 6379, False)),
+        ("bind ::\n", ("::1", 6379, False)),
         ("port 0\n", None),
+        ("port 0\ntls-port 7001\n", ("127.0.0.1", 7001, True)),
     ],
 )
-def test_where_a_server_listens(text: str, expected: tuple[str, int] | None) -> None:
+def test_where_a_server_listens(text: str, expected: tuple[str, int, bool] | None) -> None:
     assert redis_runtime_config.endpoint(redis_conf.parse(text)) == expected

@@ -89,6 +89,7 @@ class Config:
         state_directory: the keeper's own files.
         redis_host: address Redis listens on.
         redis_port: its TCP port.
+        redis_tls_ca: the authority's certificate where Redis speaks TLS alone; without it, it speaks in the clear.
         redis_username: ACL user; the default user without one.
         redis_password_file: a file that holds the password and nothing else; no password without one.
         dbfilename: name of the RDB file in `redis_directory`.
@@ -137,6 +138,7 @@ class Config:
     state_directory: Path
     redis_host: str
     redis_port: int
+    redis_tls_ca: Path | None
     redis_username: str | None
     redis_password_file: Path | None
     dbfilename: str
@@ -263,13 +265,14 @@ _MINIMA = {
 }
 # What a filesystem takes as its label.
 _LABEL_CHARACTERS = {"ext4": 16, "xfs": 12}
-_PATHS = frozenset({"volume_path", "redis_directory", "state_directory", "redis_password_file"})
+_PATHS = frozenset({"volume_path", "redis_directory", "state_directory", "redis_password_file", "redis_tls_ca"})
 _NUMBERS = frozenset(_MINIMA)
 _BY_FILESYSTEM = ("volume_labels", "mount_options")
 _FLAGS = frozenset({"allow_empty", "appendonly", "boots", "ebs_snapshots", "guard", "require_mount"})
 _OPTIONAL = frozenset(
     {
         "endpoint_url",
+        "redis_tls_ca",
         "redis_username",
         "redis_password_file",
         "metadata_url",

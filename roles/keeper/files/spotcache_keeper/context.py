@@ -102,6 +102,7 @@ class Context:
         return Redis(
             host=config.redis_host,
             port=config.redis_port,
+            tls_ca=config.redis_tls_ca,
             username=config.redis_username,
             password=config.password(),
             timeout=config.timeouts.answer,

@@ -19,6 +19,7 @@ return [
         ],
         'default' => [
             'url' => env('REDIS_URL'),
+            'scheme' => env('REDIS_SCHEME', 'tcp'),
             'host' => env('REDIS_HOST', '127.0.0.1'),
             'username' => env('REDIS_USERNAME'),
             'password' => $login(env('REDIS_USERNAME'), env('REDIS_PASSWORD')),
@@ -26,6 +27,7 @@ return [
             'database' => env('REDIS_DB', 0),
         ],
         'session' => [
+            'scheme' => env('SESSION_REDIS_SCHEME', 'tcp'),
             'host' => env('SESSION_REDIS_HOST', '127.0.0.1'),
             'username' => env('SESSION_REDIS_USERNAME'),
             'password' => $login(env('SESSION_REDIS_USERNAME'), env('SESSION_REDIS_PASSWORD')),

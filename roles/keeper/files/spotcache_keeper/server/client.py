@@ -136,6 +136,8 @@ class Redis:
     Args:
         host: address of the server.
         port: its TCP port.
+        tls_ca: certificate of the authority that the server's must be of, where it speaks TLS. Which names stand in it
+            does not count: the server is on this host.
         username: ACL user, or None for the default user.
         password: or None.
         socket: path of a Unix socket, in place of host and port.
@@ -147,6 +149,7 @@ class Redis:
         *,
         host: str = "127.0.0.1",
         port: int = 6379,
+        tls_ca: Path | None = None,
         username: str | None = None,
         password: str | None = None,
         socket: Path | None = None,
@@ -154,6 +157,13 @@ class Redis:
     ) -> None:
         self._name = str(socket) if socket else f"{host}:{port}"
         options: dict[str, Any] = {"unix_socket_path": str(socket)} if socket else {"host": host, "port": port}
+        if tls_ca is not None:
+            options |= {
+                "ssl": True,
+                "ssl_ca_certs": str(tls_ca),
+                "ssl_cert_reqs": "required",
+                "ssl_check_hostname": False,
+            }
         self._client: Any = redis.Redis(
             username=username,
             password=password,
