@@ -386,6 +386,8 @@ def _context(request: Request) -> dict[str, str | list[str]]:
         for key, name in given.items()
         if key.startswith(f"{request.service}:") and request.parameters.get(name) is not None
     }
+    if request.service == "s3":
+        context |= {name: str(value) for name, value in request.parameters.items() if name.startswith("s3:")}
     if request.service == "route53":
         context |= _names_and_networks(request.parameters)
     context = {**request.known(request.action, request.parameters), **context}

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +22,8 @@ import botocore.config
 import pytest
 import yaml
 from ansible_collections.spotcache.redis.plugins.module_utils import lease
-from spotcache_keeper.server.client import DatabaseCount
+from botocore.exceptions import ClientError
+from spotcache_keeper.server.counts import DatabaseCount
 from spotcache_keeper.stores.manifest import Manifest
 
 from dev import kills
@@ -768,6 +769,83 @@ def test_of_a_bucket_that_others_use_only_the_environments_own_is_deleted(aws: A
     assert code == 0, said
     pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket)
     assert {entry["Key"] for page in pages for entry in page.get("Contents", [])} == others
+
+
+@pytest.fixture
+def ensure(aws: Aws, tmp_path: Path) -> Iterator[Callable[..., tuple[int, str]]]:
+    """Runs what makes the bucket, and nothing else; the buckets that a test makes are gone afterwards."""
+    play = {
+        "hosts": "localhost",
+        "gather_facts": False,
+        "environment": "{{ spotcache_aws_environment }}",
+        "tasks": [{"include_role": {"name": "spotcache.redis.keeper", "tasks_from": "bucket"}}],
+    }
+    (tmp_path / "bucket.yml").write_text(yaml.safe_dump([play]))
+
+    def run(bucket: str, **more: Any) -> tuple[int, str]:
+        given = {"keeper_environment": "t", "keeper_region": REGION, "keeper_bucket": bucket, **more}
+        return aws.play(str(tmp_path / "bucket.yml"), {**aws.variables(), **given})
+
+    s3 = aws.client("s3")
+    before = {one["Name"] for one in s3.list_buckets()["Buckets"]}
+    yield run
+    for name in {one["Name"] for one in s3.list_buckets()["Buckets"]} - before:
+        for one in s3.list_object_versions(Bucket=name).get("Versions", []):
+            s3.delete_object(Bucket=name, Key=one["Key"], VersionId=one["VersionId"], BypassGovernanceRetention=True)
+        s3.delete_bucket(Bucket=name)
+
+
+def test_a_bucket_is_made_that_loses_nothing(aws: Aws, ensure: Callable[..., tuple[int, str]]) -> None:
+    s3, bucket = aws.client("s3"), "spotcache-made"
+    code, said = ensure(bucket, keeper_lock_days=0)
+    assert code != 0
+    assert "Say in keeper_unlocked_because, in a sentence, why that is wanted" in said
+    assert bucket not in {one["Name"] for one in s3.list_buckets()["Buckets"]}
+    code, said = ensure(bucket)
+    assert code == 0, said
+    assert s3.get_bucket_versioning(Bucket=bucket)["Status"] == "Enabled"
+    assert s3.get_object_lock_configuration(Bucket=bucket)["ObjectLockConfiguration"]["ObjectLockEnabled"] == "Enabled"
+    assert all(s3.get_public_access_block(Bucket=bucket)["PublicAccessBlockConfiguration"].values())
+    [owner] = s3.get_bucket_ownership_controls(Bucket=bucket)["OwnershipControls"]["Rules"]
+    assert owner == {"ObjectOwnership": "BucketOwnerEnforced"}
+    rules = {one["ID"]: one for one in s3.get_bucket_lifecycle_configuration(Bucket=bucket)["Rules"]}
+    assert rules["spotcache-unfinished-uploads"]["AbortIncompleteMultipartUpload"] == {"DaysAfterInitiation": 7}
+    assert rules["spotcache-older-versions"]["NoncurrentVersionExpiration"] == {"NoncurrentDays": 14}
+    assert rules["spotcache-older-versions"]["Expiration"] == {"ExpiredObjectDeleteMarker": True}
+    # What somebody has added to the policy stays.
+    policy = json.loads(s3.get_bucket_policy(Bucket=bucket)["Policy"])
+    assert [one["Sid"] for one in policy["Statement"]] == ["SpotcacheOnlyByTls"]
+    audit = {"Sid": "Audit", "Effect": "Deny", "Principal": "*", "Action": "s3:PutBucketWebsite", "Resource": "*"}
+    policy["Statement"].insert(0, {**audit, "Resource": f"arn:aws:s3:::{bucket}"})
+    s3.put_bucket_policy(Bucket=bucket, Policy=json.dumps(policy))
+    code, said = ensure(bucket)
+    assert code == 0, said
+    assert "changed=0" in said, said
+    assert json.loads(s3.get_bucket_policy(Bucket=bucket)["Policy"]) == policy
+
+
+def test_a_bucket_of_somebody_elses_is_looked_at_and_not_changed(
+    aws: Aws, ensure: Callable[..., tuple[int, str]]
+) -> None:
+    s3, bucket = aws.client("s3"), "spotcache-theirs"
+    s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": REGION})
+    s3.put_bucket_tagging(Bucket=bucket, Tagging={"TagSet": [{"Key": "team", "Value": "shop"}]})
+    s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    code, said = ensure(bucket)
+    assert code != 0
+    assert f"The bucket {bucket} was not made here, and is not changed. It lacks: Object Lock" in said, said
+    assert "refuses whoever asks without TLS" in said
+    assert "put-bucket-versioning)" not in said
+    with pytest.raises(ClientError, match="NoSuchBucketPolicy"):
+        s3.get_bucket_policy(Bucket=bucket)
+    # Of one that was made here it is said how it gets Object Lock: no module gives that to a bucket that is there.
+    s3.put_bucket_tagging(Bucket=bucket, Tagging={"TagSet": [{"Key": "spotcache:environment", "Value": "t"}]})
+    code, said = ensure(bucket)
+    assert code != 0
+    assert "aws s3api put-object-lock-configuration --bucket spotcache-theirs" in said, said
+    code, said = ensure(bucket, keeper_lock_days=0, keeper_unlocked_because="nothing in it is worth anything")
+    assert code == 0, said
+    assert json.loads(s3.get_bucket_policy(Bucket=bucket)["Policy"])["Statement"][0]["Sid"] == "SpotcacheOnlyByTls"
 
 
 @pytest.fixture

@@ -97,10 +97,6 @@ class Config:
         appendfilename: its base name.
         appenddirname: its directory (Redis 7).
         ebs_snapshots: whether each backup also asks for an EBS snapshot of the data volume.
-        keep_count: that many of the newest verified backups are kept in S3 and as EBS snapshots.
-        keep_days: for so many days one a day is kept as well.
-        keep_weeks: for so many weeks one a week is kept as well.
-        keep_snapshot_count: of these only so many as EBS snapshots; 0 for all of them.
         keep_local_count: verified backups kept on the data volume.
         metadata_url: address of the instance metadata service; EC2's own without one.
         watch_seconds: how often it is asked.
@@ -146,10 +142,6 @@ class Config:
     appendfilename: str
     appenddirname: str
     ebs_snapshots: bool
-    keep_count: int
-    keep_days: int
-    keep_weeks: int
-    keep_snapshot_count: int
     keep_local_count: int
     metadata_url: str | None
     watch_seconds: int
@@ -253,10 +245,6 @@ _PATTERNS: dict[str, tuple[str, str]] = {
 }
 _MINIMA = {
     "redis_port": 1,
-    "keep_count": 1,
-    "keep_days": 0,
-    "keep_weeks": 0,
-    "keep_snapshot_count": 0,
     "keep_local_count": 1,
     "watch_seconds": 1,
     "dns_ttl": 1,

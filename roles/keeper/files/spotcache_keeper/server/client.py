@@ -15,6 +15,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from spotcache_keeper.errors import ConfigError, KeeperError
+from spotcache_keeper.server.counts import DatabaseCount, Databases
 
 
 class NotAnsweringError(KeeperError):
@@ -27,17 +28,6 @@ def pauses(first: float = 0.01, longest: float = 0.25) -> Iterator[float]:
     while True:
         yield pause
         pause = min(pause * 1.5, longest)
-
-
-@dataclass(frozen=True)
-class DatabaseCount:
-    """Keys of one database, and how many of them have a time to live."""
-
-    keys: int
-    expires: int
-
-
-Databases = Mapping[int, DatabaseCount]
 
 
 @dataclass(frozen=True)
