@@ -311,8 +311,9 @@ def begun(stage: Stage, playbook: str) -> tuple[Account, dict[str, Any]]:
         return account, {}
     if playbook == "restore":
         # After a destroy: the bucket and some snapshots.
-        where = {"LocationConstraint": REGION}
-        account.client("s3").create_bucket(Bucket=BUCKET, CreateBucketConfiguration=where)
+        s3, where = account.client("s3"), {"LocationConstraint": REGION}
+        s3.create_bucket(Bucket=BUCKET, CreateBucketConfiguration=where, ObjectLockEnabledForBucket=True)
+        s3.put_bucket_tagging(Bucket=BUCKET, Tagging={"TagSet": [{"Key": "spotcache:managed", "Value": "true"}]})
         volume = ec2.create_volume(AvailabilityZone=f"{REGION}a", Size=8)["VolumeId"]
         backups_left(account, volume)
         ec2.delete_volume(VolumeId=volume)

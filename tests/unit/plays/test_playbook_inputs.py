@@ -672,8 +672,9 @@ def test_a_drill_can_be_looked_at_on_an_empty_account(aws: Aws) -> None:
 
 
 def test_a_second_run_is_refused_while_one_runs(aws: Aws) -> None:
-    s3 = aws.client("s3")
-    s3.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
+    s3, where = aws.client("s3"), {"LocationConstraint": REGION}
+    s3.create_bucket(Bucket=BUCKET, CreateBucketConfiguration=where, ObjectLockEnabledForBucket=True)
+    s3.put_bucket_tagging(Bucket=BUCKET, Tagging={"TagSet": [{"Key": "spotcache:managed", "Value": "true"}]})
     other = lease.Owner("alice", "laptop", "another boot", "pid:[1]", 4711, "100")
     now = datetime.now(UTC)
     record = lease.renewed(other, "provision", now, 600)
