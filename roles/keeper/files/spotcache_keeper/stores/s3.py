@@ -237,8 +237,8 @@ class S3Store:
             )
         # An earlier try may have come so far, or its answer may have been lost.
         with aws_errors(f"reading back s3://{self._bucket}/{key}"):
-            text = self._client().get_object(Bucket=self._bucket, Key=key)["Body"].read()
-        if parse_manifest(text) != manifest:
+            text: bytes = self._client().get_object(Bucket=self._bucket, Key=key)["Body"].read()
+        if text != manifest.to_json().encode():
             raise KeeperError(f"{doing}: S3 holds the manifest of another backup there")
         return self.url(manifest.id)
 
