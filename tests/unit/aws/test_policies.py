@@ -279,7 +279,8 @@ def allowed(template: Path, service: str, arn: str, tags: dict[str, str] | None 
     target = Target(
         arn, tags or {}, context={key.replace("__", ":").replace("_", "-"): v for key, v in context.items()}
     )
-    names = [f"{service}:{name}" for name in reference.services_actions(service)]
+    # To describe is to look, and EC2 knows no resources for it.
+    names = [f"{service}:{name}" for name in reference.services_actions(service) if not name.startswith("Describe")]
     return {name for name in names if decide([policy], name, target, {}) == "allowed"}
 
 
