@@ -406,7 +406,6 @@ def test_a_host_gives_up_only_what_is_its_own_and_the_function_the_rest(in_aws: 
     assert aws["s3"].head_object(Bucket="backups", Key="prod/backups/20200101T000000Z-aaaaaa/manifest.json")
 
 
-
 def test_an_upload_that_never_ended_is_removed_after_a_day(in_aws: TestHost, aws: dict[str, Any]) -> None:
     orphan = "20260101T000000Z-aaaaaa"
     aws["s3"].put_object(Bucket="backups", Key=f"stg/backups/{orphan}/dump.rdb", Body=b"half")
