@@ -6,13 +6,18 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from spotcache_cost import habits
+from spotcache_keeper.aws.imds import Imds
+from spotcache_keeper.aws.signed import Objects, Signed, role_credentials
+from spotcache_keeper.lease import LeaseStore
 from spotcache_keeper.node.renew import LeaseHolder
 
 from sandbox.billed import Calls, count
+from tests.unit.keeper.support import REGION
 from tests.unit.keeper.test_boot import NewHost, lost, record
 from tests.unit.keeper.watch_support import World, made_world, moto_server
 
@@ -49,23 +54,25 @@ def compare(act: str, found: Mapping[str, float]) -> None:
 
 
 def hour(world: World) -> dict[str, int]:
-    """The lease's renewals of an hour on simulated time."""
+    """The lease's renewals of an hour, from ten minutes of it on simulated time."""
     world.watch()
-    outside = world.outside
-    context = world.host.context(
-        clock=lambda: world.clock, guard=world.guard, leases=outside.leases, boot_id=outside.boot_id
-    )
+    # More patient than a host, for a machine that is busy with other tests: what is counted are calls, not their times.
+    imds = Imds(world.imds.url, timeout=30)
+    aws = Signed(REGION, world.endpoint, lambda: role_credentials(imds), timeout=60)
+    leases = LeaseStore(Objects(aws, "backups"), world.host.config.shared_prefix)
+    outside = replace(world.outside, imds=imds, aws=aws, leases=leases)
+    context = world.host.context(clock=lambda: world.clock, guard=world.guard, leases=leases, boot_id=outside.boot_id)
     holder = LeaseHolder(context, outside)
     holder.renew()
     assert world.guard.open_until is not None, holder.trouble
     counted()
-    until = world.clock + 3600
+    until = world.clock + 600
     while (due := world.clock + holder.pause()) <= until:
         world.clock = due
         assert holder.proved, "the lease was over before it was renewed"
         holder.renew()
         assert holder.trouble == ""
-    return counted()
+    return {key: calls * 6 for key, calls in counted().items()}
 
 
 def test_an_idle_hour(world: World) -> None:
