@@ -392,8 +392,8 @@ def publish(where: Where, client: Client, text: str) -> str:
         client("sns").publish(TopicArn=topic, Message=text)
     except (BotoCoreError, ClientError) as error:
         raise CostError(
-            f"People were not told: {error}. It needs a topic, which provision makes where spotcache_notify is not none, and "
-            "sns:Publish (docs/iam/operator-cost-policy.json); or set cost_notify to false."
+            f"People were not told: {error}. It needs a topic, which provision makes where spotcache_notify is not "
+            "none, and sns:Publish (docs/iam/operator-cost-policy.json); or set cost_notify to false."
         ) from error
     return f"Told by {topic}."
 
