@@ -59,10 +59,10 @@ def test_nothing_that_a_host_says_takes_what_the_place_knows(items: list[Kept]) 
             assert item.key not in gone
     for number in range(14):
         day = (NOON - timedelta(days=number)).date()
-        whole = [item for item in items if item.whole and item.received and item.received.date() == day]
-        if whole and (first := min(whole, key=lambda item: item.received or NOON)).received > NOON - timedelta(days=14):
-            same = {item.key for item in whole if item.received == first.received}
-            assert same - gone
+        whole = [(item.received, item.key) for item in items if item.whole and item.received]
+        first = min((received for received, _ in whole if received.date() == day), default=None)
+        if first is not None and first > NOON - timedelta(days=14):
+            assert {key for received, key in whole if received == first} - gone
 
 
 def test_a_flood_takes_no_more_than_was_received_later_the_same_day() -> None:
