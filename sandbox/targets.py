@@ -266,6 +266,9 @@ def _named(request: Request, kind: reference.Kind) -> list[str]:
             return [_filled(request, kind, one) for one in found]
     if request.action == "fis:CreateExperimentTemplate" and kind.name == "action":
         return [_filled(request, kind, one["actionId"]) for one in (parameters.get("actions") or {}).values()]
+    if request.action == "ce:GetCostAndUsage":
+        # Without a view of one's own it is the account's first.
+        return [_filled(request, kind, "primary")]
     if request.action == "iam:CreateServiceLinkedRole":
         service_name = parameters["AWSServiceName"]
         return [_filled(request, kind, f"aws-service-role/{service_name}/{LINKED.get(service_name, '*')}")]

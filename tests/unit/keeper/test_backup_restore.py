@@ -129,7 +129,7 @@ def test_what_keeps_redis_from_a_save_is_what_runs_and_not_what_it_says(appendin
         client.config_set("rdb-key-save-delay", 0)
         while client.info("persistence")["aof_rewrite_in_progress"]:
             pass
-        client.acl_setuser("default", enabled=True, nopass=False, commands=["-bgsave"])
+        client.acl_setuser("keeper", enabled=True, commands=["-bgsave"])
         with pytest.raises(KeeperError, match="does not let the keeper do BGSAVE"):
             server.background_save()
 
