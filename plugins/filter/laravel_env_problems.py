@@ -34,12 +34,12 @@ _value:
 from collections.abc import Mapping
 from typing import Any
 
-from ansible_collections.spotcache.redis.plugins.module_utils import laravel_inputs
+from ansible_collections.spotcache.redis.plugins.module_utils import laravel_plan
 
 
 def laravel_env_problems(value: Mapping[str, Any]) -> list[str]:
     """A sentence for each problem."""
-    return list(laravel_inputs.problems(value))
+    return list(laravel_plan.problems(value))
 
 
 class FilterModule:

@@ -58,7 +58,6 @@ def test_every_verb_is_in_the_help() -> None:
         "restore",
         "destroy",
         "drill",
-        "cost",
         "sandbox",
         "clean",
         "help",
