@@ -296,7 +296,7 @@ class World:
             host = self.random.choice(alive)
         self.faults[kind] = self.faults.get(kind, 0) + 1
         self.trace("fault", f"{kind} on {host.id}" + (f" in {process.name}" if process is not None else ""))
-        (FAULTS.get(kind) or COMBINED[kind])(self, host, process)
+        (FAULTS | COMBINED)[kind](self, host, process)
 
     def _interrupt(self, process: Process) -> None:
         """Called whenever a process goes on."""
@@ -473,10 +473,15 @@ def _kill(world: World, host: Host, process: Process | None) -> None:
         world.start("boot", host, host.run_boot, 10.0)
 
 
+def _announce(world: World, host: Host) -> None:
+    """The metadata service tells of an interruption."""
+    due = to_text(moment(world.now + NOTICE_SECONDS))
+    host.imds.values["spot/instance-action"] = f'{{"action": "terminate", "time": "{due}"}}'
+
+
 def _notice(world: World, host: Host, _process: Process | None) -> None:
     """A Spot notice, which EC2 carries out; sometimes with a replacement that comes before."""
-    due = world.now + NOTICE_SECONDS
-    host.imds.values["spot/instance-action"] = f'{{"action": "terminate", "time": "{to_text(moment(due))}"}}'
+    _announce(world, host)
     world.start_outside(
         "EC2", lambda: world.terminate(host, lingering=world.random.choice((0.0, 5.0, 30.0))), NOTICE_SECONDS
     )
@@ -486,8 +491,7 @@ def _notice(world: World, host: Host, _process: Process | None) -> None:
 
 def _cancelled(world: World, host: Host, _process: Process | None) -> None:
     """A Spot notice that is taken back."""
-    due = world.now + NOTICE_SECONDS
-    host.imds.values["spot/instance-action"] = f'{{"action": "terminate", "time": "{to_text(moment(due))}"}}'
+    _announce(world, host)
     world.start_outside(
         "EC2", lambda: host.imds.values.pop("spot/instance-action", None), world.random.uniform(2.0, 50.0)
     )
@@ -537,18 +541,17 @@ def _ended_slowly(world: World, host: Host, _process: Process | None) -> None:
         # About when the successor takes the lease, its boot may be killed, and is started again.
         world.wait(world.random.uniform(18.0, 32.0))
         if world.random.random() < 0.6:
-            boots = [one for one in world.scheduler.processes if one.host is successor and one.group == "boot"]
-            for one in boots:
-                if not one.dead:
-                    _kill(world, successor, one)
+            running = [one for one in world.scheduler.processes if one.host is successor and not one.dead]
+            boot = next((one for one in running if one.group == "boot"), None)
+            if boot is not None:
+                _kill(world, successor, boot)
 
     world.start_outside("EC2", end, world.random.uniform(10.0, 25.0))
 
 
 def _taken_back_beside_another(world: World, host: Host, _process: Process | None) -> None:
     """A Spot notice is taken back; in the middle of that S3 becomes slow, and another host begins to wait."""
-    due = world.now + NOTICE_SECONDS
-    host.imds.values["spot/instance-action"] = f'{{"action": "terminate", "time": "{to_text(moment(due))}"}}'
+    _announce(world, host)
 
     def back() -> None:
         host.imds.values.pop("spot/instance-action", None)
