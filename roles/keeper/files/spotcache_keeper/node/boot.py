@@ -157,7 +157,9 @@ class Boot:
         if result.before:
             self._change_lease(
                 before.term,
-                lambda lease: replace(lease, before="", before_zone="", before_volume="", before_term=0, lost=""),
+                lambda lease: replace(
+                    lease, before="", before_zone="", before_volume="", before_term=0, lost="", outlast=0
+                ),
             )
         return result
 
