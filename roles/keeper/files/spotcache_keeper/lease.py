@@ -65,8 +65,6 @@ class Lease:
         before_zone: where that host was.
         before_volume: id of that host's data volume.
         before_term: of that host.
-        outlast: seconds after this was written for which a host of an earlier term may still go by its own lease: whoever
-            takes this one waits for that as well.
         lost: what this host lacks of what was served before, for a person; kept like `before`.
         takeovers: how the environment changed hands, the newest last.
         mark: differs at every write, so that no two writes have the same ETag.
@@ -84,7 +82,6 @@ class Lease:
     before_zone: str = ""
     before_volume: str = ""
     before_term: int = 0
-    outlast: int = 0
     lost: str = ""
     takeovers: list[dict[str, Any]] = field(default_factory=list)
     mark: str = ""

@@ -3,7 +3,6 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -102,7 +101,7 @@ class Acquirer:
                     BOOT,
                     outlast={"after": held.lease.host, "boot": self.outside.boot_id, "until": until},
                 )
-                if (term := self._write(held, max(0.0, until - self.ctx.clock()))) is not None:
+                if (term := self._write(held)) is not None:
                     self._wait_until(until, held.lease.host)
                     # What nobody has been told of yet is missing in what this host will serve as well.
                     return Predecessor(held.lease, final, lost=held.lease.lost if held.lease.before else "", term=term)
@@ -131,13 +130,11 @@ class Acquirer:
     def _outlived(self, held: Held, final: FinalRecord | None, state: str) -> float:
         """When the host before cannot take its lease for its own any more, by the context's clock; 0 when now.
 
-        It cannot renew it once it was taken, but it may go by its last renewal for as long as that lasts. So may one
-        further back, when the host that took over from it was lost while it waited.
+        It cannot renew it once it was taken, but it may go by its last renewal for as long as that lasts.
         """
-        left = held.lease.outlast - held.age
-        if not (held.lease.released or self._is_gone(held, state) or (final is not None and final.fenced)):
-            left = max(left, held.lease.seconds - held.age)
-        return self.ctx.clock() + left if left > 0 else 0.0
+        if held.lease.released or self._is_gone(held, state) or (final is not None and final.fenced):
+            return 0.0
+        return self.ctx.clock() + held.lease.seconds - held.age
 
     def _outlast_again(self, held: Held) -> bool:
         """Wait for what an earlier boot waited for, should it have been killed meanwhile; whether it was to be."""
@@ -231,7 +228,7 @@ class Acquirer:
             return f"waiting: {host} serves this environment (EC2 says {state})"
         return f"waiting until the lease of {host} ends, since EC2 does not say how it is"
 
-    def _write(self, over: Held | None, outlast: float = 0.0) -> int | None:
+    def _write(self, over: Held | None) -> int | None:
         """Take the lease; its term, or None when another host was faster."""
         me = self.ctx.machine.identity()
         now = to_text(self.ctx.now())
@@ -250,7 +247,6 @@ class Acquirer:
                 before_zone=old.zone,
                 before_volume=old.volume,
                 before_term=old.term,
-                outlast=math.ceil(outlast),
                 takeovers=old.with_takeover(Takeover(me.instance_id, term, at=now)),
             )
         try:

@@ -157,9 +157,7 @@ class Boot:
         if result.before:
             self._change_lease(
                 before.term,
-                lambda lease: replace(
-                    lease, before="", before_zone="", before_volume="", before_term=0, lost="", outlast=0
-                ),
+                lambda lease: replace(lease, before="", before_zone="", before_volume="", before_term=0, lost=""),
             )
         return result
 
