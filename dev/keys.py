@@ -14,6 +14,7 @@ import socket
 import threading
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import redis
 
@@ -109,6 +110,10 @@ class Replies:
             self.error = next((line.decode(errors="replace") for line in lines if line.startswith(b"-")), "")
 
 
+# The user that applications log in as: what the role redis calls it by default.
+USERNAME = "app"
+
+
 def load(host: str, port: int, password: str, pieces: Iterable[bytes]) -> None:
     """Send the pieces, reading replies at the same time, and see every command answered without an error."""
     replies = Replies()
@@ -123,7 +128,7 @@ def load(host: str, port: int, password: str, pieces: Iterable[bytes]) -> None:
 
         reader = threading.Thread(target=drain, daemon=True)
         reader.start()
-        connection.sendall(command(b"AUTH", password.encode()))
+        connection.sendall(command(b"AUTH", USERNAME.encode(), password.encode()))
         for piece in pieces:
             connection.sendall(piece)
             if replies.error:
@@ -204,11 +209,12 @@ def database_print(client: redis.Redis, page: int = 4000) -> DatabasePrint:
 
 def fingerprint(host: str, port: int, password: str, but: Collection[int] = ()) -> dict[int, DatabasePrint]:
     """The fingerprint of every database that holds a key, but for those that are in use meanwhile."""
-    with redis.Redis(host=host, port=port, password=password, socket_timeout=120) as client:
+    login: Any = {"username": USERNAME, "password": password}
+    with redis.Redis(host=host, port=port, **login, socket_timeout=120) as client:
         numbers = sorted({int(name.removeprefix("db")) for name in client.info("keyspace")} - set(but))
     found = {}
     for number in numbers:
-        with redis.Redis(host=host, port=port, password=password, db=number, socket_timeout=120) as client:
+        with redis.Redis(host=host, port=port, **login, db=number, socket_timeout=120) as client:
             found[number] = database_print(client)
     return found
 

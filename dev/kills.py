@@ -176,12 +176,12 @@ class Stage:
             "spot_host_ssh_private_key_file": str(self.folder / "id"),
             "spot_host_known_hosts_file": str(self.folder / "known_hosts"),
             "redis_password": "correct-horse-battery-staple",
-            "notify_to": "slack",
+            "spotcache_notify": "slack",
             "notify_slack_webhook": "https://hooks.slack.com/services/T0/B0/nobody",
             "notify_email_addresses": ["ops@example.com"],
             "notify_build_directory": str(self.folder / "build"),
             "fallback_controller_build_directory": str(self.folder / "build"),
-            "fallback_controller_return_volume": True,
+            "spotcache_return_volume": True,
         }
 
     @staticmethod
@@ -279,7 +279,7 @@ def peopled(account: Account) -> Account:
 
 def secrets_left(account: Account) -> None:
     """What the host's part of a provision leaves in SSM."""
-    for name in ("redis-secrets", "redis-password"):
+    for name in ("redis-secrets", "redis-users", "keeper-password"):
         account.client("ssm").put_parameter(
             Name=f"/spotcache/{ENVIRONMENT}/host/{name}", Value="x", Type="SecureString", Overwrite=True
         )
@@ -311,8 +311,9 @@ def begun(stage: Stage, playbook: str) -> tuple[Account, dict[str, Any]]:
         return account, {}
     if playbook == "restore":
         # After a destroy: the bucket and some snapshots.
-        where = {"LocationConstraint": REGION}
-        account.client("s3").create_bucket(Bucket=BUCKET, CreateBucketConfiguration=where)
+        s3, where = account.client("s3"), {"LocationConstraint": REGION}
+        s3.create_bucket(Bucket=BUCKET, CreateBucketConfiguration=where, ObjectLockEnabledForBucket=True)
+        s3.put_bucket_tagging(Bucket=BUCKET, Tagging={"TagSet": [{"Key": "spotcache:managed", "Value": "true"}]})
         volume = ec2.create_volume(AvailabilityZone=f"{REGION}a", Size=8)["VolumeId"]
         backups_left(account, volume)
         ec2.delete_volume(VolumeId=volume)

@@ -18,7 +18,7 @@ import boto3
 import botocore.config
 import redis
 
-from dev import permissions
+from dev import keys, permissions
 from dev.program import POOL
 from dev.work import ROOT, Failed, stream, tail, tool
 from sandbox import qemu
@@ -247,16 +247,23 @@ class Sandbox:
                     return str(record["ResourceRecords"][0]["Value"])
         return ""
 
-    def connect(self, host: Host, database: int = 0) -> Any:
-        """A client of the Redis on a host."""
+    def connect(self, host: Host, database: int = 0, login: tuple[str, str] | None = None) -> Any:
+        """A client of the Redis on a host: an application, or who else a user and a password are given of."""
+        username, password = login or (keys.USERNAME, self.password)
         return redis.Redis(
             host=host.ip,
-            password=self.password,
+            username=username,
+            password=password,
             db=database,
             socket_timeout=2,
             socket_connect_timeout=2,
             decode_responses=True,
         )
+
+    def connect_as_keeper(self, host: Host) -> Any:
+        """A client that may ask the server on a host for its settings, which no application may."""
+        done = self.on_host(host, "cat /etc/spotcache/keeper-password")
+        return self.connect(host, login=("keeper", done.stdout.strip()))
 
     def successor(self, lost: Host, patience: float = 300) -> Host:
         """The host that serves in another one's place, by itself: clients are sent to it, and it answers."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Every test, in order: check, sanity, molecule, e2e. Ends with a table and one line that counts."""
+"""Every test, in order: check, sanity, molecule, awx, e2e. Ends with a table and one line that counts."""
 
 from __future__ import annotations
 
@@ -181,6 +181,11 @@ def molecule_jobs() -> list[Job]:
     return [Job(f"molecule {path.name}", [tool("molecule"), "test", "-s", path.name]) for path in found]
 
 
+def run_awx() -> list[Outcome]:
+    """The suite `awx`: what configures AWX, against a controller's API, and what AWX runs."""
+    return run_jobs([Job("awx", pytest("-v", "--durations=10", "tests/awx"), junit=True)], side_by_side=1)
+
+
 # Tests of moments and of what is on the whole machine: nothing may run beside them.
 ALONE = ("test_sandbox.py", "test_sandbox_events.py")
 # Files that share a sandbox, and with it the minutes that provisioning takes, run in one process. What is named here
@@ -259,6 +264,7 @@ SUITES: dict[str, Callable[[], list[Outcome]]] = {
     "check": run_check,
     "sanity": run_sanity,
     "molecule": run_molecule,
+    "awx": run_awx,
     "e2e": run_e2e,
 }
 

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKED = ("amazon.aws.", "community.aws.", "spotcache.redis.")
+PACKED = ("amazon.aws.", "community.aws.", "spotcache.redis.", "awx.awx.")
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 SERVICES = (
     *("autoscaling", "cloudwatch", "dlm", "dynamodb", "ec2", "events", "iam", "lambda", "logs", "route53", "s3"),

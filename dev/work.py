@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import signal
 import subprocess
@@ -15,9 +16,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
+from rich.box import Box
+from rich.console import Console
+from rich.table import Table
+
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build"
 SCRIPTS = Path(sys.executable).parent
+# A rule below the head and nothing else, in characters that every log and terminal has.
+RULE = Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
 
 
 # Children that still run, so that a run which is told to end can tell them.
@@ -135,11 +142,13 @@ class Journal:
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Rows as text; every column but the first is set to the right."""
-    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
-
-    def line(cells: Sequence[str]) -> str:
-        return "  ".join(
-            [cells[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True))]
-        )
-
-    return "\n".join([line(head), "  ".join("-" * width for width in widths), *(line(row) for row in rows)])
+    drawn = Table(box=RULE, show_edge=False, pad_edge=False)
+    for number, name in enumerate(head):
+        drawn.add_column(name, justify="right" if number else "left", no_wrap=True)
+    for row in rows:
+        drawn.add_row(*row)
+    # A log has no width, and what stands in brackets is no colour.
+    console = Console(file=io.StringIO(), width=10_000, markup=False, emoji=False, highlight=False)
+    with console.capture() as captured:
+        console.print(drawn)
+    return "\n".join(line.rstrip() for line in captured.get().splitlines())

@@ -76,7 +76,7 @@ class Redis:
         self.password = password
         self.port = port
 
-    def __call__(self, *command: str, user: str = "default", password: str | None = None) -> str:
+    def __call__(self, *command: str, user: str = "app", password: str | None = None) -> str:
         """The answer to a command; an error of the server is returned as its text."""
         secret = self.password if password is None else password
         words = " ".join(shlex.quote(word) for word in command)
@@ -85,9 +85,17 @@ class Redis:
         done = self.host.run(f"docker exec -e {environment} {self.name} redis-cli -p {self.port} {login} {words}")
         return str(done.stdout + done.stderr).strip()
 
+    def keeper(self, *command: str) -> str:
+        """The answer to a command of the keeper's, which no application may give."""
+        return self(*command, user="keeper", password=self.keeper_password())
+
+    def keeper_password(self) -> str:
+        """What the keeper alone knows."""
+        return str(self.host.file("/etc/spotcache/keeper-password").content_string).strip()
+
     def setting(self, name: str) -> str:
         """A live setting."""
-        return self("CONFIG", "GET", name).removeprefix(name).strip()
+        return self.keeper("CONFIG", "GET", name).removeprefix(name).strip()
 
     def inspect(self) -> dict[str, Any]:
         """What the engine says of the container."""

@@ -178,6 +178,9 @@ def parser() -> argparse.ArgumentParser:
     fault = verb("imds-fault", "make a host's metadata service fail")
     fault.add_argument("instance")
     fault.add_argument("fault", choices=["", "down", "slow", "401", "garbage"])
+    verb("calls", "count the calls that AWS bills one by one").add_argument(
+        "--reset", action="store_true", help="and begin anew"
+    )
     verb("snapshot-seconds", "how long further EBS snapshots are pending").add_argument("seconds", type=float)
     add_verbs(verb)
     return top

@@ -702,6 +702,7 @@ class Cloud:
     def _drop_network(self, vpc_id: str) -> None:
         name, edge = self.networks.pop(vpc_id), self.edges.pop(vpc_id)
         imds.remove_rules(edge.comment)
+        edge.close()
         try:
             self.docker.networks.get(name).remove()
         except (NotFound, APIError) as error:

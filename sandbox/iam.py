@@ -5,8 +5,7 @@ What an action touches and which condition keys there are comes from the Service
 is an intersection, an explicit denial wins, what services may do is said by trust and resource policies. An action that
 this sandbox cannot tell the resource of is an error.
 
-Left out, since nothing here has them: policies of organizations and of sessions, and the resource policies of buckets
-and keys.
+Left out, since nothing here has them: policies of organizations and of sessions, and the resource policies of keys.
 """
 
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
@@ -20,8 +19,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import unquote_plus, urlparse
-from xml.sax.saxutils import escape, unescape
+from urllib.parse import urlparse
+from xml.sax.saxutils import escape
 
 from botocore.auth import S3SigV4Auth, SigV4Auth
 from moto import settings
@@ -38,36 +37,14 @@ from moto.iam.exceptions import NotFoundException
 from moto.iam.models import iam_backends
 from moto.iam.responses import IamResponse
 from moto.s3.exceptions import S3AccessDeniedError
-from moto.s3.responses import ACTION_MAP
 from moto.utilities.utils import get_partition
 
-from sandbox import reference
+from sandbox import buckets, reference
 from sandbox.targets import Launch, Request, Underivable, action_of, targets
 from sandbox.targets import Target as Target  # part of what this module speaks of
 
 log = logging.getLogger("sandbox")
 
-# What S3 asks permission for where moto asks for something else, or for nothing, by the request's method and its query.
-S3_ACTIONS = {
-    "HEAD": {"DEFAULT": "ListBucket"},
-    "GET": {
-        "encryption": "GetEncryptionConfiguration",
-        "object-lock": "GetBucketObjectLockConfiguration",
-        "ownershipControls": "GetBucketOwnershipControls",
-        "publicAccessBlock": "GetBucketPublicAccessBlock",
-        "requestPayment": "GetBucketRequestPayment",
-    },
-    "PUT": {
-        "encryption": "PutEncryptionConfiguration",
-        "ownershipControls": "PutBucketOwnershipControls",
-        "publicAccessBlock": "PutBucketPublicAccessBlock",
-    },
-    "DELETE": {
-        "encryption": "PutEncryptionConfiguration",
-        "ownershipControls": "PutBucketOwnershipControls",
-        "publicAccessBlock": "PutBucketPublicAccessBlock",
-    },
-}
 # What IAM lets everybody ask, whatever policies say.
 FREE = ("sts:GetCallerIdentity",)
 # The error codes of services that do not say AccessDenied.
@@ -76,7 +53,10 @@ REASONS = {
     "explicitDeny": "with an explicit deny in an identity-based policy",
     "implicitDeny": "because no identity-based policy allows the {action} action",
     "boundary": "because no permissions boundary allows the {action} action",
+    "resourceDeny": "with an explicit deny in a resource-based policy",
 }
+# By these names hosts ask AWS; whoever asks at an address of this machine stands for somebody who asks by HTTPS.
+AWS_NAMES = (".amazonaws.com", ".amazonaws.com.cn", ".api.aws")
 
 
 @dataclass(frozen=True)
@@ -354,6 +334,20 @@ def _attached(policies: Sequence[Any], service: str, action: str, context: Mappi
     return said == {"Allow"}
 
 
+def attached(policy: Any, arn: str, action: str, target: Target, context: Mapping[str, str | list[str]]) -> set[str]:
+    """What the policy of a resource says about somebody of the same account: `Allow`, `Deny`, both or neither."""
+    known = Context(action, target, {}, context, None)
+    role = re.sub(r":sts:(.*):assumed-role/([^/]+)/.*", r":iam:\1:role/\2", arn)
+    names = {"*", arn, role, arn.split(":")[4], ":".join([*arn.split(":")[:2], "iam", "", arn.split(":")[4], "root"])}
+    said = set()
+    for statement in statements([policy]):
+        who = statement.get("Principal")
+        named = listed(who.get("AWS", [])) if isinstance(who, Mapping) else [who]
+        if names & set(map(str, named)) and _applies(statement, action, target, known):
+            said.add(str(statement["Effect"]))
+    return said
+
+
 def arn_of(kind: str, name: str, account: str, region: str) -> str:
     """ARN of an EC2 resource that belongs to an account."""
     return f"arn:{get_partition(region)}:ec2:{region}:{account}:{kind}/{name}"
@@ -540,7 +534,10 @@ def refusal(
     here: Account, who: Principal, request: Request, context: Mapping[str, str | list[str]]
 ) -> tuple[str, str, str] | None:
     """Why a request is refused: action, resource and IAM's word; None when it is allowed."""
-    if unlimited(who):
+    policy = (
+        buckets.policy_of(here.account, here.region, request.parameters["arn"]) if request.service == "s3" else None
+    )
+    if unlimited(who) and policy is None:
         return None
     common = {
         "aws:RequestedRegion": here.region,
@@ -551,6 +548,12 @@ def refusal(
     for target in targets(request):
         action = target.action or request.action
         word = decide(who.policies, action, target, {}, who.boundary, common, here.tags)
+        if policy is not None:
+            said = attached(policy, who.arn, action, target, common)
+            # Within one account a resource's own policy allows as well as the caller's does.
+            word = (
+                "resourceDeny" if "Deny" in said else "allowed" if "Allow" in said and word == "implicitDeny" else word
+            )
         if word != "allowed":
             return action, target.arn, word
     return None
@@ -631,19 +634,6 @@ def text(body: Any) -> str:
     return body.decode(errors="replace") if isinstance(body, bytes) else str(body or "")
 
 
-def s3_requests(here: Account, action: str, resource: str, path: str, body: Any) -> list[Request]:
-    """What a request to S3 is about: a bucket, an object, or each of the objects that it lists."""
-    query = {
-        name: unquote_plus(match[1])
-        for name in ("prefix", "delimiter", "max-keys")
-        if (match := re.search(rf"[?&]{name}=([^&]*)", path)) is not None
-    }
-    # A list of objects to delete is sent to the bucket, and each of them is asked for.
-    keys = re.findall(r"<Key>(.*?)</Key>", text(body)) if action == "s3:DeleteObject" else []
-    arns = [f"{resource}/{unescape(key)}" for key in keys if "/" not in resource] or [resource]
-    return [here.request(action, {**query, "arn": arn}) for arn in arns]
-
-
 class _AsSigned(SigV4Auth):
     """Verifies a signature over the headers that its maker has signed, as AWS does.
 
@@ -698,14 +688,21 @@ def close_gaps() -> None:
         here = Account(made.account_id, made._region)
         protocol = "rest-xml"
         if made._service == "s3":
-            asked = s3_requests(here, action, resource, made._path, made._body)
+            asked = [
+                here.request(name, parameters)
+                for name, parameters in buckets.asked(
+                    action, resource, made._method, made._path, response.headers, text(made._body)
+                )
+            ]
         else:
             protocol, parameters = parameters_of(response, made._action.partition(":")[2])
             asked = [here.request(action, parameters)]
         who = principal(here.iam, made._access_key.arn)
         came = response.normalized_request
         context = {
-            "aws:SecureTransport": str(came.scheme == "https").lower(),
+            "aws:SecureTransport": str(
+                came.scheme == "https" or not came.host.split(":")[0].endswith(AWS_NAMES)
+            ).lower(),
             "aws:SourceIp": came.remote_addr or "127.0.0.1",
         }
         for request in asked:
@@ -752,8 +749,7 @@ def close_gaps() -> None:
             made.data = request._body or b""
         return made
 
-    for method, actions in S3_ACTIONS.items():
-        ACTION_MAP["BUCKET"][method].update(actions)
+    buckets.close_gaps()
     ActionAuthenticatorMixin._authenticate_and_authorize_action = authorize
     IAMRequestBase._create_aws_request = create_aws_request
     IamResponse.simulate_principal_policy = simulate_principal_policy

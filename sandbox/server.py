@@ -35,6 +35,7 @@ from moto.route53.models import route53_backends
 
 from sandbox import image, imds, names, parameters, resolver, tables, vpc, zones
 from sandbox.authority import Authority
+from sandbox.billed import Calls, count
 from sandbox.cloud import Cloud, Signals
 from sandbox.dlm import Lifecycle
 from sandbox.events import Bus
@@ -132,8 +133,10 @@ class Server:
         self.times, self.seed = times or Times(), seed or secrets.token_hex(4)
         self.snapshot_seconds = self.times.snapshot[0] if snapshot_seconds is None else snapshot_seconds
         self.exempt: set[str] = set()
+        # Whose access key is whose; all others are roles'.
+        self.known: dict[str, str] = {}
+        self.calls = Calls(lambda: self.known)
         self.token = secrets.token_urlsafe(24)
-        self.servers: list[Any] = []
 
     def start(self) -> dict[str, Any]:
         """Bring everything up and return the state that is written to state.json."""
@@ -175,10 +178,12 @@ class Server:
         for name, document in self.policies.items():
             self._policy(name, document)
         slowness.close_gaps()
+        count(self.calls)
         operator = self._user("operator", self.operator_policies)
         # Looks on beside the operator, for whom the least permissions are to suffice, and sees what is, at once.
         owner = self._user("owner", {"owner": FULL_ACCESS})
         self.exempt.add(owner["access_key_id"])
+        self.known |= {operator["access_key_id"]: "operator", owner["access_key_id"]: "owner"}
         settings.INITIAL_NO_AUTH_ACTION_COUNT = 0
         ActionAuthenticatorMixin.request_count = 0
         self._secrets()
@@ -292,7 +297,7 @@ class Server:
         imds.install_rules(imds.resolver_rules(edge.bridge, address, 53, edge.comment))
         ports = [self.front.listen(at, tls=tls) for at in (edge.gateway, edge.gateway_6) for tls in (True, False)]
         edge.serve(*ports)
-        self.servers += [metadata, dns]
+        edge.closing += [metadata.stop, dns.stop]
 
     def _zones(self, vpc_id: str) -> list[resolver.Zone]:
         """Route 53's private zones that a VPC asks, and what stands in them."""
@@ -344,6 +349,8 @@ class Server:
         if verb == "imds-fault":
             cloud.signals.setdefault(body["instance"], Signals()).fault = body["fault"]
             return {"fault": body["fault"]}
+        if verb == "calls":
+            return {"calls": self.calls.taken(reset=bool(body.get("reset")))}
         if verb == "snapshot-seconds":
             cloud.snapshot_seconds = float(body["seconds"])
             return {"seconds": cloud.snapshot_seconds}

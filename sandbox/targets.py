@@ -266,6 +266,9 @@ def _named(request: Request, kind: reference.Kind) -> list[str]:
             return [_filled(request, kind, one) for one in found]
     if request.action == "fis:CreateExperimentTemplate" and kind.name == "action":
         return [_filled(request, kind, one["actionId"]) for one in (parameters.get("actions") or {}).values()]
+    if request.action == "ce:GetCostAndUsage":
+        # Without a view of one's own it is the account's first.
+        return [_filled(request, kind, "primary")]
     if request.action == "iam:CreateServiceLinkedRole":
         service_name = parameters["AWSServiceName"]
         return [_filled(request, kind, f"aws-service-role/{service_name}/{LINKED.get(service_name, '*')}")]
@@ -386,6 +389,8 @@ def _context(request: Request) -> dict[str, str | list[str]]:
         for key, name in given.items()
         if key.startswith(f"{request.service}:") and request.parameters.get(name) is not None
     }
+    if request.service == "s3":
+        context |= {name: str(value) for name, value in request.parameters.items() if name.startswith("s3:")}
     if request.service == "route53":
         context |= _names_and_networks(request.parameters)
     context = {**request.known(request.action, request.parameters), **context}

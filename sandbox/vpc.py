@@ -152,6 +152,13 @@ class Edge:
         self._now: tuple[str, str] = ("", "")
         self._routed: set[str] = set()
         self._lock = threading.Lock()
+        # What ends what listens at the bridge's addresses, which the next VPC may have as well.
+        self.closing: list[Callable[[], None]] = []
+
+    def close(self) -> None:
+        """End what listens here, once the VPC is gone."""
+        while self.closing:
+            self.closing.pop()()
 
     def open(self) -> None:
         """Give the bridge its IPv6 addresses and close every way out of it that is not opened later.

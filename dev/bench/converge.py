@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from dev.sandboxes import Host, Play, Sandbox
@@ -25,12 +26,12 @@ RESULT = BUILD / "bench" / "converge.json"
 # Bare hosts are what is measured here, and no image; both sides go by plain SSH.
 ASKED = {
     "provision_empty": "true",
-    "spot_host_bake": "false",
+    "spotcache_launch_from_image": "false",
     "spot_host_connection": "ssh",
     "spot_host_ssh_routed": "true",
 }
 EMPTY = tuple(word for name, value in ASKED.items() for word in ("-e", f"{name}={value}"))
-GOALS = {"fresh_ratio": 1.7, "second_seconds": 11.0}
+GOALS = {"fresh_ratio": 1.6, "second_seconds": 7.5}
 
 # Everything that the roles write, except what the shell script makes itself.
 REFERENCE = """
@@ -56,9 +57,9 @@ mkfs.ext4 -q -L spotcache-data -m 1 {device}
 mkdir -p /srv/redis
 echo 'LABEL=spotcache-data /srv/redis ext4 defaults,noatime,nofail 0 0' >>/etc/fstab
 mount /srv/redis
-install -d -o 999 -g 999 -m 0700 /srv/redis/redis
-DOCKERFILE=$(cat {folder}/Dockerfile) sh {folder}/build-image.sh spotcache-redis:bench >/dev/null
-docker run -d --name spotcache-redis --network host --user 6379:6379 --read-only --cap-drop ALL \
+install -d -o {uid} -g {gid} -m 0700 /srv/redis/redis
+DOCKERFILE=$(cat {folder}/Dockerfile) REDIS_ID={uid}:{gid} sh {folder}/build-image.sh spotcache-redis:bench >/dev/null
+docker run -d --name spotcache-redis --network host --user {uid}:{gid} --read-only --cap-drop ALL \
     --security-opt no-new-privileges:true --tmpfs /tmp:size=64m --restart unless-stopped --stop-timeout 120 \
     --mount type=bind,source=/srv/redis/redis,target=/data \
     --mount type=bind,source=/etc/spotcache/redis,target=/etc/redis,readonly \
@@ -111,7 +112,25 @@ def manual_packages(sandbox: Sandbox, host: Host) -> set[str]:
     return set(over_ssh(sandbox, host, "apt-mark showmanual").decode().split())
 
 
-def shell_seconds(sandbox: Sandbox, host: Host, reference: Host, payload: bytes, packages: set[str]) -> float:
+@dataclass(frozen=True)
+class Reference:
+    """What Ansible has made of a host, for the shell script to do the same."""
+
+    host: Host
+    payload: bytes
+    packages: set[str]
+    # User and group of Redis' files.
+    owner: tuple[str, str]
+
+
+def read_reference(sandbox: Sandbox, host: Host) -> Reference:
+    """Look at a host that provision has just made."""
+    uid, gid = over_ssh(sandbox, host, "sudo stat -c '%u %g' /srv/redis/redis").decode().split()
+    payload = over_ssh(sandbox, host, "sudo sh -s", REFERENCE.encode())
+    return Reference(host, payload, manual_packages(sandbox, host), (uid, gid))
+
+
+def shell_seconds(sandbox: Sandbox, host: Host, reference: Reference) -> float:
     """The floor: the same host by a shell script."""
     role = ROOT / "roles" / "redis" / "files"
     device = f"$(ls /dev/disk/by-id/nvme-Amazon_Elastic_Block_Store_{data_volume(sandbox, host).replace('-', '')})"
@@ -119,13 +138,15 @@ def shell_seconds(sandbox: Sandbox, host: Host, reference: Host, payload: bytes,
     script = SCRIPT.format(
         payload=f"{folder}/payload.tar",
         folder=folder,
-        reference_ip=reference.ip.replace(".", "\\."),
+        reference_ip=reference.host.ip.replace(".", "\\."),
         ip=host.ip,
-        packages=" ".join(sorted(packages)),
+        packages=" ".join(sorted(reference.packages - manual_packages(sandbox, host))),
+        uid=reference.owner[0],
+        gid=reference.owner[1],
         device=device,
     )
     started = time.monotonic()
-    over_ssh(sandbox, host, f"cat >{folder}/payload.tar", payload)
+    over_ssh(sandbox, host, f"cat >{folder}/payload.tar", reference.payload)
     for name in ("Dockerfile", "build-image.sh"):
         over_ssh(sandbox, host, f"cat >{folder}/{name}", (role / name).read_bytes())
     over_ssh(sandbox, host, "sudo sh -s", script.encode())
@@ -154,15 +175,13 @@ def bench(sandbox: Sandbox, rounds: int) -> dict[str, Any]:
         sandbox.up()
     with journal.step("Provision"):
         ansible = [host_part(sandbox.play("provision", *EMPTY, log="provision-1"))]
-    reference = sandbox.host()
-    payload = over_ssh(sandbox, reference, "sudo sh -s", REFERENCE.encode())
-    installed = manual_packages(sandbox, reference)
+    reference = read_reference(sandbox, sandbox.host())
     shell: list[float] = []
     for number in range(1, rounds + 1):
         with journal.step(f"Round {number} of {rounds}: shell on a fresh host"):
             _, fresh = sandbox.lose_host()
             wait_until_it_answers(sandbox, fresh)
-            shell.append(shell_seconds(sandbox, fresh, reference, payload, installed - manual_packages(sandbox, fresh)))
+            shell.append(shell_seconds(sandbox, fresh, reference))
         if number < rounds:
             with journal.step(f"Round {number + 1} of {rounds}: provision on a fresh host"):
                 _, fresh = sandbox.lose_host()

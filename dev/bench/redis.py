@@ -16,8 +16,7 @@ import statistics
 import sys
 from collections.abc import Mapping, Sequence
 
-import redis
-
+from dev import keys
 from dev.demo import PORT
 from dev.sandboxes import Host, Sandbox
 from dev.work import BUILD, Failed, Journal, end_on_sigterm, table
@@ -69,7 +68,8 @@ def median_ratios(container: Sequence[Mapping[str, float]], bare: Sequence[Mappi
 def measure(sandbox: Sandbox, host: Host, port: int, requests: int) -> dict[str, float]:
     """One run of redis-benchmark inside the host. The script comes by standard input: no process list here shows it."""
     command = (
-        f"redis-benchmark -h 127.0.0.1 -p {port} -a '{sandbox.password}' -P 1 -c 50 -d 100 -r 100000 -n {requests} "
+        f"redis-benchmark -h 127.0.0.1 -p {port} --user {keys.USERNAME} -a '{sandbox.password}' "
+        f"-P 1 -c 50 -d 100 -r 100000 -n {requests} "
         f"-t {','.join(COMMANDS).lower()} --csv 2>/dev/null"
     )
     done = sandbox.on_host(host, command, timeout=300)
@@ -81,12 +81,15 @@ def measure(sandbox: Sandbox, host: Host, port: int, requests: int) -> dict[str,
 
 def start_bare(sandbox: Sandbox, host: Host) -> None:
     """A bare redis-server with the container's settings, on the same host."""
-    with redis.Redis(host=host.ip, port=PORT, password=sandbox.password) as client:
+    with sandbox.connect_as_keeper(host) as client:
         settings = {name: client.config_get(name).get(name, "") for name in SHARED}
         client.config_set("save", "")
         client.config_set("appendonly", "no")
     lines = [f"{name} {value}" for name, value in settings.items() if value]
-    lines += [f"port {BARE_PORT}", f"requirepass {sandbox.password}", 'save ""', "appendonly no"]
+    # The same user as in the container, with the same rules.
+    users = sandbox.on_host(host, "cat /etc/spotcache/redis/users.acl").stdout.splitlines()
+    lines += [line for line in users if line.startswith(f"user {keys.USERNAME} ")]
+    lines += [f"port {BARE_PORT}", 'save ""', "appendonly no"]
     done = sandbox.on_host(host, START_BARE % "\n".join(lines), timeout=300)
     if done.returncode:
         raise Failed(f"a bare redis-server could not be started on {host.id}: {done.stdout}{done.stderr}")
@@ -98,7 +101,7 @@ def bench(sandbox: Sandbox, pairs: int, requests: int) -> dict[str, object]:
     with journal.step("Sandbox up"):
         sandbox.up()
     with journal.step("Provision"):
-        sandbox.play("provision", "-e", "spot_host_bake=false")
+        sandbox.play("provision", "-e", "spotcache_launch_from_image=false")
     host = sandbox.host()
     with journal.step("A bare redis-server beside the container"):
         start_bare(sandbox, host)

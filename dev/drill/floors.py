@@ -33,7 +33,8 @@ import os
 os.environ["REDISCLI_AUTH"] = password
 def cli(*words):
     return subprocess.run(
-        ["redis-cli", "-h", keeper["redis_host"], "-p", str(keeper["redis_port"]), *words],
+        ["redis-cli", "-h", keeper["redis_host"], "-p", str(keeper["redis_port"]),
+         "--user", keeper["redis_username"], *words],
         check=True, capture_output=True, text=True,
     ).stdout
 def busy():
@@ -43,6 +44,10 @@ while busy():
 s3 = boto3.client(
     "s3", region_name=keeper["region"],
 )
+def only_new(params, **_):
+    params["headers"]["If-None-Match"] = "*"
+for operation in ("PutObject", "CompleteMultipartUpload"):
+    s3.meta.events.register("before-call.s3." + operation, only_new)
 rdb = keeper["redis_directory"] + "/" + keeper["dbfilename"]
 begun = time.monotonic()
 assert "Background saving started" in cli("BGSAVE")
@@ -51,10 +56,9 @@ while busy():
 backed_up = time.monotonic()
 subprocess.run(["redis-check-rdb", rdb], check=True, capture_output=True)
 checked = time.monotonic()
-key = keeper["prefix"] + keeper["environment"] + "/backups/floor/dump.rdb"
+key = keeper["prefix"] + keeper["environment"] + "/backups/floor/" + str(time.time_ns())
 s3.upload_file(rdb, keeper["bucket"], key)
 done = time.monotonic()
-s3.delete_object(Bucket=keeper["bucket"], Key=key)
 print(json.dumps({"bgsave": backed_up - begun, "check": checked - backed_up, "upload": done - checked,
                   "all": done - begun, "bytes": os.path.getsize(rdb)}))
 """
@@ -159,12 +163,20 @@ def summary(
     }
 
 
+def forget_uploads(sandbox: Sandbox) -> None:
+    """Delete what was uploaded, which no host may."""
+    s3, bucket = sandbox.client("s3"), f"spotcache-{sandbox.name}-backups"
+    for one in s3.list_object_versions(Bucket=bucket, Prefix="sandbox/backups/floor/").get("Versions", []):
+        s3.delete_object(Bucket=bucket, Key=one["Key"], VersionId=one["VersionId"])
+
+
 def measure(sandbox: Sandbox, host: Host) -> dict[str, Any]:
     """Measure each a few times, one after the other: they share this machine with nothing of ours."""
     done = sandbox.on_host(host, TOOLS, timeout=300)
     if done.returncode:
         raise Failed(f"Redis' tools could not be installed on {host.id}: {done.stdout}{done.stderr}")
     backups = [program(sandbox, host, SAVE) for _ in range(TIMES)]
+    forget_uploads(sandbox)
     loads = [program(sandbox, host, LOAD) for _ in range(TIMES)]
     group = open_group(sandbox, host)
     starts = [bare_start(sandbox, host, group) for _ in range(TIMES)]

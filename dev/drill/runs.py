@@ -22,7 +22,7 @@ from typing import Any
 
 from dev import keys, permissions
 from dev.demo import PORT
-from dev.drill import floors
+from dev.drill import floors, stolen
 from dev.sandboxes import Host, Sandbox
 from dev.work import BUILD, ROOT, Failed, Journal, end_on_sigterm, table
 
@@ -30,7 +30,7 @@ sys.path.insert(0, str(ROOT / "roles" / "drill" / "files"))
 from spotcache_drill.report import PASSED, medians, report_of
 
 FOLDER = BUILD / "drill"
-KINDS = ("notice", "kill", "rebalance", "zone_lost", "no_capacity", "evicted_restoring")
+KINDS = ("notice", "kill", "rebalance", "zone_lost", "no_capacity", "evicted_restoring", "stolen")
 NOTICED = ("notice", "no_capacity", "evicted_restoring")
 # Of dev.keys' mixture, measured: an RDB of one MiB holds so many.
 KEYS_PER_MB = 7000
@@ -265,15 +265,19 @@ def run(name: str, plan: Plan, keep: bool = False) -> dict[str, Any]:
     sandbox = Sandbox(name, FOLDER / "logs")
     shutil.rmtree(FOLDER, ignore_errors=True)
     FOLDER.mkdir(parents=True)
+    told: dict[str, Any] = {}
     try:
-        rehearse(sandbox, journal, plan, state)
+        if plan.kind == "stolen":
+            told = stolen.rehearse(sandbox, journal, FOLDER / "run-1", plan.size_mb * KEYS_PER_MB)
+        else:
+            rehearse(sandbox, journal, plan, state)
     except (Failed, keys.LoadError) as error:
         state.problems.append(str(error))
     finally:
         if not keep:
             with journal.step("Sandbox down"):
                 sandbox.down()
-        report = whole_report(plan, state)
+        report = told or whole_report(plan, state)
         (FOLDER / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     return report
 
@@ -300,6 +304,8 @@ def main(arguments: Sequence[str]) -> int:
         parser.error(f"--notice is {asked.notice:g}: give 5 to 120 seconds")
     if asked.append_only and asked.kind != "kill":
         parser.error(f"--append-only goes with --kind kill, and --kind is {asked.kind}")
+    if asked.kind == "stolen" and asked.runs > 1:
+        parser.error(f"--runs is {asked.runs}: AWS answers --kind stolen the same each time, so it runs once")
     if asked.kind == "rebalance" and asked.runs > 1:
         parser.error(
             f"--runs is {asked.runs}: a keeper heeds one recommendation an hour, so --kind rebalance runs once"
@@ -307,7 +313,8 @@ def main(arguments: Sequence[str]) -> int:
     end_on_sigterm()
     plan = Plan(asked.kind, asked.runs, asked.size_mb, asked.notice, asked.append_only)
     report = run(asked.name, plan, asked.keep)
-    print(f"\n{as_text(report)}\nReport, pictures and logs: {FOLDER}", flush=True)
+    shown_report = stolen.as_text(report) if report["runs"] and plan.kind == "stolen" else as_text(report)
+    print(f"\n{shown_report}\nReport, pictures and logs: {FOLDER}", flush=True)
     return 0 if report["verdict"] == PASSED else 1
 
 

@@ -46,7 +46,9 @@ class BatchApp:
         name = f"spotcache-{self.sandbox.name}-backups"
         if name not in [one["Name"] for one in s3.list_buckets()["Buckets"]]:
             place = {"LocationConstraint": self.sandbox.state["region"]}
-            s3.create_bucket(Bucket=name, CreateBucketConfiguration=place)
+            s3.create_bucket(Bucket=name, CreateBucketConfiguration=place, ObjectLockEnabledForBucket=True)
+            # As `provision` makes it, and takes it for its own afterwards.
+            s3.put_bucket_tagging(Bucket=name, Tagging={"TagSet": [{"Key": "spotcache:managed", "Value": "true"}]})
         return name
 
     def application(self, *batches: dict[str, Any], **more: Any) -> dict[str, Any]:

@@ -65,4 +65,4 @@ class Slack:
     @property
     def variables(self) -> dict[str, str]:
         """What an inventory says so that people are told here."""
-        return {"notify_to": "slack", "notify_slack_webhook": f"http://127.0.0.1:{self.port}/services/{SECRET}"}
+        return {"spotcache_notify": "slack", "notify_slack_webhook": f"http://127.0.0.1:{self.port}/services/{SECRET}"}

@@ -186,7 +186,8 @@ class SimS3Store:
 
     def prune(self, retention: Retention) -> Iterator[str]:
         """As the store itself does: the listing is old when the last backup is deleted."""
-        items = [kept_of(source, source.id) for source in judge(self.sources(), retention.takeovers)]
+        listed = self.sources()
+        items = [kept_of(source, source.id) for source in judge(listed, retention.takeovers(listed))]
         for item in given_up(items, now=retention.now, policy=retention.policy, referred=retention.referred):
             self.way.cross()
             self.host.world.check_deletion(item.key, self.host)

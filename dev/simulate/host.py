@@ -23,8 +23,9 @@ from spotcache_keeper.node.crash import note_crash
 from spotcache_keeper.node.renew import LeaseHolder
 from spotcache_keeper.node.watch import Watch
 from spotcache_keeper.outside import Outside
-from spotcache_keeper.server.client import DatabaseCount, NotAnsweringError, ServerState
+from spotcache_keeper.server.client import NotAnsweringError, ServerState
 from spotcache_keeper.server.container import ContainerState
+from spotcache_keeper.server.counts import DatabaseCount
 from spotcache_keeper.stores.manifest import Manifest
 from spotcache_keeper.stores.source import Source, judge
 from spotcache_keeper.system.times import to_text
@@ -325,7 +326,7 @@ class SimVolumeStore:
         self._held.pop(backup_id, None)
 
     def prune(self, retention: Any) -> Iterator[str]:
-        for backup_id in sorted(self._held)[: -retention.local.count]:
+        for backup_id in sorted(self._held)[: -retention.policy.count]:
             del self._held[backup_id]
             yield backup_id
 

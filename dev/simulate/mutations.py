@@ -14,12 +14,13 @@ from dataclasses import replace
 from typing import Any
 
 from spotcache_keeper import lease as leases
-from spotcache_keeper.backup import create, entitlement, restore
+from spotcache_keeper.backup import create, entitlement, restore, retain
 from spotcache_keeper.backup.serving import read_serving
 from spotcache_keeper.errors import KeeperError
 from spotcache_keeper.lease import FinalRecord
 from spotcache_keeper.node import acquire, boot, crash, drain, renew, watch
 from spotcache_keeper.stores import retention, source
+from spotcache_keeper.stores.base import Retention
 
 from dev.simulate import cloud, host, run, world
 
@@ -118,6 +119,22 @@ def _by_time(items: Any, **named: Any) -> Any:
     return retention.given_up([replace(item, term=0, good=True) for item in items], **named)
 
 
+def _asks_first(original: Callable[..., Iterator[str]]) -> Callable[..., Iterator[str]]:
+    """The word on takeovers is older than the list."""
+
+    def prune(self: Any, asked: Retention) -> Iterator[str]:
+        known = asked.takeovers([])
+        return original(self, replace(asked, takeovers=lambda _: known))
+
+    return prune
+
+
+def _unsettled(held: Any, _listed: Any) -> Any:
+    """How the environment changed hands, be it settled or not."""
+    found = held.lease()
+    return found.lease.history if found is not None else ()
+
+
 def _release_open(self: Any, state: Any) -> bool:
     """The lease is given back, and the gate stays as it is."""
     self.checkpoint(state, "shut")
@@ -207,6 +224,14 @@ MUTATIONS: dict[str, tuple[str, list[Patch]]] = {
         [(FinalRecord, "of", lambda self, name, _term: self.host == name and not self.withdrawn)],
     ),
     "retention by time": ("retention takes what a superseded host made for good", [(cloud, "given_up", _by_time)]),
+    "retention asks first": (
+        "how the environment changed hands is asked before the backups are listed",
+        [(cloud.SimS3Store, "prune", _asks_first(cloud.SimS3Store.prune))],
+    ),
+    "retention in between": (
+        "backups are given up while a host takes over and has not looked",
+        [(retain, "takeovers_of", _unsettled)],
+    ),
     "newest by time": (
         "a clock decides which backup is the newest",
         [(restore, "newest_first", _newest_by_time), (source, "newest_first", _newest_by_time)],

@@ -12,12 +12,16 @@ from typing import Any
 
 from botocore.exceptions import ClientError, EndpointConnectionError
 from spotcache_fallback_controller.decide import WAITING_SECONDS, Group, fallback_hosts, serves_by
+from spotcache_keeper.backup.retain import prune
 from spotcache_keeper.config import Config
+from spotcache_keeper.lease import LeaseStore
 from spotcache_keeper.node.boot import BootResult
+from spotcache_keeper.stores.base import Pruned
+from spotcache_keeper.stores.retention import Policy
 from spotcache_keeper.stores.source import Source, default_order, judge, newest_first
 from spotcache_keeper.system.times import from_text, to_text
 
-from dev.simulate.cloud import Bucket, SimS3Store, moment, source_of
+from dev.simulate.cloud import Bucket, SimObjects, SimS3Store, moment, source_of
 from dev.simulate.host import Host, Volume
 from dev.simulate.scheduler import Process, Scheduler
 
@@ -25,6 +29,8 @@ LEASE_SECONDS = 24
 NOTICE_SECONDS = 60.0
 FAULT_SECONDS = 110.0
 HEAL_SECONDS = 600.0
+# What is kept in S3. None is spared for being young: all of a run is.
+KEPT = Policy(2, 0)
 
 
 class Violation(AssertionError):
@@ -149,6 +155,7 @@ class World:
         self.launch(first=True)
         self.start_outside("Auto Scaling", self._auto_scaling, 5.0)
         self.start_outside("the fallback controller", self._controller, 11.0)
+        self.start_outside("retention", self._retention, 13.0)
         for at, kind in self._plan:
             self.start_outside(f"fault {kind}", lambda kind=kind: self.inject(kind), at)  # type: ignore[misc]
         self.scheduler.run(FAULT_SECONDS, lambda: False)
@@ -283,6 +290,19 @@ class World:
                 # Only beside one that serves: where no host can boot nobody is to be blamed.
                 self.broken = False
             self.wait(20.0)
+
+    def _retention(self) -> None:
+        """The function that gives up older backups, which no host may do: its own code, as far from S3 as a host is."""
+        function = Host(self, "retention", 0.0)
+        objects: Any = SimObjects(function)
+        leases = LeaseStore(objects, "keeper/")
+        stores: dict[Pruned, Policy] = {SimS3Store(function): KEPT}
+        while True:
+            if not self.calm:
+                function.delay = self.random.choice((0.0, 0.0, 0.0, 3.0, 20.0))
+                function.lose = self.random.choice(("", "", "", "request", "answer", "twice"))
+            prune(stores, leases, self.true_time, [])
+            self.wait(self.random.uniform(4.0, 20.0))
 
     # --- faults
 

@@ -34,12 +34,12 @@ _value:
 from collections.abc import Mapping
 from typing import Any
 
-from ansible_collections.spotcache.redis.plugins.module_utils import laravel_plan
+from ansible_collections.spotcache.redis.plugins.module_utils import laravel_inputs
 
 
 def laravel_env_problems(value: Mapping[str, Any]) -> list[str]:
     """A sentence for each problem."""
-    return list(laravel_plan.problems(value))
+    return list(laravel_inputs.problems(value))
 
 
 class FilterModule:

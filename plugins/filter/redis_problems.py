@@ -40,7 +40,8 @@ _value:
 
 import ipaddress
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, date, datetime
 from typing import Any
 
 from ansible_collections.spotcache.redis.plugins.module_utils.redis_conf import SECRET, arguments_of, parse_size
@@ -70,16 +71,25 @@ OWNED = {
     "maxmemory-policy": "use redis_maxmemory_policy",
     "appendonly": "use redis_appendonly",
     "requirepass": "use redis_password",
-    "user": "use redis_acl_users",
-    "aclfile": "the users of redis_password and redis_acl_users would not count any more; use redis_acl_users",
+    "user": "use redis_users",
+    "aclfile": "it is written from redis_users",
     "include": "write its directives into redis_settings",
     "dir": "the data directory is /srv/redis/redis on the host",
     "appenddirname": "the data directory's layout is fixed",
     "daemonize": "the container runs the server in the foreground",
     "supervised": "the container runs the server in the foreground",
     "logfile": "the server's log is the container's, see 'docker logs spotcache-redis'",
+    **dict.fromkeys(("tls-port", "tls-cert-file", "tls-key-file", "tls-ca-cert-file"), "use redis_tls"),
+    **dict.fromkeys(("tls-auth-clients", "tls-protocols"), "redis_tls decides it"),
     "pidfile": "the container needs none",
 }
+# Users that are there anyway.
+RESERVED = {
+    "default": "which redis_default_user lets in",
+    "health": "which belongs to the health check",
+    "keeper": "which belongs to the keeper",
+}
+TLS_TEXTS = ("redis_tls_certificate", "redis_tls_private_key", "redis_tls_ca")
 SECRET_SETTINGS = SECRET - {"requirepass", "user"}
 MINIMUM = 16
 MAXIMUM = 512
@@ -93,6 +103,9 @@ def password_problem(name: str, value: Any) -> str:
         return f"{name} is empty: {advice}."
     if text == "0":
         return f"{name} is 0, which Laravel takes for no password and never sends: {advice}."
+    # YAML reads 0123... to the base of 8, and 1e5 as a number: the text that was meant is lost.
+    if isinstance(value, int | float | date):
+        return f"{name} is read as a number or a date and not as text, so put a letter into it: {advice}."
     if re.search(r"\s|[\x00-\x1f\x7f]", text):
         return f"{name} contains a blank, a line break or a control character: {advice}."
     if len(text) < MINIMUM:
@@ -210,22 +223,112 @@ def _lines(variable: str, name: str, value: Any) -> Iterator[str]:
 
 
 def _users(inputs: Inputs, _memory_mb: int) -> Iterator[str]:
-    seen: set[str] = set()
-    for user in inputs.get("redis_acl_users") or []:
-        name = str(user.get("name", ""))
-        if name == "default":
-            yield "redis_acl_users contains the user default: its password is redis_password."
-        elif name == "health":
-            yield "redis_acl_users contains the user health, which belongs to the health check: choose another name."
-        elif not re.fullmatch(r"[A-Za-z0-9_.@-]+", name):
-            yield f'redis_acl_users contains the name "{name}": use letters, digits and _ . @ - only.'
+    own = str(inputs.get("redis_username") or "")
+    yield from _name("redis_username", own)
+    seen: set[str] = {own}
+    for user in inputs.get("redis_users") or []:
+        name = str(user.get("name") or "")
+        yield from _name("redis_users", name)
+        if name and name == own:
+            yield f"redis_users contains the user {name}, which redis_username names already: take it out there."
         elif name in seen:
-            yield f"redis_acl_users contains the user {name} twice."
+            yield f"redis_users contains the user {name} twice."
         seen.add(name)
-        yield password_problem(f"redis_acl_users: the password of {name}", user.get("password"))
-        for rule in str(user.get("rules", "")).split():
-            if rule[0] in "<>#!" or rule in ("nopass", "resetpass", "reset"):
-                yield f"redis_acl_users: the rules of {name} say something about passwords: only password may."
+        yield password_problem(f"redis_users: the password of {name}", user.get("password"))
+        yield from _rules(name, user)
+
+
+def _name(variable: str, name: str) -> Iterator[str]:
+    if name in RESERVED:
+        yield f'{variable} names the user "{name}", {RESERVED[name]}: choose another name.'
+    elif not re.fullmatch(r"[A-Za-z0-9_.@-]+", name):
+        yield f'{variable} has the name "{name}": use letters, digits and _ . @ - only.'
+
+
+def _rules(name: str, user: Inputs) -> Iterator[str]:
+    patterns = user.get("keys", [])
+    if isinstance(patterns, str) or not isinstance(patterns, Sequence):
+        yield f"redis_users: keys of {name} is no list: write the patterns as a list, such as ['shop:*']."
+        patterns = []
+    for pattern in map(str, patterns):
+        # Printable, and nothing that the file's own reading or the check's would take for something else.
+        if not re.fullmatch(r"[!-~]+", pattern) or re.search(r"""["'\\]""", pattern) or pattern[0] in "~%&":
+            yield (
+                f'redis_users: keys of {name} has "{pattern}", which is no pattern: write one such as shop:* with '
+                "neither blanks nor quotes in it, and without a leading ~, % or &."
+            )
+    words = str(user.get("commands") or "").split()
+    if not all(re.fullmatch(r"[+-]@?[A-Za-z][A-Za-z0-9_.-]*(\|[A-Za-z0-9_-]+)?", word) for word in words):
+        # It may be a password by mistake, so it is not shown.
+        yield (
+            f"redis_users: commands of {name} has a word that neither gives nor takes a command: write words such as "
+            "-@write, +flushdb or +config|get; a password stands in password, patterns in keys."
+        )
+
+
+def _tls(inputs: Inputs, _memory_mb: int) -> Iterator[str]:
+    if not _is_true(inputs.get("redis_tls")):
+        return
+    texts = {name: str(inputs.get(name) or "") for name in TLS_TEXTS}
+    missing = [name for name, text in texts.items() if not text.strip()]
+    if missing:
+        yield (
+            f"redis_tls is true, and {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} empty: give a "
+            "certificate, its private key and its authority's certificate as PEM, or leave all three to the playbooks."
+        )
+        return
+    yield from _certificate(*texts.values())
+
+
+def _certificate(certificate: str, private_key: str, authority: str) -> Iterator[str]:
+    """What is wrong with a certificate, in whose sentences no key stands."""
+    # Ansible itself brings it.
+    from cryptography import x509
+    from cryptography.hazmat.primitives import serialization
+
+    def loaded(variable: str, what: str, load: Callable[[bytes], Any], text: str) -> Any:
+        try:
+            return load(text.encode())
+        except (ValueError, TypeError, IndexError):
+            broken.append(f"{variable} is no {what} as PEM (-----BEGIN ...): give the whole text of the file.")
+
+    broken: list[str] = []
+    chain = loaded("redis_tls_certificate", "certificate", x509.load_pem_x509_certificates, certificate)
+    key = loaded(
+        "redis_tls_private_key",
+        "private key without a passphrase",
+        lambda data: serialization.load_pem_private_key(data, password=None),
+        private_key,
+    )
+    trusted = loaded("redis_tls_ca", "certificate", x509.load_pem_x509_certificates, authority)
+    if broken:
+        yield from broken
+        return
+    plain = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    if chain[0].public_key().public_bytes(*plain) != key.public_key().public_bytes(*plain):
+        yield "redis_tls_private_key is not the key of redis_tls_certificate: give the two that belong together."
+    end = chain[0].not_valid_after_utc
+    if end <= datetime.now(UTC):
+        yield f"redis_tls_certificate ended on {end:%Y-%m-%d}: renew it, and give the new one."
+    if not any(_is_of(chain[-1], one) for one in trusted):
+        yield (
+            "redis_tls_certificate is not of the authority in redis_tls_ca: give that authority's certificate, and "
+            "below the server's own in redis_tls_certificate those between the two."
+        )
+
+
+def _is_of(certificate: Any, authority: Any) -> bool:
+    from cryptography.exceptions import InvalidSignature
+
+    try:
+        certificate.verify_directly_issued_by(authority)
+    except (ValueError, TypeError, InvalidSignature):
+        return bool(certificate == authority)
+    return True
+
+
+def _is_true(value: Any) -> bool:
+    return str(value).lower() in ("true", "yes", "on", "1")
 
 
 def _image(inputs: Inputs, _memory_mb: int) -> Iterator[str]:
@@ -267,6 +370,7 @@ CHECKS: tuple[Callable[[Inputs, int], Iterator[str]], ...] = (
     _memory,
     _settings,
     _users,
+    _tls,
     _image,
     _volume,
     _numbers,

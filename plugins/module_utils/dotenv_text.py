@@ -1,4 +1,4 @@
-"""A .env file as phpdotenv 5 and Laravel's env() read it, and edits that keep everything else byte for byte.
+"""A .env file as phpdotenv 4 to 5.8 and Laravel's env() read it, and edits that keep everything else byte for byte.
 
 Text here is what `decode` makes of a file's bytes; `encode` gives exactly those bytes back.
 """
@@ -7,6 +7,7 @@ Text here is what `decode` makes of a file's bytes; `encode` gives exactly those
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -21,6 +22,8 @@ SPACE = " \t\n\r\x0b\x0c"
 LINE_END = re.compile(r"\r\n|\n|\r")
 TOKEN = re.compile(r"[\r\n]{1,1000}|[ \t\x0b\x0c]{1,1000}|\\|'|\"|#|\$|[^ \t\n\r\x0b\x0c\\'\"#$]{1,1000}")
 NAME = re.compile(r"[a-zA-Z0-9_.]+")
+# In a pattern of phpdotenv's these are upper and lower case letters, marks and numbers.
+UNICODE_CATEGORIES = ("Ll", "Lu", "M", "N")
 OWN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 VARIABLE = re.compile(r"\$\{([a-zA-Z0-9_.]+)\}")
 # A quote that closes a value, although it stands where the next entry's value begins.
@@ -37,6 +40,21 @@ UNESCAPES = {"n": "\n", "r": "\r", "t": "\t", "v": "\x0b", "f": "\x0c"}
 SECRET_NAME = re.compile(r"PASSWORD|PASSWD|PASSPHRASE|SECRET|TOKEN|(?:^|_)KEY(?:$|_)|CREDENTIAL|PRIVATE", re.IGNORECASE)
 
 INITIAL, UNQUOTED, SINGLE, DOUBLE, ESCAPE, WHITESPACE, COMMENT = range(7)
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """What an application's phpdotenv reads that older ones do not; without any of it as 4 to 5.4 do."""
+
+    # A line with =" within a value that goes over lines does not begin another one (such as base64 with padding).
+    multiline: bool = False
+    # Names of letters other than ASCII's.
+    unicode: bool = False
+    # A comment never begins a value that goes over lines.
+    comments: bool = False
+
+
+OLDEST = Grammar()
 
 
 class Misread(ValueError):
@@ -113,7 +131,7 @@ def _stops(line: str, started: bool) -> bool:
     return count > 1 if started else count >= 1
 
 
-def groups(text: str) -> list[Group]:
+def groups(text: str, grammar: Grammar = OLDEST) -> list[Group]:
     """The text in the parser's own portions."""
     found: list[Group] = []
     parts: list[str] = []
@@ -124,6 +142,8 @@ def groups(text: str) -> list[Group]:
         # As the parser sees it: a byte that is no UTF-8 is a question mark.
         seen = re.sub("[\ud800-\udfff]", "?", line)
         begins = '="' in seen and not _stops(seen, True)
+        begins = begins and not (grammar.multiline and parts)
+        begins = begins and (bool(parts) or not (grammar.comments and seen.strip(TRIM).startswith("#")))
         if not parts:
             first, start = number, position
         if begins or parts:
@@ -148,13 +168,25 @@ def _lines(text: str) -> Iterator[tuple[str, str]]:
         yield text[position:], ""
 
 
-def _parse_name(raw: str, group: Group) -> str:
+def _is_name(name: str, grammar: Grammar) -> bool:
+    if NAME.fullmatch(name):
+        return True
+    return (
+        grammar.unicode
+        and bool(name)
+        and all(
+            character in "_." or unicodedata.category(character).startswith(UNICODE_CATEGORIES) for character in name
+        )
+    )
+
+
+def _parse_name(raw: str, group: Group, grammar: Grammar) -> str:
     name = raw
     if len(name) > 8 and name.startswith("export") and name[6] in SPACE:
         name = name[6:].lstrip(TRIM)
     if len(name) >= 3 and name[0] == name[-1] and name[0] in "\"'":
         name = name[1:-1]
-    if not NAME.fullmatch(name):
+    if not _is_name(name, grammar):
         raise Misread(group.first, "has a name that is not of letters, digits, _ and . only")
     return name
 
@@ -220,16 +252,16 @@ def _content(lines: Sequence[str]) -> bool:
     return any(line.strip(TRIM) and not line.strip(TRIM).startswith("#") for line in lines)
 
 
-def parse(text: str) -> list[Entry]:
+def parse(text: str, grammar: Grammar = OLDEST) -> list[Entry]:
     """The entries in order, duplicates included.
 
     Raises:
         Misread: phpdotenv refuses the file, or silently loses a part of it.
     """
-    return [entry for group in groups(text) for entry in _parse_group(text, group)]
+    return [entry for group in groups(text, grammar) for entry in _parse_group(text, group, grammar)]
 
 
-def _parse_group(text: str, group: Group) -> Iterator[Entry]:
+def _parse_group(text: str, group: Group, grammar: Grammar) -> Iterator[Entry]:
     if not group.closed:
         raise Misread(group.first, "has a quote after = that nothing closes: all lines from there on are lost")
     if not group.is_entry:
@@ -246,7 +278,7 @@ def _parse_group(text: str, group: Group) -> Iterator[Entry]:
     raw_name = raw_name.strip(TRIM) if equals else raw_name
     if not raw_name:
         raise Misread(group.first, "begins with =")
-    name = _parse_name(raw_name, group)
+    name = _parse_name(raw_name, group, grammar)
     yield Entry(name, _parse_value(rest, group, name) if equals else None, group)
 
 
@@ -374,7 +406,7 @@ class Merged:
     removed: list[str] = field(default_factory=list)
 
 
-def merge(text: str, values: Mapping[str, EnvValue], absent: Sequence[str] = ()) -> Merged:
+def merge(text: str, values: Mapping[str, EnvValue], absent: Sequence[str] = (), grammar: Grammar = OLDEST) -> Merged:
     """Set some keys and remove others; whatever else stands in the text stays as it is.
 
     Of several entries with one name the last is set, since it is the one that counts; all of them are removed.
@@ -385,7 +417,7 @@ def merge(text: str, values: Mapping[str, EnvValue], absent: Sequence[str] = ())
     """
     check_values(values)
     check_names(list(absent))
-    entries = parse(text)
+    entries = parse(text, grammar)
     known = load(entries)
     last = {entry.name: entry for entry in entries}
     setting = [name for name in values if name not in last or not same(env(known[name]), values[name])]
@@ -402,7 +434,7 @@ def merge(text: str, values: Mapping[str, EnvValue], absent: Sequence[str] = ())
             result += ending
         result += "".join(f"{name}={written(values[name])}{ending}" for name in missing)
     merged = Merged(result, setting, removing)
-    _prove(entries, merged, values, absent)
+    _prove(entries, merged, values, absent, grammar)
     return merged
 
 
@@ -417,14 +449,20 @@ def _edit(text: str, entry: Entry, value: EnvValue) -> tuple[int, int, str]:
     return behind + entry.value.begin, behind + entry.value.end, new
 
 
-def _prove(before: Sequence[Entry], merged: Merged, values: Mapping[str, EnvValue], absent: Sequence[str]) -> None:
+def _prove(
+    before: Sequence[Entry],
+    merged: Merged,
+    values: Mapping[str, EnvValue],
+    absent: Sequence[str],
+    grammar: Grammar,
+) -> None:
     """The result must read back as wanted, and every other entry exactly as before."""
 
     def foreign(entries: Sequence[Entry]) -> list[tuple[str, str | None, tuple[int, ...]]]:
         others = [entry for entry in entries if entry.name not in values and entry.name not in absent]
         return [(e.name, e.value.text if e.value else None, e.value.variables if e.value else ()) for e in others]
 
-    after = parse(merged.text)
+    after = parse(merged.text, grammar)
     known = load(after)
     for name, value in values.items():
         if name not in known or not same(env(known[name]), value):

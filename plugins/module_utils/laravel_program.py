@@ -125,11 +125,6 @@ if (PHP_SAPI !== 'cli' && ! hash_equals($question['token'], (string) ($_SERVER['
     exit;
 }
 
-if ($question['do'] === 'restore_config') {
-    $done = is_file($question['backup']) && rename($question['backup'], $question['cache_file']);
-    $answer(['changed' => $done]);
-    exit;
-}
 if ($question['do'] === 'forget') {
     clearstatcache(true);
     // False without opcache, or where it is not allowed; the check that follows sees what that leads to.
@@ -139,6 +134,23 @@ if ($question['do'] === 'forget') {
 }
 if (! is_file("$path/artisan") || ! is_file("$path/vendor/autoload.php") || ! is_file("$path/bootstrap/app.php")) {
     $answer(['artisan' => false]);
+    exit;
+}
+if ($question['do'] === 'grammar') {
+    // What phpdotenv's versions do not agree about, tried out, since a version's number tells less than that.
+    $reads = static function (string $text, array $expected): bool {
+        try {
+            return is_callable(['Dotenv\\Dotenv', 'parse']) && Dotenv\Dotenv::parse($text) === $expected;
+        } catch (Throwable $error) {
+            return false;
+        }
+    };
+    require "$path/vendor/autoload.php";
+    $answer(['artisan' => true, 'grammar' => array_keys(array_filter([
+        'multiline' => $reads("A=\"x\ny=\"\nB=1\n", ['A' => "x\ny=", 'B' => '1']),
+        'unicode' => $reads("\u{c9}=1\n", ["\u{c9}" => '1']),
+        'comments' => $reads("# A=\"\nB=1\n", ['B' => '1']),
+    ]))]);
     exit;
 }
 
@@ -154,10 +166,32 @@ $found = ['artisan' => true, 'sapi' => PHP_SAPI, 'php' => PHP_VERSION, 'overridd
 try {
     chdir($path);
     defined('LARAVEL_START') || define('LARAVEL_START', microtime(true));
-    if ($question['env_file'] !== '') {
+    $given = [];
+    if ($question['do'] === 'keys') {
+        // Every key that the configuration reads gets a number of its own, and shows itself wherever it arrives.
+        // APP_ENV and the like choose other files or ways, and stay what they are.
+        require "$path/vendor/autoload.php";
+        $framework = (new ReflectionClass(Illuminate\Foundation\Application::class))->getFileName();
+        $framework = dirname($framework, 4).'/config';
+        foreach (['cache', 'database', 'session', 'queue', 'broadcasting'] as $part) {
+            foreach (["$path/config/$part.php", "$framework/$part.php"] as $file) {
+                $text = is_readable($file) ? (string) file_get_contents($file) : '';
+                $calls = '/\b(?:env|Env::get)\(\s*[\'"]((?!APP_|REDIS_CLIENT)[A-Za-z_][A-Za-z0-9_]*)[\'"]/';
+                preg_match_all($calls, $text, $matches);
+                foreach ($matches[1] as $name) {
+                    $given[$name] = $given[$name] ?? (string) (910000 + count($given));
+                }
+            }
+        }
+        foreach ($given as $name => $value) {
+            $_SERVER[$name] = $_ENV[$name] = $value;
+            putenv("$name=$value");
+        }
+    }
+    if ($question['env_file'] !== '' || $question['uncached']) {
         $cacheElsewhere('/nonexistent/spotcache.php');
     }
-    require "$path/vendor/autoload.php";
+    require_once "$path/vendor/autoload.php";
     $app = require "$path/bootstrap/app.php";
     if ($question['env_file'] !== '') {
         // Another file beside the one that is in use, wherever a symbolic link has led to that.
@@ -165,14 +199,45 @@ try {
         $app->loadEnvironmentFrom($question['env_file']);
     }
     $found['cache_file'] = $app->getCachedConfigPath();
+    if ($question['do'] === 'cache_file') {
+        $file = $found['cache_file'];
+        $user = is_file($file) && function_exists('posix_getpwuid') ? posix_getpwuid((int) fileowner($file)) : false;
+        $answer($found + [
+            'config_cached' => $app->configurationIsCached(),
+            'cache_owner' => ! is_file($file) ? '' : sprintf(
+                '%s %04o',
+                $user['name'] ?? fileowner($file),
+                fileperms($file) & 07777
+            ),
+        ]);
+        exit;
+    }
     if ($question['do'] === 'rebuild_config') {
-        umask(027);
-        $final = $found['cache_file'];
-        $new = dirname($final).'/spotcache-'.bin2hex(random_bytes(8)).'.php';
+        umask(077);
+        // Put in place by who asks, since whoever deploys may not be who serves, and the file is to stay as it is.
+        $folder = is_writable("$path/storage/framework") ? "$path/storage/framework" : sys_get_temp_dir();
+        $new = "$folder/spotcache-".bin2hex(random_bytes(8)).'.php';
         register_shutdown_function(static function () use ($new): void {
             @unlink($new);
         });
         $cacheElsewhere($new);
+    }
+    if ($question['do'] === 'keys') {
+        $app->bootstrapWith([
+            Illuminate\Foundation\Bootstrap\LoadEnvironmentVariables::class,
+            Illuminate\Foundation\Bootstrap\LoadConfiguration::class,
+        ]);
+        $names = array_flip($given);
+        $found['keys'] = [];
+        foreach (['cache', 'database.redis', 'session', 'queue', 'broadcasting'] as $part) {
+            foreach (Illuminate\Support\Arr::dot((array) $app['config']->get($part)) as $where => $value) {
+                if (is_scalar($value) && isset($names[(string) $value])) {
+                    $found['keys']["$part.$where"] = $names[(string) $value];
+                }
+            }
+        }
+        $answer($found);
+        exit;
     }
     if (PHP_SAPI === 'cli') {
         $kernel = $app->make(Illuminate\Contracts\Console\Kernel::class);
@@ -186,18 +251,8 @@ try {
         if ($code !== 0 || ! is_file($new)) {
             throw new RuntimeException(trim($kernel->output()) ?: 'artisan config:cache ended with '.$code);
         }
-        $found['changed'] = ! is_file($final) || file_get_contents($final) !== file_get_contents($new);
-        if ($found['changed']) {
-            $found['backup'] = "$final.backup";
-            @unlink($found['backup']);
-            if (is_file($final)) {
-                copy($final, $found['backup']);
-                chmod($found['backup'], 0600);
-            }
-            if (! rename($new, $final)) {
-                throw new RuntimeException("$final cannot be replaced");
-            }
-        }
+        $found['cache_file'] = realpath($found['cache_file']) ?: $found['cache_file'];
+        $found['content'] = base64_encode((string) file_get_contents($new));
         $answer($found);
         exit;
     }
@@ -216,37 +271,72 @@ try {
         'environment_readable' => $content !== null,
         'environment_digest' => $content === null ? '' : hash_hmac('sha256', $content, $question['token']),
         'config_cached' => $app->configurationIsCached(),
-        'prefix' => (string) $config->get('database.redis.options.prefix').$config->get('cache.prefix'),
-        'stores' => [],
-        'session' => [
-            'driver' => $config->get('session.driver'),
-            'connection' => $config->get('session.connection'),
-            'store_missing' => $config->get('cache.stores.'.($config->get('session.store') ?: 'redis')) === null,
-            'store' => $config->get('session.store') ?: 'redis',
+        'client' => $client = (string) $config->get('database.redis.client', 'phpredis'),
+        // phpredis is given a user and a password as one list, the only way that Laravel before 9.6 has for it.
+        'username_key' => $named = $client !== 'phpredis' || version_compare($app->version(), '9.6.0', '>='),
+        'prefix' => [
+            'redis' => (string) $config->get('database.redis.options.prefix'),
+            'cache' => (string) $config->get('cache.prefix'),
         ],
+        'default_store' => (string) $config->get('cache.default'),
+        'stores' => [],
+        'flushes_locks' => method_exists(Illuminate\Cache\RedisStore::class, 'flushLocks'),
+        'session' => [
+            'driver' => (string) $config->get('session.driver'),
+            'connection' => (string) $config->get('session.connection'),
+            'store' => (string) $config->get('session.store'),
+        ],
+        'queue' => ['default' => (string) $config->get('queue.default'), 'connections' => []],
+        'broadcast' => ['default' => (string) $config->get('broadcasting.default'), 'connections' => []],
+        'horizon' => $config->get('horizon') === null ? '' : (string) $config->get('horizon.use', 'default'),
+        'clusters' => array_keys((array) $config->get('database.redis.clusters')),
         'connections' => [],
         'errors' => [],
     ];
-    foreach ($question['stores'] as $name) {
-        $store = $config->get("cache.stores.$name");
-        $found['stores'][$name] = $store === null ? null : [
+    foreach ((array) $config->get('cache.stores') as $name => $store) {
+        $found['stores'][$name] = [
             'driver' => $store['driver'] ?? null,
             'connection' => $store['connection'] ?? 'default',
+            'lock_connection' => $store['lock_connection'] ?? $store['connection'] ?? 'default',
         ];
+    }
+    foreach (['queue' => 'queue', 'broadcast' => 'broadcasting'] as $what => $part) {
+        foreach ((array) $config->get("$part.connections") as $name => $one) {
+            $found[$what]['connections'][$name] = [
+                'driver' => $one['driver'] ?? null,
+                'connection' => ($one['driver'] ?? null) === 'redis' ? ($one['connection'] ?? 'default') : null,
+            ];
+        }
     }
     foreach ((array) $config->get('database.redis') as $name => $settings) {
         if (in_array($name, ['client', 'options', 'clusters'], true) || ! is_array($settings)) {
             continue;
         }
-        $url = ! empty($settings['url']);
-        $settings = (new Illuminate\Support\ConfigurationUrlParser)->parseConfiguration($settings);
-        $found['connections'][$name] = [
-            'url' => $url,
-            'host' => $settings['host'] ?? null,
-            'port' => $settings['port'] ?? null,
-            'database' => $settings['database'] ?? null,
-            // Comparable, and of no use to anybody who does not know the token.
-            'password' => hash_hmac('sha256', (string) ($settings['password'] ?? ''), $question['token']),
+        $read = static function (array $settings) use ($question, $named): array {
+            $password = $settings['password'] ?? '';
+            $user = $named ? $settings['username'] ?? '' : '';
+            $login = is_array($password) ? array_values($password) : [$user, $password];
+            $host = (string) ($settings['host'] ?? '');
+            $scheme = $settings['scheme'] ?? $settings['driver'] ?? 'tcp';
+            if (preg_match('~^(tls|tcp)://(.*)$~', $host, $parts)) {
+                [, $scheme, $host] = $parts;
+            }
+
+            return [
+                'host' => $host,
+                'port' => $settings['port'] ?? null,
+                'database' => $settings['database'] ?? 0,
+                'username' => (string) $login[0],
+                'tls' => in_array(strtolower((string) $scheme), ['tls', 'rediss', 'ssl'], true),
+                // Comparable, and of no use to anybody who does not know the token.
+                'password' => hash_hmac('sha256', (string) end($login), $question['token']),
+            ];
+        };
+        $parsed = (new Illuminate\Support\ConfigurationUrlParser)->parseConfiguration($settings);
+        $found['connections'][$name] = $read($parsed) + [
+            'url' => ! empty($settings['url']),
+            // What is left when the URL is gone.
+            'own' => $read(array_diff_key($settings, ['url' => true])),
         ];
     }
     $try = static function (string $what, callable $call) use (&$found, $why): bool {
@@ -260,24 +350,31 @@ try {
             return false;
         }
     };
+    // As Redis has it, without the prefix that Laravel's connections put before a key.
+    $raw = static function (string $name, string ...$words) use ($app) {
+        $client = $app['redis']->connection($name)->client();
+
+        return $client instanceof Redis ? $client->rawCommand(...$words) : $client->executeRaw($words);
+    };
     if ($question['ping']) {
         $try('the application key', static fn () => $app['encrypter']);
-        // What each uses; null stands for a driver without a connection.
-        $purposes = ['' => $found['session']] + $found['stores'];
-        $connections = array_map(
-            static fn (?array $one): ?string =>
-                ($one['driver'] ?? '') === 'redis' ? ($one['connection'] ?: 'default') : null,
-            $purposes
-        );
+        $driver = $found['session']['driver'];
+        $connections = [];
+        foreach ($question['stores'] as $name) {
+            $store = $found['stores'][$name] ?? null;
+            $connections[$name] = ($store['driver'] ?? '') === 'redis' ? $store['connection'] : null;
+        }
+        $sessions = $driver === 'redis' ? ($found['session']['connection'] ?: 'default') : null;
         // First of all, since what does not answer is waited for: nothing else is asked of it then.
         $silent = [];
-        foreach (array_unique(array_filter($connections)) as $name) {
+        $all = array_merge(array_values($connections), [$sessions], $question['connections']);
+        foreach (array_unique(array_filter($all)) as $name) {
             if (! $try("the connection $name", static fn () => $app['redis']->connection($name)->command('ping', []))) {
                 $silent[] = $name;
             }
         }
-        foreach (array_keys(array_filter($found['stores'])) as $name) {
-            if (in_array($connections[$name], $silent, true)) {
+        foreach ($connections as $name => $connection) {
+            if (in_array($connection, $silent, true) || ! isset($found['stores'][$name])) {
                 continue;
             }
             $try("the store $name", static function () use ($app, $name, $question): void {
@@ -291,25 +388,77 @@ try {
                 }
             });
         }
-        if (! in_array($connections[''], $silent, true)) {
-            $try('the sessions', static function () use ($app, $config, $question): void {
-                $driver = $config->get('session.driver');
-                $handler = $app['session']->driver()->getHandler();
+        // Not a session of anybody's: one that no cookie can name, gone in the end.
+        $id = 'spotcache-check-'.$question['token'];
+        $handler = null;
+        if (! in_array($sessions, $silent, true)) {
+            $try('the sessions', static function () use ($app, $config, $driver, $id, &$handler): void {
                 if ($driver === 'file' && ! is_writable((string) $config->get('session.files'))) {
                     throw new RuntimeException($config->get('session.files').' is not writable');
                 }
+                $made = $app['session']->driver()->getHandler();
                 if ($driver === 'redis') {
-                    // Not a session: a key that no cookie can name, gone at once.
-                    $id = 'spotcache-check-'.$question['token'];
+                    $handler = $made;
                     $handler->write($id, 'x');
-                    $back = $handler->read($id);
-                    $handler->destroy($id);
-                    if ($back !== 'x') {
+                    if ($handler->read($id) !== 'x') {
                         throw new RuntimeException('what was put in did not come back');
                     }
                 }
             });
         }
+        // Clearing a cache empties the database that its connection has selected: nothing may lie there that must
+        // outlive that.
+        // Among the keys that a user of Redis may touch who is held to the application's own.
+        $marker = $found['prefix']['redis'].'spotcache:marker:'.$question['token'];
+        foreach (array_diff($question['kept'], $silent) as $kept) {
+            $try("the connection $kept", static fn () => $raw($kept, 'SET', $marker, 'x', 'EX', '60'));
+        }
+        $cleared = [];
+        foreach ($question['kept'] === [] ? [] : $found['stores'] as $name => $store) {
+            if ($store['driver'] !== 'redis' || in_array($store['connection'], $silent, true)) {
+                continue;
+            }
+            // A store that is not in use may be on a connection that nothing is known of.
+            if (! array_key_exists($name, $connections) && ! in_array($store['connection'], $connections, true)) {
+                continue;
+            }
+            $on = $store['connection'];
+            $try("clearing the store $name", static function () use ($app, $raw, $name, $on, $marker, &$cleared): void {
+                if ((int) $raw($on, 'EXISTS', $marker) === 1) {
+                    throw new RuntimeException('it would empty the database in which sessions or jobs are as well');
+                }
+                // Really cleared only where there is nothing to lose.
+                if ((int) $raw($on, 'DBSIZE') === 0) {
+                    try {
+                        $app['cache']->store($name)->flush();
+                        $cleared[] = $name;
+                    } catch (Throwable $error) {
+                        // Whoever may not clear a cache cannot reach anything else by that.
+                        if (strpos($error->getMessage(), 'NOPERM') !== 0) {
+                            throw $error;
+                        }
+                    }
+                }
+            });
+        }
+        foreach (array_diff($question['kept'], $silent) as $kept) {
+            $try("what is kept on the connection $kept", static function () use ($raw, $kept, $marker): void {
+                if ((int) $raw($kept, 'EXISTS', $marker) !== 1) {
+                    throw new RuntimeException('it did not outlive the clearing of a cache');
+                }
+                $raw($kept, 'DEL', $marker);
+            });
+        }
+        if ($handler !== null) {
+            $try('the sessions', static function () use ($handler, $id): void {
+                $back = $handler->read($id);
+                $handler->destroy($id);
+                if ($back !== 'x') {
+                    throw new RuntimeException('a session did not outlive the clearing of a cache');
+                }
+            });
+        }
+        $found['cleared'] = $cleared;
     }
 } catch (Throwable $error) {
     $found['failed'] = $why($error);

@@ -28,6 +28,8 @@ class Owner:
     pid: int = 0
     started: str = ""
     token: str = ""
+    # What a server such as AWX calls the run. Its container is gone with it, and nobody can look for a process there.
+    job: str = ""
 
     def is_same_run(self, other: Owner) -> bool:
         """Whether both mean the same run."""
@@ -38,6 +40,8 @@ class Owner:
 
     def describe(self) -> str:
         """For people."""
+        if self.job:
+            return f"{self.job} ({self.user}@{self.host})"
         process = f" (ansible-playbook, process {self.pid})" if self.pid else ""
         return f"{self.user}@{self.host}{process}"
 
@@ -68,6 +72,7 @@ class Record:
         try:
             fields = json.loads(text)
             owner = {name: kind(fields["owner"][name]) for name, kind in _OWNER_FIELDS.items()}
+            owner["job"] = str(fields["owner"].get("job", ""))
             return cls(
                 owner=Owner(**owner),
                 purpose=str(fields["purpose"]),
@@ -136,7 +141,8 @@ def playbook_process(start: int, proc: Path = Path("/proc")) -> tuple[int, str]:
     found = (0, "")
     arguments: tuple[str, ...] = ()
     pid = start
-    while pid > 1:
+    # In a container ansible-playbook may be process 1 itself.
+    while pid > 0:
         stat = _stat(pid, proc)
         if stat is None:
             break
@@ -156,7 +162,7 @@ def _text(path: Path) -> str:
         return ""
 
 
-def this_run(token: str = "", proc: Path = Path("/proc"), start: int | None = None) -> Owner:
+def this_run(token: str = "", proc: Path = Path("/proc"), start: int | None = None, job: str = "") -> Owner:
     """The run that asks."""
     try:
         user = getpass.getuser()
@@ -170,7 +176,7 @@ def this_run(token: str = "", proc: Path = Path("/proc"), start: int | None = No
     boot = _text(proc / "sys" / "kernel" / "random" / "boot_id")
     if not (boot and namespace):
         pid, started = 0, ""
-    return Owner(user, socket.gethostname(), boot, namespace, pid, started, token)
+    return Owner(user, socket.gethostname(), boot, namespace, pid, started, token, job)
 
 
 def is_gone(owner: Owner, here: Owner, proc: Path = Path("/proc")) -> bool:
@@ -203,9 +209,14 @@ def verdict(record: Record | None, here: Owner, now: datetime, proc: Path = Path
 def refusal(record: Record, now: datetime, where: str) -> str:
     """What a person is told when somebody else's run holds the lease."""
     minutes = max(0, int((now - record.since).total_seconds() // 60))
+    died = (
+        "A job that was cancelled holds it no longer than until then"
+        if record.owner.job
+        else f"If it has died, run again on {record.owner.host}, where that is noticed at once, or after "
+        f"{stamp(record.until)}"
+    )
     return (
         f"Another run holds the lease of this environment: {record.purpose} by {record.owner.describe()}, "
         f"since {stamp(record.since)} ({minutes} min ago), until {stamp(record.until)} unless it renews it. "
-        f"Nothing was changed. Wait for that run to end. If it has died, run again on {record.owner.host}, where that "
-        f"is noticed at once, or after {stamp(record.until)}; to take the lease by force, delete {where}."
+        f"Nothing was changed. Wait for that run to end. {died}; to take the lease by force, delete {where}."
     )

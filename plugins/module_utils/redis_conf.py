@@ -182,6 +182,28 @@ def shown(name: str, value: str) -> str:
     return "(secret)" if name in SECRET and value else value
 
 
+def user_lines(text: str) -> dict[str, str]:
+    """The lines of an ACL file by the names of their users."""
+    lines = [line.split(maxsplit=2) for line in text.splitlines()]
+    return {words[1]: " ".join(words[2:]) for words in lines if len(words) > 1 and words[0] == "user"}
+
+
+def users_changed(before: str, after: str) -> list[str]:
+    """Names of the users that come, go or change from one ACL file to another."""
+    old, new = user_lines(before), user_lines(after)
+    return sorted(name for name in {*old, *new} if old.get(name) != new.get(name))
+
+
+def users_shown(before: str, after: str) -> tuple[str, str]:
+    """What a person may see of two ACL files: no rules, and no hashes, which a password can be guessed from."""
+    old, new = user_lines(before), user_lines(after)
+    marked = {name: f"user {name} (changed)\n" for name in users_changed(before, after) if name in old and name in new}
+    return (
+        "".join(f"user {name}\n" for name in old),
+        "".join(marked.get(name, f"user {name}\n") for name in new),
+    )
+
+
 def config_error(output: str) -> dict[str, str]:
     """What a server that refuses its configuration says: `line`, `directive` and `reason`; empty if it says nothing.
 
@@ -195,9 +217,11 @@ def config_error(output: str) -> dict[str, str]:
         return {}
     line = match[2].strip()
     name = line.split(maxsplit=1)[0].lower() if line else ""
+    # Of a user's rules it quotes one, which may be that with the hash.
+    reason = re.sub(r"'[#<>!][^']*'", "'(secret)'", match[3].strip())
     return {
         "line": match[1],
         "directive": name,
         "text": name if name in SECRET else line,
-        "reason": "" if name in SECRET - {"user"} else match[3].strip() or "unknown directive",
+        "reason": "" if name in SECRET - {"user"} else reason or "unknown directive",
     }

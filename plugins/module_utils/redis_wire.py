@@ -3,7 +3,10 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 from __future__ import annotations
 
+import os
 import socket
+import ssl
+from collections.abc import Iterable
 from typing import Any
 
 
@@ -11,16 +14,35 @@ class RedisError(Exception):
     """The server answered with an error; the text is the server's own."""
 
 
+def trusting(authorities: Iterable[str]) -> ssl.SSLContext:
+    """What a server on this host is believed by: a certificate of one of these authorities, given as files.
+
+    Not its name, since the host's own address need not stand in it; whoever could answer there instead is on this host.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    for path in authorities:
+        if os.path.exists(path):
+            context.load_verify_locations(path)
+    return context
+
+
 class Connection:
-    """One connection over TCP.
+    """One connection over TCP, through TLS where a context is given.
 
     Raises:
-        OSError: nobody listens there, or the connection broke.
+        OSError: nobody listens there, the certificate is not believed, or the connection broke.
     """
 
-    def __init__(self, host: str, port: int, timeout: float = 5.0) -> None:
+    def __init__(self, host: str, port: int, timeout: float = 5.0, tls: ssl.SSLContext | None = None) -> None:
         """Connect."""
         self._socket = socket.create_connection((host, port), timeout=timeout)
+        if tls:
+            try:
+                self._socket = tls.wrap_socket(self._socket)
+            except OSError:
+                self._socket.close()
+                raise
         self._reader = self._socket.makefile("rb")
 
     def close(self) -> None:

@@ -161,6 +161,22 @@ def inside(params: dict[str, Any], words: list[str], uid: int) -> list[str]:
     return ["runuser", "-u", params["user"], "--", *entered] if uid == 0 else entered
 
 
+def runs(container: str) -> bool:
+    """Whether a container is there, and neither stopped nor paused."""
+    done = run(["docker", "container", "inspect", "--format", "{{.State.Status}}", container])
+    return done.returncode == 0 and done.stdout.strip() == "running"
+
+
+def has_user(params: dict[str, Any]) -> bool:
+    """Whether there is such a user where the application lives. A number needs no name, and who is not root stays."""
+    if params["user"].isdecimal() or not (params["container"] or os.geteuid() == 0):
+        return True
+    asked = ["id", "-u", params["user"]]
+    done = run(["docker", "exec", params["container"], *asked] if params["container"] else asked)
+    # Where nobody can say, nobody is blamed.
+    return done.returncode != 1
+
+
 def ask(params: dict[str, Any], words: list[str]) -> Done:
     """Run artisan for an answer. Raises Refused where the application cannot be reached at all."""
     argv = inside(params, ["timeout", "60", params["php"], "artisan", "--no-ansi", *words], os.geteuid())
@@ -168,17 +184,19 @@ def ask(params: dict[str, Any], words: list[str]) -> Done:
         done = run(argv)
     except FileNotFoundError as error:
         raise Refused(f"There is no {argv[0]} on this host: install it, or correct container.") from error
-    said = (done.stderr or done.stdout).strip()
     place = f"the container {params['container']}" if params["container"] else "this host"
     if done.returncode == NO_ARTISAN:
         raise Refused(
             f"path is {params['path']}, and there is no artisan in it (seen by {params['user']} in {place}): give the "
             "directory of the Laravel application that holds artisan."
         )
-    if params["container"] and re.search(r"No such container|is not running|is paused", said):
-        raise Refused(f"The container {params['container']} does not run on this host: start it, or correct container.")
-    if re.search(r"unable to find user|user \S+ does not exist", said):
-        raise Refused(f"user is {params['user']}, and {place} has no such user: give the one that php-fpm runs as.")
+    if done.returncode:
+        if params["container"] and not runs(params["container"]):
+            raise Refused(
+                f"The container {params['container']} does not run on this host: start it, or correct container."
+            )
+        if not has_user(params):
+            raise Refused(f"user is {params['user']}, and {place} has no such user: give the one that php-fpm runs as.")
     if done.returncode == 127:
         raise Refused(f"{place} has no {params['php']}: correct php.")
     return done

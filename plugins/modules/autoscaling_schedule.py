@@ -32,11 +32,13 @@ options:
     type: str
     default: Asia/Tokyo
   start:
-    description: When the host is started, as HH:MM. AWS may be up to two minutes late.
+    description:
+      - When the host is started, as HH:MM. AWS may be up to two minutes late.
+      - Minutes since midnight are taken as well, which is what YAML makes of 20:00 without quotes.
     type: str
     default: '09:00'
   stop:
-    description: When the host is ended, as HH:MM, later on the same day than O(start).
+    description: When the host is ended, in the same form as O(start), and later on the same day.
     type: str
     default: '20:00'
   days:
@@ -122,19 +124,30 @@ ONCE = f"{PREFIX}stop-once-"
 DAYS = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"]
 CLOCK = re.compile(r"^([01]\d|2[0-3]):[0-5]\d$")
 ACTIONS_MAX = 125
+MINUTES_A_DAY = 24 * 60
 DAY = timedelta(days=1)
 AHEAD = 400  # days in which the next start is looked for
+
+
+def clock_of(name: str, text: str) -> time:
+    """A time of day, of HH:MM or of minutes since midnight: YAML reads 20:00 as a number to the base of 60.
+
+    Raises Trouble when it is neither.
+    """
+    if CLOCK.match(text):
+        return time.fromisoformat(text)
+    if text.isdecimal() and int(text) < MINUTES_A_DAY:
+        return time(*divmod(int(text), 60))
+    raise Trouble(f"{name} is '{text}': give hours and minutes in quotes, for example '09:00'.")
 
 
 class Hours:
     """Working days and hours, in one time zone."""
 
     def __init__(self, params: dict[str, Any]) -> None:
-        for name in ("start", "stop"):
-            if not CLOCK.match(params[name]):
-                raise Trouble(f"{name} is '{params[name]}': give hours and minutes in quotes, for example '09:00'.")
-        if params["start"] >= params["stop"]:
-            raise Trouble(f"start ({params['start']}) must come before stop ({params['stop']}) on the same day.")
+        start, stop = (clock_of(name, params[name]) for name in ("start", "stop"))
+        if start >= stop:
+            raise Trouble(f"start ({start:%H:%M}) must come before stop ({stop:%H:%M}) on the same day.")
         strange = [day for day in params["days"] if day not in DAYS]
         if strange or not params["days"]:
             raise Trouble(
@@ -152,7 +165,7 @@ class Hours:
         except ValueError as error:
             raise Trouble(f"holidays: {error}. Give days as YYYY-MM-DD, for example '2027-01-01'.") from error
         self.zone_name = params["time_zone"]
-        self.start, self.stop = time.fromisoformat(params["start"]), time.fromisoformat(params["stop"])
+        self.start, self.stop = start, stop
         self.days = {DAYS.index(day) for day in params["days"]}
 
     def working(self, day: date) -> bool:

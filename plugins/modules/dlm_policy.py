@@ -13,8 +13,8 @@ author: The spotcache team (@spotcache)
 description:
   - Makes, changes and deletes an Amazon Data Lifecycle Manager policy with one schedule, which takes EBS snapshots of
     every volume, or of the volumes of every instance, that carries one of the tags given, and deletes its own old ones.
-  - AWS takes such a snapshot up to an hour after its time and at most once an hour. It is a second net under snapshots
-    that are taken on purpose, not a replacement for them.
+  - AWS takes such a snapshot up to an hour after its time and at most once an hour. It comes beside
+    snapshots that are taken on purpose, and does not replace them.
   - AWS gives policies no name. The policy is known by its tag C(Name).
 options:
   name:
@@ -102,7 +102,7 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: A second net under the data volumes
+- name: Daily snapshots of the data volumes
   spotcache.redis.dlm_policy:
     name: spotcache-stg
     role_arn: arn:aws:iam::123456789012:role/spotcache-stg-dlm

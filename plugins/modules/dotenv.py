@@ -13,12 +13,12 @@ author: The spotcache team (@spotcache)
 description:
   - Sets keys in a C(.env) file and keeps everything else byte for byte - comments, order, other keys, line ends and
     duplicates. Of several entries with one name the last is set, since it is the one that counts.
-  - What it writes is what phpdotenv 5 and Laravel's C(env()) give back, whatever the characters. A key that already
-    gives the wanted value is left as it is written.
+  - What it writes is what phpdotenv 4 to 5.8 and Laravel's C(env()) give back, whatever the characters. A key that
+    already gives the wanted value is left as it is written.
   - A file that phpdotenv refuses, or of which it would silently lose a part, is refused with the line, and so is a
     value that cannot be written.
-  - The file is replaced in one step, with its owner and mode. With a password in it others may not read it, and the
-    user that PHP runs as always can.
+  - The file is replaced in one step, with its owner, group, mode, ACL and SELinux context. With a password in it others
+    may not read it, and the user that PHP runs as always can.
 options:
   path:
     description: The file. A symbolic link is followed.
@@ -60,9 +60,24 @@ options:
         that is mounted into a container. It must be able to read the file, before and afterwards.
     type: str
     default: www-data
+  grammar:
+    description:
+      - What the application's phpdotenv reads that versions 4 to 5.4 do not, as M(spotcache.redis.laravel_app) finds
+        out.
+      - With V(multiline) a line within a value that goes over lines does not begin another one; with V(unicode) names
+        may have other letters than ASCII's; with V(comments) no comment begins a value.
+    type: list
+    elements: str
+    default: []
   dest:
     description: Write the result there and leave O(path) as it is, to try it first. Nothing is kept as a backup then.
     type: path
+  before:
+    description:
+      - For O(state=restored), what RV(before) was when the file was changed, so that its owner, group, mode, ACL and
+        SELinux context come back as well. Without it they are the backup's.
+    type: dict
+    default: {}
   backup:
     description: Keep the file as it was before a change, beside it, as C(.env.backup).
     type: bool
@@ -129,19 +144,26 @@ backup_file:
   description: Where the file as it was before is kept. Empty when nothing is.
   returned: success
   type: str
+attributes:
+  description: Mode, owner and group of the file, after the change.
+  returned: success
+  type: str
+before:
+  description: Owner, group, mode, ACL and SELinux context of the file, before the change.
+  returned: success
+  type: dict
 """
 
 import grp
 import os
 import pwd
 import re
-import stat
-import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.spotcache.redis.plugins.module_utils import dotenv_text
+from ansible_collections.spotcache.redis.plugins.module_utils import dotenv_text, file_attributes
+from ansible_collections.spotcache.redis.plugins.module_utils.file_attributes import Attributes
 
 LIMIT = 2**20
 HIDDEN = "(not shown)"
@@ -162,26 +184,7 @@ class Reader:
 
     def may(self, owner: Attributes, bit: int) -> bool:
         """Whether a permission (4 to read, 1 to go through a directory) is this user's."""
-        if self.uid == 0:
-            return True
-        if owner.uid == self.uid:
-            return bool(owner.mode & bit << 6)
-        return bool(owner.mode & (bit << 3 if owner.gid in self.gids else bit))
-
-
-@dataclass(frozen=True)
-class Attributes:
-    """Owner and mode of a file."""
-
-    mode: int
-    uid: int
-    gid: int
-
-    @classmethod
-    def of(cls, path: str) -> Attributes:
-        """As they are."""
-        status = os.stat(path)
-        return cls(stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid)
+        return owner.permits(self.uid, self.gids, bit)
 
 
 def find_reader(text: str) -> Reader:
@@ -230,9 +233,14 @@ def check_readable(path: str, reader: Reader) -> None:
 
 def safe(attributes: Attributes, reader: Reader) -> Attributes:
     """The same without others' permissions, and still readable by the reader."""
-    closed = replace(attributes, mode=attributes.mode & ~0o007)
+    closed = attributes.closed()
     if reader.may(closed, 4):
         return closed
+    if closed.acl:
+        raise Refused(
+            f"the file has an ACL, by which {reader.text} cannot read it once others may not, and it is to have a "
+            f"secret in it: setfacl -m u:{reader.uid}:r, and run it again."
+        )
     return replace(closed, mode=closed.mode | 0o040, gid=reader.gids[0])
 
 
@@ -265,38 +273,41 @@ def read(path: str) -> bytes:
 
 
 def write(path: str, data: bytes, attributes: Attributes) -> None:
-    """Replace the file in one step; nobody ever sees half of it, or sees it with another mode."""
-    folder = os.path.dirname(path)
-    handle, temporary = tempfile.mkstemp(dir=folder, prefix=".env-new-")
+    """Replace the file in one step.
+
+    Raises:
+        Refused: it cannot be written.
+    """
     try:
-        with os.fdopen(handle, "wb") as stream:
-            os.fchown(stream.fileno(), attributes.uid, attributes.gid)
-            os.fchmod(stream.fileno(), attributes.mode)
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.rename(temporary, path)
+        file_attributes.replace(path, data, attributes)
     except OSError as error:
-        os.unlink(temporary)
         raise Refused(f"{path} cannot be written: {error.strerror}. It is as it was.") from None
-    folder_handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(folder_handle)
-    finally:
-        os.close(folder_handle)
 
 
-def has_secret(text: str) -> bool:
+def grammar_of(params: dict[str, Any]) -> dotenv_text.Grammar:
+    """By which grammar the application reads the file.
+
+    Raises:
+        Refused: it is none of those that are known.
+    """
+    known = [one.name for one in fields(dotenv_text.Grammar)]
+    for name in params["grammar"]:
+        if name not in known:
+            raise Refused(f'grammar has "{name}", which is unknown: use {", ".join(known)}.')
+    return dotenv_text.Grammar(**dict.fromkeys(params["grammar"], True))
+
+
+def has_secret(text: str, grammar: dotenv_text.Grammar) -> bool:
     """Whether a key with a secret's name has a value."""
     return any(
         dotenv_text.SECRET_NAME.search(name) and value not in (None, "", "null")
-        for name, value in dotenv_text.load(dotenv_text.parse(text)).items()
+        for name, value in dotenv_text.load(dotenv_text.parse(text, grammar)).items()
     )
 
 
-def shown(text: str, names: list[str], open_names: set[str]) -> str:
+def shown(text: str, names: list[str], open_names: set[str], grammar: dotenv_text.Grammar) -> str:
     """The keys that change, one a line, for a person; nothing of the rest of the file, comments included."""
-    known = dotenv_text.load(dotenv_text.parse(text))
+    known = dotenv_text.load(dotenv_text.parse(text, grammar))
     return "".join(
         f"{name}={dotenv_text.written(dotenv_text.env(known[name])) if name in open_names else HIDDEN}\n"
         for name in names
@@ -307,7 +318,7 @@ def shown(text: str, names: list[str], open_names: set[str]) -> str:
 def difference(path: str, texts: tuple[str, str], names: list[str], params: dict[str, Any]) -> dict[str, str]:
     """What a person sees of a change."""
     open_names = {name for name in params["values"] if not dotenv_text.SECRET_NAME.search(name)}
-    before, after = (shown(text, names, open_names) for text in texts)
+    before, after = (shown(text, names, open_names, grammar_of(params)) for text in texts)
     # Two secrets look alike; that one takes the other's place must show.
     changed = [name for name in names if name not in open_names and f"{name}={HIDDEN}\n" in after]
     for name in changed:
@@ -319,7 +330,7 @@ def changed_attributes(path: str, old: Attributes, new: Attributes) -> dict[str,
     """Owner and mode before and after."""
 
     def line(one: Attributes) -> str:
-        return f"mode {one.mode:04o}, uid {one.uid}, gid {one.gid}\n"
+        return f"mode {one.mode:04o}, uid {one.uid}, gid {one.gid}{', with an ACL' if one.acl else ''}\n"
 
     return {
         "before_header": f"{path} (permissions)",
@@ -337,7 +348,7 @@ def edit(params: dict[str, Any], text: str, path: str) -> dotenv_text.Merged:
     """
     values = {**params["values"], **params["secrets"]}
     try:
-        return dotenv_text.merge(text, values, params["keys"])
+        return dotenv_text.merge(text, values, params["keys"], grammar_of(params))
     except dotenv_text.Misread as error:
         raise Refused(f"{path}: {error}. Correct that line first; nothing was changed.") from None
     except dotenv_text.Unwritable as error:
@@ -359,17 +370,18 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     if params["state"] == "restored":
         if not os.path.exists(backup):
             raise Refused(f"{backup} does not exist: there was no change that could be taken back.")
-        goal, attributes = read(backup), Attributes.of(backup)
+        goal = read(backup)
+        attributes = Attributes.unpacked(params["before"]) if params["before"] else Attributes.of(backup)
         merged = dotenv_text.Merged(dotenv_text.decode(goal))
         names: list[str] = []
     else:
         merged = edit(params, text, path)
         check_readable(path, reader)
         attributes = Attributes.of(path)
-        if params["state"] == "present" and wanted(params) and has_secret(merged.text):
+        if params["state"] == "present" and wanted(params) and has_secret(merged.text, grammar_of(params)):
             attributes = safe(attributes, reader)
         goal, names = dotenv_text.encode(merged.text), [*merged.set, *merged.removed]
-        for doubt in dotenv_text.doubts(dotenv_text.parse(merged.text), merged.text):
+        for doubt in dotenv_text.doubts(dotenv_text.parse(merged.text, grammar_of(params)), merged.text):
             module.warn(f"{path}: {doubt}.")
     old = Attributes.of(path)
     target = os.path.realpath(params["dest"]) if params["dest"] else path
@@ -389,25 +401,27 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     result: dict[str, Any] = {
         "changed": changed,
         "file": path,
-        "names": names_of(merged.text),
+        "names": names_of(merged.text, grammar_of(params)),
         "keys_set": merged.set,
         "keys_removed": merged.removed,
         "written": target if changed else "",
         "backup_file": kept,
+        "attributes": str(attributes),
+        "before": old.packed(),
         "diff": [difference(path, (text, merged.text), names, params)] if names else [],
     }
     if attributes != old:
         result["diff"].append(changed_attributes(path, old, attributes))
     if params["return"] == "values":
-        known = dotenv_text.load(dotenv_text.parse(merged.text))
+        known = dotenv_text.load(dotenv_text.parse(merged.text, grammar_of(params)))
         result["parsed"] = {name: dotenv_text.env(value) for name, value in known.items()}
     return result
 
 
-def names_of(text: str) -> list[str]:
+def names_of(text: str, grammar: dotenv_text.Grammar) -> list[str]:
     """The keys of a text; none when it is one of the files that cannot be read, as a backup may be."""
     try:
-        return sorted({entry.name for entry in dotenv_text.parse(text)})
+        return sorted({entry.name for entry in dotenv_text.parse(text, grammar)})
     except dotenv_text.Misread:
         return []
 
@@ -450,7 +464,9 @@ def main() -> None:
             "state": {"type": "str", "choices": ["present", "absent", "restored"], "default": "present"},
             "return": {"type": "str", "choices": ["names", "values"], "default": "names"},
             "reader": {"type": "str", "default": "www-data"},
+            "grammar": {"type": "list", "elements": "str", "default": []},
             "dest": {"type": "path"},
+            "before": {"type": "dict", "default": {}},
             "backup": {"type": "bool", "default": True},
         },
         supports_check_mode=True,

@@ -11,12 +11,12 @@ short_description: Prunes the EBS snapshots of an environment without a host, an
 version_added: 0.1.0
 author: The spotcache team (@spotcache)
 description:
-  - While an environment has a host, its keeper prunes the snapshots that it takes, and Data Lifecycle Manager its own.
-    Afterwards nobody does. This module keeps the newest good ones of each kind and deletes the rest, as well as what
-    an image of the host that is deleted already has left.
+  - While an environment stands, a function prunes the snapshots that its keeper takes, and Data Lifecycle Manager its
+    own. Afterwards nobody does. This module keeps the newest good ones of each kind and deletes the rest, as well as
+    what an image of the host that is deleted already has left.
   - A kind without a good snapshot is left as it is, and nothing that is as young as the newest good one is deleted,
     since it may still become good.
-  - Backups in S3 are counted, and never deleted.
+  - Backups in S3 are counted, with every older version that is paid for, and never deleted.
 options:
   environment:
     description: Name of the environment; its snapshots carry it in their tag C(spotcache:environment).
@@ -82,7 +82,7 @@ snapshots:
       description: Size of its volume, the most that it can hold.
       type: int
 objects:
-  description: Number of objects in S3.
+  description: Number of objects in S3, older versions among them.
   returned: always
   type: int
 bytes:
@@ -171,11 +171,11 @@ def summary(snapshots: Sequence[Mapping[str, Any]], objects: int, size: int) -> 
 
 
 def in_bucket(client: Any, bucket: str, prefix: str) -> tuple[int, int]:
-    """Number and bytes of the objects below a prefix."""
+    """Number and bytes of the objects below a prefix, older versions among them."""
     count = size = 0
     try:
-        for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
-            for one in page.get("Contents", []):
+        for page in client.get_paginator("list_object_versions").paginate(Bucket=bucket, Prefix=prefix):
+            for one in page.get("Versions", []):
                 count, size = count + 1, size + one["Size"]
     except ClientError as error:
         if error.response["Error"]["Code"] not in MISSING_BUCKET:

@@ -16,7 +16,8 @@ description:
     again by a request to php-fpm itself, without a web server, and compares what both say with what is expected.
   - Each Redis connection in use is pinged, and each store is written to and read, so that a wrong password, an unknown
     driver or a directory that PHP may not write to shows with Laravel's own error.
-  - The configuration is cached anew only where a cache is in use, beside the old one, which it replaces in one step.
+  - The configuration is cached anew only where a cache is in use. It takes the old one's place in one step, and is as
+    that was in owner, group, mode, ACL and SELinux context.
   - Runs PHP as the application's user, never as root, whose files that user could not write to later.
 options:
   fpm:
@@ -28,12 +29,14 @@ options:
   state:
     description:
       - V(inspected) looks.
-      - V(located) only sees whether there is an application, and who reads its C(.env).
+      - V(located) only sees whether there is an application, who reads its C(.env), and by which grammar.
+      - V(described) returns the whole configuration that the application makes of its C(.env), cached or not, and the
+        keys of the C(.env) that decide it. Nothing is reached for that.
       - V(applied) caches the configuration anew where a cache is in use, lets php-fpm forget the old one, and tells
         queue workers.
       - V(restored) puts back the cached configuration of before, and does the same.
     type: str
-    choices: [inspected, located, applied, restored]
+    choices: [inspected, located, described, applied, restored]
     default: inspected
   env_file:
     description: The application's C(.env) on this host. When given, the application must be reading that very file.
@@ -53,6 +56,10 @@ options:
     description: What RV(config_backup) was when the state was applied, for O(state=restored).
     type: str
     default: ''
+  config_before:
+    description: What RV(config_before) was when the state was applied, for O(state=restored).
+    type: dict
+    default: {}
   workers:
     description: Whether the application has queue workers, which keep the configuration they were started with.
     type: bool
@@ -66,6 +73,10 @@ options:
     type: dict
     default: {}
     suboptions:
+      default_store:
+        description: The store that is used where none is named.
+        type: str
+        default: ''
       stores:
         description: Cache stores and their drivers.
         type: dict
@@ -78,16 +89,27 @@ options:
         description: Redis connection of the sessions. Laravel silently takes C(default) for one that is not set.
         type: str
         default: ''
-      cache_redis:
-        description: C(host), C(port) and C(database) of the Redis that the stores use.
+      queue:
+        description: Connection of the queue.
+        type: str
+        default: ''
+      broadcast:
+        description: Connection of the broadcasts.
+        type: str
+        default: ''
+      connections:
+        description: Redis connections, each with C(host), C(port), C(database), C(username) and C(tls).
         type: dict
         default: {}
-      session_redis:
-        description: The same of the one that the sessions use.
-        type: dict
-        default: {}
+      kept:
+        description:
+          - Redis connections with what must outlive the clearing of a cache. A key is put there, and a session, and
+            both must be out of reach of every store; a store whose database is empty is really cleared.
+        type: list
+        elements: str
+        default: []
   passwords:
-    description: C(cache) and C(session), the passwords of these two.
+    description: The passwords of these Redis connections.
     type: dict
     default: {}
   names:
@@ -116,7 +138,7 @@ EXAMPLES = r"""
 - name: See what the application uses
   spotcache.redis.laravel_app:
     path: /srv/app
-    expect: {stores: {method: redis}, cache_redis: {host: 10.0.0.4, port: 6379, database: 0}}
+    expect: {stores: {method: redis}, connections: {default: {host: 10.0.0.4, port: 6379, database: 0}}}
   register: app
 
 - name: Let the application in a container take up its new .env
@@ -140,8 +162,25 @@ fpm:
   description: What it says in php-fpm. Empty when that was not asked.
   returned: O(state=inspected)
   type: dict
-defects:
-  description: Those of the problems that no C(.env) can mend, such as a store that the application does not define.
+configuration:
+  description:
+    - What the application makes of its C(.env) - C(default_store), C(stores), C(session), C(queue), C(broadcast),
+      C(horizon), C(prefix), C(client), C(connections) and C(flushes_locks).
+    - C(keys) has the key of the C(.env) that decides a setting, by the setting's path.
+    - C(config_cached), C(cache_file) and C(cache_owner) say whether and where it is cached, and whose that file is.
+  returned: O(state=described)
+  type: dict
+grammar:
+  description: What the application's phpdotenv reads that older versions do not, as M(spotcache.redis.dotenv) wants it.
+  returned: O(state=located)
+  type: list
+  elements: str
+uses:
+  description: What O(expect) would have to be for the application to be as it is. Empty when it does not say.
+  returned: O(state=inspected)
+  type: dict
+apart:
+  description: A sentence for everything in which php-fpm is another than artisan.
   returned: O(state=inspected)
   type: list
   elements: str
@@ -152,6 +191,14 @@ config_cached:
 config_backup:
   description: Where the cached configuration of before is kept, as PHP sees it. Empty when none was replaced.
   returned: O(state=applied)
+  type: str
+config_before:
+  description: Owner, group, mode, ACL and SELinux context of the cached configuration before it was replaced.
+  returned: O(state=applied)
+  type: dict
+config_restored:
+  description: The cached configuration that was put back, with its mode, owner and group.
+  returned: O(state=restored)
   type: str
 reader:
   description: The application's user, as M(spotcache.redis.dotenv) wants it.
@@ -172,7 +219,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.spotcache.redis.plugins.module_utils import programs
+from ansible_collections.spotcache.redis.plugins.module_utils import file_attributes, programs
 from ansible_collections.spotcache.redis.plugins.module_utils.laravel_program import find_answer, script
 
 # Nothing of Ansible's own environment may reach PHP: a variable that is set there outdoes the .env.
@@ -254,16 +301,14 @@ class Application:
             raise Trouble(f'user is "{self.user}", and the container {self.container} has no such user.')
         return ":".join(found)
 
-    def locate(self) -> None:
-        """See whether there is an application.
+    def locate(self) -> list[str]:
+        """See whether there is an application. Returns what its phpdotenv reads that older ones do not.
 
         Raises:
             Trouble: there is none.
         """
-        test = "test -f artisan && test -f vendor/autoload.php && test -f bootstrap/app.php"
-        found = self.run(self.command("sh", "-c", f'cd "$1" && {test}', "sh", self.path))
-        if found.returncode:
-            raise self.no_application()
+        found: list[str] = self.ask(self.question("grammar"))["grammar"]
+        return found
 
     def no_application(self) -> Trouble:
         """What to say then."""
@@ -272,11 +317,26 @@ class Application:
             "bootstrap/app.php are expected there): deploy it first, or correct the path."
         )
 
+    def on_host(self, path: str) -> str:
+        """Where a file of the application's is on this host; in a container it is below that one's own root.
+
+        Raises:
+            Trouble: the container does not run here.
+        """
+        if not self.container:
+            return path
+        look = self.run(["docker", "inspect", "--format", "{{.State.Pid}}", self.container])
+        process = look.stdout.strip()
+        if look.returncode or not os.path.isdir(f"/proc/{process}/root") or process == "0":
+            raise Trouble(f"The container {self.container} does not run on this host: start it, or correct container.")
+        return f"/proc/{process}/root{path}"
+
     def question(self, do: str, **more: Any) -> dict[str, Any]:
         """A question with all its parts."""
         common = {"do": do, "path": self.path, "fpm": self.fpm, "timeout": self.timeout, "patience": PATIENCE}
         empty = {"token": secrets.token_hex(8), "env_file": "", "stores": [], "names": [], "ping": False}
-        return {**common, **empty, "cache_file": "", "backup": "", "program": "", **more}
+        empty |= {"connections": [], "kept": [], "uncached": False}
+        return {**common, **empty, "cache_file": "", "program": "", **more}
 
     def ask(self, question: Mapping[str, Any]) -> dict[str, Any]:
         """Ask by artisan's way in.
@@ -330,40 +390,19 @@ def digest(token: str, text: str) -> str:
 
 
 def connection_problems(
-    answer: Mapping[str, Any], name: str, purpose: str, wanted: Mapping[str, Any], password: str | None, token: str
+    answer: Mapping[str, Any], name: str, wanted: Mapping[str, Any], password: str | None, token: str
 ) -> Iterator[str]:
     """What is not as expected with a Redis connection."""
     found = answer["connections"].get(name)
     if found is None:
-        # One of the defects, for sessions; a store's connection is not in the role's hands.
-        yield f"has no Redis connection {name}, which {purpose} needs: define it in config/database.php"
+        yield f"has no Redis connection {name}: define it in config/database.php"
         return
     hint = " (a URL in the connection's settings, such as REDIS_URL, overrides it)" if found["url"] else ""
-    for key in ("host", "port", "database"):
-        # Another connection than these two has a database of its own, which no variable here sets.
-        known = key in wanted and (key != "database" or name in ("default", wanted.get("connection")))
-        if known and str(found[key]) != str(wanted[key]):
-            yield f"uses the {key} {found[key]!r} for {purpose} (connection {name}), not {wanted[key]!r}{hint}"
+    for key, value in wanted.items():
+        if str(found[key]) != str(value):
+            yield f"uses the {key} {found[key]!r} for the Redis connection {name}, not {value!r}{hint}"
     if password is not None and found["password"] != digest(token, password):
-        yield f"uses another password for {purpose} (connection {name}) than the one that is set{hint}"
-
-
-def defects(answer: Mapping[str, Any], expect: Mapping[str, Any]) -> Iterator[str]:
-    """What no .env can mend, each the second half of a sentence."""
-    if "failed" in answer:
-        return
-    for name in expect.get("stores") or {}:
-        if answer["stores"].get(name) is None:
-            yield f"has no cache store {name}: define it in config/cache.php, or correct the list of stores"
-    if expect.get("session_driver") == "redis":
-        name = expect.get("session_connection") or "default"
-        if name not in answer["connections"]:
-            yield f"has no Redis connection {name}: define it in config/database.php, or correct session_connection"
-        if answer["session"]["store_missing"]:
-            yield (
-                f"cannot keep sessions in Redis without the cache store {answer['session']['store']}, which Laravel "
-                "needs for that: define it in config/cache.php, or set SESSION_STORE to one that is there"
-            )
+        yield f"uses another password for the Redis connection {name} than the one that is set{hint}"
 
 
 def problems(
@@ -375,15 +414,15 @@ def problems(
         return
     if not answer["environment_readable"] and not answer["config_cached"]:
         yield f"cannot read {answer['environment_file']}, and so uses its defaults"
+    default = expect.get("default_store")
+    if default and answer["default_store"] != default:
+        yield f"uses {answer['default_store']!r} as its default store, not {default!r}"
     for name, driver in (expect.get("stores") or {}).items():
         store = answer["stores"].get(name)
         if store is None:
-            continue
-        if store["driver"] != driver:
+            yield f"has no cache store {name}: define it in config/cache.php"
+        elif store["driver"] != driver:
             yield f"uses the driver {store['driver']!r} for the store {name}, not {driver!r}"
-        elif driver == "redis":
-            purpose, wanted = f"the store {name}", expect.get("cache_redis") or {}
-            yield from connection_problems(answer, store["connection"], purpose, wanted, passwords.get("cache"), token)
     session, driver = answer["session"], expect.get("session_driver")
     if driver and session["driver"] != driver:
         yield f"uses the driver {session['driver']!r} for sessions, not {driver!r}"
@@ -391,9 +430,12 @@ def problems(
         name = session["connection"] or "default"
         if expect.get("session_connection") and name != expect["session_connection"]:
             yield f"keeps sessions on the Redis connection {name}, not on {expect['session_connection']}"
-        else:
-            wanted = {**(expect.get("session_redis") or {}), "connection": name}
-            yield from connection_problems(answer, name, "sessions", wanted, passwords.get("session"), token)
+    for what in ("queue", "broadcast"):
+        wanted = expect.get(what)
+        if wanted and answer[what]["default"] != wanted:
+            yield f"uses {answer[what]['default']!r} for the {what}, not {wanted!r}"
+    for name, there in (expect.get("connections") or {}).items():
+        yield from connection_problems(answer, name, there, passwords.get(name), token)
     for error in answer["errors"]:
         yield f"fails with {error['what']}: {error['error'].rstrip('.')}"
 
@@ -412,17 +454,55 @@ def file_problem(answer: Mapping[str, Any], env_file: str, token: str) -> str:
     )
 
 
+def describe(application: Application) -> dict[str, Any]:
+    """The configuration that the application makes of its .env, and which keys of that decide it.
+
+    Raises:
+        Trouble: it cannot be asked.
+    """
+    found = application.ask(application.question("describe", uncached=True))
+    keys = {} if "failed" in found else application.ask(application.question("keys", uncached=True))
+    for answer in (found, keys):
+        if "failed" in answer:
+            raise Trouble(
+                f"{application.place} cannot be asked for its configuration: {answer['failed'].rstrip('.')}. Nothing "
+                "is assumed instead: mend that first, as `php artisan about` there shows it."
+            )
+    now = application.ask(application.question("cache_file"))
+    without_passwords(found)
+    # An empty array of PHP's is a list in JSON.
+    found["keys"] = keys["keys"] or {}
+    for part in (found, found["queue"], found["broadcast"]):
+        part.update({name: part[name] or {} for name in ("stores", "connections") if name in part})
+    return {**found, **{name: now[name] for name in ("config_cached", "cache_file", "cache_owner")}}
+
+
+def without_passwords(answer: dict[str, Any]) -> None:
+    """Nobody needs what the passwords are compared by."""
+    for connection in answer.get("connections", {}).values():
+        connection.pop("password", None)
+        connection.get("own", {}).pop("password", None)
+    answer.pop("environment_digest", None)
+
+
+def tried_stores(expect: Mapping[str, Any]) -> list[str]:
+    """The stores that are written to and read."""
+    default = expect.get("default_store")
+    return list(dict.fromkeys([*(expect.get("stores") or {}), *([default] if default else [])]))
+
+
 def inspect(application: Application, params: Mapping[str, Any], check: bool) -> dict[str, Any]:
     """Ask both ways and compare."""
     expect = {name: value for name, value in params["expect"].items() if value}
     more = {
-        "stores": list(expect.get("stores") or {}),
+        "stores": tried_stores(expect),
+        "connections": list(expect.get("connections") or {}),
+        "kept": list(expect.get("kept") or []),
         "names": params["names"],
         "ping": params["ping"] and not check,
         "env_file": params["try_env"],
     }
     found: list[str] = []
-    beyond: list[str] = []
     answers: dict[str, dict[str, Any]] = {"cli": {}, "fpm": {}}
     for where, name in (("cli", "artisan"), ("fpm", "php-fpm")):
         if where == "fpm" and (check or application.fpm == "none" or params["try_env"]):
@@ -436,20 +516,42 @@ def inspect(application: Application, params: Mapping[str, Any], check: bool) ->
                 raise
             found.append(str(trouble))
             continue
-        lasting = list(defects(answer, expect))
-        beyond += [f"{application.place} {sentence}." for sentence in lasting if where == "cli"]
-        sentences = lasting + list(problems(answer, expect, params["passwords"], question["token"]))
+        sentences = list(problems(answer, expect, params["passwords"], question["token"]))
         if not params["try_env"]:
             sentences.append(file_problem(answer, params["env_file"], question["token"]))
         overridden = ", ".join(answer.get("overridden", []))
         hint = f" ({overridden} stands in the environment and outdoes the .env)" if overridden else ""
         found += [f"{application.place}: {name} {sentence}{hint}." for sentence in sentences if sentence]
-        for connection in answer.get("connections", {}).values():
-            del connection["password"]
-        answer.pop("environment_digest", None)
+        without_passwords(answer)
         answers[where] = answer
-    cached = bool(answers["cli"].get("config_cached"))
-    return {"changed": False, "problems": found, "defects": beyond, "config_cached": cached, **answers}
+    cached, own = bool(answers["cli"].get("config_cached")), uses(answers["cli"])
+    apart = [f"{application.place}: php-fpm {sentence}." for sentence in disagreements(answers["fpm"], own)]
+    return {"changed": False, "problems": found, "config_cached": cached, "uses": own, "apart": apart, **answers}
+
+
+def disagreements(answer: Mapping[str, Any], own: Mapping[str, Any]) -> list[str]:
+    """In what php-fpm is another than artisan, as second halves of sentences; nothing where either does not say."""
+    return list(problems({**answer, "errors": []}, own, {}, "")) if "connections" in answer and own else []
+
+
+def uses(answer: Mapping[str, Any]) -> dict[str, Any]:
+    """What would have to be expected of the application for it to be as it is."""
+    if "connections" not in answer:
+        return {}
+    session = answer["session"]
+    settings = ("host", "port", "database", "username", "tls")
+    return {
+        "default_store": answer["default_store"],
+        "stores": {name: one["driver"] for name, one in dict(answer["stores"] or {}).items()},
+        "session_driver": session["driver"],
+        "session_connection": (session["connection"] or "default") if session["driver"] == "redis" else "",
+        "queue": answer["queue"]["default"],
+        "broadcast": answer["broadcast"]["default"],
+        "connections": {
+            name: {setting: one[setting] for setting in settings}
+            for name, one in dict(answer["connections"] or {}).items()
+        },
+    }
 
 
 def take_up(application: Application, params: Mapping[str, Any], check: bool) -> dict[str, Any]:
@@ -458,18 +560,18 @@ def take_up(application: Application, params: Mapping[str, Any], check: bool) ->
     cache_file, cached = str(now.get("cache_file", "")), bool(now.get("config_cached"))
     # With a .env that does not work nothing more is known; whether there is a cache is decided by the file's backup.
     result: dict[str, Any] = {"changed": False, "problems": [], "config_cached": cached, "config_backup": ""}
+    result |= {"config_restored": "", "config_before": {}}
     if check:
         return {**result, "changed": cached and params["state"] == "applied"}
     if params["state"] == "restored" and params["config_backup"]:
         target = re.sub(r"\.backup$", "", params["config_backup"])
-        question = application.question("restore_config", cache_file=target, backup=params["config_backup"])
-        result["changed"] = application.ask(question)["changed"]
+        result["changed"], result["config_restored"] = put_back(application, target, params["config_before"])
         cache_file, cached = target, True
     elif params["state"] == "applied" and cached:
         rebuilt = application.ask(application.question("rebuild_config"))
         if "failed" in rebuilt:
             raise Trouble(f"{application.place}: its configuration cannot be cached: {rebuilt['failed']}.")
-        result["changed"], result["config_backup"] = rebuilt["changed"], rebuilt.get("backup", "")
+        result |= put_in_place(application, rebuilt)
     try:
         tell(application, params, cache_file if cached else "")
         result["changed"] = result["changed"] or params["workers"]
@@ -477,6 +579,51 @@ def take_up(application: Application, params: Mapping[str, Any], check: bool) ->
         # What was replaced must be known all the same, to go back.
         result["problems"].append(str(trouble))
     return result
+
+
+def put_in_place(application: Application, rebuilt: Mapping[str, Any]) -> dict[str, Any]:
+    """Have a new cached configuration take the place of the old one, and be as that is in owner, mode and all.
+
+    Returns:
+        `changed`; `config_backup`, its path as PHP sees it; and `config_before`, what the file was like.
+
+    Raises:
+        Trouble: it cannot be replaced.
+    """
+    inside, content = str(rebuilt["cache_file"]), base64.b64decode(rebuilt["content"])
+    path = application.on_host(inside)
+    with open(path, "rb") as handle:
+        before = handle.read()
+    if before == content:
+        return {"changed": False}
+    attributes = file_attributes.Attributes.of(path)
+    try:
+        # It is read by nobody but who puts it back.
+        file_attributes.replace(f"{path}.backup", before, file_attributes.Attributes(0o600, 0, 0))
+        file_attributes.replace(path, content, attributes)
+    except OSError as error:
+        raise Trouble(
+            f"{application.place}: {inside} ({attributes}) cannot be replaced: {error.strerror}. It is as it was; run "
+            "it as root (become: true)."
+        ) from None
+    return {"changed": True, "config_backup": f"{inside}.backup", "config_before": attributes.packed()}
+
+
+def put_back(application: Application, inside: str, before: Mapping[str, Any]) -> tuple[bool, str]:
+    """Have the cached configuration of before again, in every respect.
+
+    Returns:
+        whether there was one, and what it is now, for a sentence.
+    """
+    path = application.on_host(inside)
+    if not os.path.isfile(f"{path}.backup"):
+        return False, ""
+    with open(f"{path}.backup", "rb") as handle:
+        content = handle.read()
+    attributes = file_attributes.Attributes.unpacked(before) if before else file_attributes.Attributes.of(path)
+    file_attributes.replace(path, content, attributes)
+    os.unlink(f"{path}.backup")
+    return True, f"{inside} ({attributes})"
 
 
 def tell(application: Application, params: Mapping[str, Any], cache_file: str) -> None:
@@ -508,24 +655,28 @@ def main() -> None:
             "fpm": {"type": "str", "default": "auto"},
             "state": {
                 "type": "str",
-                "choices": ["inspected", "located", "applied", "restored"],
+                "choices": ["inspected", "located", "described", "applied", "restored"],
                 "default": "inspected",
             },
             "env_file": {"type": "path", "default": ""},
             "try_env": {"type": "str", "default": ""},
             "old_env": {"type": "str", "default": ""},
             "config_backup": {"type": "str", "default": ""},
+            "config_before": {"type": "dict", "default": {}},
             "workers": {"type": "bool", "default": False},
             "ping": {"type": "bool", "default": True},
             "expect": {
                 "type": "dict",
                 "default": {},
                 "options": {
+                    "default_store": {"type": "str", "default": ""},
                     "stores": {"type": "dict", "default": {}},
                     "session_driver": {"type": "str", "default": ""},
                     "session_connection": {"type": "str", "default": ""},
-                    "cache_redis": {"type": "dict", "default": {}},
-                    "session_redis": {"type": "dict", "default": {}},
+                    "queue": {"type": "str", "default": ""},
+                    "broadcast": {"type": "str", "default": ""},
+                    "connections": {"type": "dict", "default": {}},
+                    "kept": {"type": "list", "elements": "str", "default": []},
                 },
             },
             "passwords": {"type": "dict", "default": {}, "no_log": True},
@@ -547,8 +698,9 @@ def main() -> None:
     try:
         reader = application.reader()
         if params["state"] == "located":
-            application.locate()
-            module.exit_json(changed=False, problems=[], reader=reader)
+            module.exit_json(changed=False, problems=[], reader=reader, grammar=application.locate())
+        if params["state"] == "described":
+            module.exit_json(changed=False, problems=[], reader=reader, configuration=describe(application))
         act = inspect if params["state"] == "inspected" else take_up
         result = act(application, params, module.check_mode)
     except Trouble as trouble:

@@ -24,8 +24,11 @@ options:
     description:
       - V(present) takes or renews the lease; it fails, and says who holds it, when another run does.
       - V(absent) releases it. A lease that another run holds is left alone.
+      - V(kept) renews it four times in each O(ttl), until it is released, another run has it, or the run has ended. It
+        does not return before, so give the task C(async) and C(poll=0). A lease of a short term then lasts as long as
+        its run and no longer, also where a run ends without a word, as in a container that is stopped.
     type: str
-    choices: [present, absent]
+    choices: [present, absent, kept]
     default: present
   key:
     description: Key of the object.
@@ -49,6 +52,10 @@ options:
       - Pass the same text to every task of a run.
     type: str
     default: ''
+  job:
+    description: What a server that runs this calls it. Other runs are told, and that it may have been cancelled.
+    type: str
+    default: ''
 extends_documentation_fragment:
   - amazon.aws.common.modules
   - amazon.aws.region.modules
@@ -68,6 +75,16 @@ EXAMPLES = r"""
     key: stg/locks/environment.json
     purpose: provision
 
+- name: Renew it for as long as this run lives
+  spotcache.redis.lease:
+    bucket: example-backups
+    key: stg/locks/environment.json
+    state: kept
+    ttl: 180
+    token: "{{ awx_job_id }}"
+  async: 86400
+  poll: 0
+
 - name: Release it
   spotcache.redis.lease:
     bucket: example-backups
@@ -81,7 +98,7 @@ action:
   returned: always
   type: str
   sample: taken
-  choices: [taken, renewed, taken_over, released, none]
+  choices: [taken, renewed, taken_over, released, ended, none]
 owner:
   description: The run that holds the lease.
   returned: when the lease is held by this run
@@ -95,6 +112,8 @@ until:
 """
 
 import contextlib
+import time
+from collections.abc import Callable
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -108,6 +127,7 @@ from ansible_collections.spotcache.redis.plugins.module_utils.lease import (
     UTC,
     Owner,
     Record,
+    is_gone,
     refusal,
     renewed,
     stamp,
@@ -203,21 +223,48 @@ class Lease:
             raise Held(f"The lease {self.where} changes faster than it can be read. Nothing was changed; run again.")
         raise Held(refusal(record, now, self.where))
 
+    def keep(self, here: Owner, pause: Callable[[float], None] = time.sleep) -> str:
+        """Renew what this run holds until it no longer does, or is no more; its owner stays as the record has it.
+
+        A service that does not answer is asked again until the lease has expired.
+        """
+        until: datetime | None = None
+        while True:
+            try:
+                record, etag, now = self.read()
+                if record is None or not record.owner.is_same_run(here) or is_gone(record.owner, here):
+                    return "ended"
+                until = record.until
+                # One that another writer was faster with is looked at anew; so is one that was released meanwhile.
+                self.write(renewed(record.owner, record.purpose, now, self.ttl, record), etag)
+            except (ClientError, BotoCoreError):
+                if until is None or datetime.now(UTC) > until:
+                    return "ended"
+            pause(self.ttl / 4)
+
     def release(self, here: Owner) -> str:
         """Delete the object if it is this run's."""
-        record, etag, now = self.read()
-        if verdict(record, here, now) != "mine":
-            return "none"
+        for _attempt in range(ATTEMPTS):
+            record, etag, now = self.read()
+            if verdict(record, here, now) != "mine":
+                return "none"
+            if self.delete(etag):
+                return "released"
+            # Renewed between the two looks, or taken over by another run.
+        return "none"
+
+    def delete(self, etag: str) -> bool:
+        """Delete the object if it is still as it was read."""
         try:
             self.client.delete_object(Bucket=self.bucket, Key=self.key, IfMatch=etag)
         except ClientError as error:
             if error_code(error) in LOST:
-                return "none"
+                return False
             if error_code(error) not in ("NotImplemented", "501"):
                 raise
             # A store that cannot delete on a condition: it was ours a moment ago.
             self.client.delete_object(Bucket=self.bucket, Key=self.key)
-        return "released"
+        return True
 
 
 def explain(error: Exception, lease: Lease) -> str:
@@ -237,13 +284,14 @@ def main() -> None:
     """Ansible's entry point."""
     module = AnsibleAWSModule(
         argument_spec={
-            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "state": {"type": "str", "choices": ["present", "absent", "kept"], "default": "present"},
             "bucket": {"type": "str", "required": True},
             "key": {"type": "str", "required": True, "no_log": False},
             "purpose": {"type": "str", "default": "a run"},
             "ttl": {"type": "int", "default": 3600},
             "bucket_must_exist": {"type": "bool", "default": True},
             "token": {"type": "str", "default": "", "no_log": False},
+            "job": {"type": "str", "default": ""},
         },
         supports_check_mode=True,
     )
@@ -253,7 +301,7 @@ def main() -> None:
     if module.check_mode:
         module.exit_json(changed=False, action="none")
 
-    here = this_run(module.params["token"])
+    here = this_run(module.params["token"], job=module.params["job"])
     if not here.pid and not here.token:
         module.fail_json(
             msg="ansible-playbook's process cannot be seen here: pass token, the same in every task of a run."
@@ -262,6 +310,8 @@ def main() -> None:
     try:
         if module.params["state"] == "absent":
             module.exit_json(changed=False, action=lease.release(here))
+        if module.params["state"] == "kept":
+            module.exit_json(changed=False, action=lease.keep(here))
         action, record = lease.take(here, module.params["purpose"])
     except Held as held:
         module.fail_json(msg=str(held))

@@ -7,7 +7,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 ---
 module: redis_config
-short_description: Write redis.conf and its secrets, checked by the server first
+short_description: Write redis.conf, its secrets and its users, checked by the server first
 version_added: 0.1.0
 author: The spotcache team (@spotcache)
 description:
@@ -16,20 +16,44 @@ description:
   - The check happens only when something is to be written. The text goes in through standard input, and the server is
     told to listen on a socket that cannot be made. When that is what it complains about, it has accepted everything
     before; it serves nobody and never gets as far as reading data.
-  - The open part and the secrets are two files. The open one is shown in diffs, the secrets never are.
+  - The open part, the secrets and the users are a file each. The open one is shown in diffs. Of the users a diff names
+    those that come, go or change, and shows no rule and no hash; the secrets it never shows.
 options:
   directory:
-    description: Directory of C(redis.conf) and C(secrets.conf). It is made when it is missing.
+    description: Directory of C(redis.conf), C(secrets.conf) and C(users.acl). It is made when it is missing.
     type: path
     required: true
   config:
-    description: Text of C(redis.conf). Its C(include) lines are left out of the check.
+    description: Text of C(redis.conf). Its C(include) and C(aclfile) lines are left out of the check.
     type: str
     required: true
   secrets:
     description: Text of C(secrets.conf).
     type: str
     required: true
+  users:
+    description:
+      - Text of C(users.acl), a line for each user, with passwords as SHA-256. Without it there is no such file.
+      - Commands and categories that the server does not know are found when it loads the file, not before.
+    type: str
+  tls:
+    description:
+      - Texts of C(ca.crt), C(tls.crt) and C(tls.key), which a configuration with a C(tls-port) names. Without it there
+        are no such files.
+    type: dict
+    suboptions:
+      authority:
+        description: Certificate of the authority, as PEM.
+        type: str
+        required: true
+      certificate:
+        description: Certificate of the server, as PEM, with those between it and the authority.
+        type: str
+        required: true
+      private_key:
+        description: Private key of the server, as PEM.
+        type: str
+        required: true
   image:
     description: Image whose C(redis-server) checks. In check mode an image that is not there yet is no error.
     type: str
@@ -47,7 +71,7 @@ attributes:
     description: Checks the configuration, and reports what would be written.
     support: full
   diff_mode:
-    description: Shows C(redis.conf), never C(secrets.conf).
+    description: Shows C(redis.conf) and the names of users, never C(secrets.conf).
     support: full
 """
 
@@ -57,6 +81,7 @@ EXAMPLES = r"""
     directory: /etc/spotcache/redis
     config: "{{ lookup('ansible.builtin.template', 'redis.conf.j2') }}"
     secrets: "{{ lookup('ansible.builtin.template', 'secrets.conf.j2') }}"
+    users: "{{ lookup('ansible.builtin.template', 'users.acl.j2') }}"
     image: redis:7.2
     uid: 6379
     gid: 6379
@@ -69,7 +94,7 @@ checked:
   returned: success
   type: bool
 written:
-  description: The files that were written, or would be in check mode.
+  description: The files that were written or removed, or would be in check mode.
   returned: success
   type: list
   elements: str
@@ -89,12 +114,20 @@ from ansible_collections.spotcache.redis.plugins.module_utils.programs import ru
 SENTINEL = "/spotcache-sentinel/none"
 # The last words count, so these win over what the configuration says.
 SERVER_ARGUMENTS = ["-", "--port", "0", "--unixsocket", SENTINEL]
-ORIGINS = {"user": "redis_acl_users"}
+ORIGINS = {"user": "redis_users"}
+# Name, which of the texts it has, mode, and whether it is the server's own (else root's).
+TLS_FILES = (
+    ("ca.crt", "authority", 0o640, False),
+    ("tls.crt", "certificate", 0o640, False),
+    ("tls.key", "private_key", 0o400, True),
+)
+# What the check reads from standard input, or what would lead it to files of the running server.
+ELSEWHERE = (["include"], ["aclfile"])
 
 
 @dataclass(frozen=True)
 class Target:
-    """One of the two files."""
+    """One of the files."""
 
     path: str
     text: str
@@ -128,9 +161,9 @@ class Target:
 
 
 def without_includes(text: str) -> str:
-    """The configuration with its include lines blanked, so that the numbers of the lines stay."""
+    """The configuration without what names its other files; the lines are blanked, so that their numbers stay."""
     lines = text.splitlines()
-    return "\n".join("" if line.split(maxsplit=1)[:1] == ["include"] else line for line in lines) + "\n"
+    return "\n".join("" if line.split(maxsplit=1)[:1] in ELSEWHERE else line for line in lines) + "\n"
 
 
 def check_command(image: str, directory: str, uid: int, gid: int) -> list[str]:
@@ -143,6 +176,11 @@ def check_command(image: str, directory: str, uid: int, gid: int) -> list[str]:
         # A directive may name a file beside the configuration, such as a certificate.
         options += ["--volume", f"{directory}:/etc/redis:ro"]
     return ["docker", "run", *options, "--entrypoint", "redis-server", image, *SERVER_ARGUMENTS]
+
+
+def without_tls(text: str) -> list[str]:
+    """What keeps a server from looking for certificates, which it does for a port: new ones are not there yet."""
+    return ["--tls-port", "0"] if "tls-port" in redis_conf.parse(text) else []
 
 
 def verdict(output: str, code: int) -> str:
@@ -187,6 +225,15 @@ def main() -> None:
             "directory": {"type": "path", "required": True},
             "config": {"type": "str", "required": True},
             "secrets": {"type": "str", "required": True, "no_log": True},
+            "users": {"type": "str", "no_log": True},
+            "tls": {
+                "type": "dict",
+                "options": {
+                    "authority": {"type": "str", "required": True},
+                    "certificate": {"type": "str", "required": True},
+                    "private_key": {"type": "str", "required": True, "no_log": True},
+                },
+            },
             "image": {"type": "str", "required": True},
             "uid": {"type": "int", "required": True},
             "gid": {"type": "int", "required": True},
@@ -195,39 +242,60 @@ def main() -> None:
     )
     params = module.params
     uid, gid = params["uid"], params["gid"]
-    targets = (
+    targets = [
         Target(os.path.join(params["directory"], "redis.conf"), params["config"], 0o640, 0, gid),
         Target(os.path.join(params["directory"], "secrets.conf"), params["secrets"], 0o400, uid, gid),
-    )
+    ]
+    users = params["users"] or ""
+    if users:
+        targets.append(Target(os.path.join(params["directory"], "users.acl"), users, 0o400, uid, gid))
+    # The container's user reads what is its group's; clients on this host are root.
+    tls = params["tls"] or {}
+    targets[1:1] = [
+        Target(os.path.join(params["directory"], name), f"{tls[part].strip()}\n", mode, uid if own else 0, gid)
+        for name, part, mode, own in TLS_FILES
+        if tls
+    ]
+    gone = [
+        path for name, *_ in TLS_FILES if not tls and os.path.exists(path := os.path.join(params["directory"], name))
+    ]
     differing = [target for target in targets if target.differs()]
     checked = bool(differing) and (not module.check_mode or has_image(params["image"]))
     if checked:
-        text = without_includes(params["config"]) + params["secrets"]
+        # A line of users.acl is a directive as well; all releases check those, and not all of them the file.
+        text = without_includes(params["config"]) + params["secrets"] + users
         command = check_command(params["image"], params["directory"], uid, gid)
+        command += without_tls(text)
         done = run(command, text.encode("utf-8", "surrogateescape"))
         why = verdict(done.stdout + done.stderr, done.returncode)
         if why:
             module.fail_json(msg=why)
     before = targets[0].present()
-    changed = bool(differing)
+    users_before = targets[-1].present() if users else ""
+    changed = bool(differing or gone)
     try:
         if not module.check_mode:
             changed = ensure_directory(params["directory"], gid) or changed
             for target in differing:
                 target.write()
+            for path in gone:
+                os.unlink(path)
     except OSError as error:
         module.fail_json(msg=f"{params['directory']} cannot be written: {error}")
     module.exit_json(
         changed=changed,
         checked=checked,
-        written=[os.path.basename(target.path) for target in differing],
-        diff={
-            "before": before,
-            "after": params["config"],
-            "before_header": targets[0].path,
-            "after_header": targets[0].path,
-        },
+        written=[os.path.basename(path) for path in (*(target.path for target in differing), *gone)],
+        diff=[
+            shown(targets[0].path, before, params["config"]),
+            *([shown(targets[-1].path, *redis_conf.users_shown(users_before, users))] if users_before != users else []),
+        ],
     )
+
+
+def shown(path: str, before: str, after: str) -> dict[str, str]:
+    """A file in a diff."""
+    return {"before": before, "after": after, "before_header": path, "after_header": path}
 
 
 def has_image(name: str) -> bool:

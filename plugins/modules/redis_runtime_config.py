@@ -17,7 +17,11 @@ description:
   - Values are compared by what they mean, so C(100mb) equals C(104857600).
   - A directive that the configuration no longer has goes back to the server's own default, which is learnt from a
     scratch server of the same image without a network.
-  - Passwords are read from a file on the host and never appear in arguments, results or diffs.
+  - Passwords are read from files on the host and never appear in arguments, results or diffs.
+  - The users of an ACL file are loaded all at once (C(ACL LOAD)), or none of them. Redis 7.0 closes the connections of
+    all users then, which clients open again.
+  - Where the configuration has a C(tls-port), the server is reached there. Certificates that have changed are loaded
+    anew without a restart; turning TLS on or off needs one.
   - When the server refuses one value, those that were already set are set back, and the task fails with the server's
     reason.
   - Turning C(appendonly) on is finished only when the append-only file is complete, since from then on a start reads
@@ -31,11 +35,29 @@ options:
     description: File on the host with the directives that hold secrets, C(requirepass) among them.
     type: path
     default: ''
+  users_file:
+    description: File on the host with the users, which C(aclfile) of the configuration names as the server sees it.
+    type: path
+    default: ''
+  username:
+    description: User to log in as.
+    type: str
+    default: default
+  password_file:
+    description: File on the host with that user's password. Without it the password is that of C(requirepass).
+    type: path
+    default: ''
+  tls_directory:
+    description:
+      - Directory on the host with C(ca.crt), C(tls.crt) and C(tls.key). The server's certificate must be one of that
+        authority, or of the one before. Without it there is no TLS.
+    type: path
+    default: ''
   last_known_good_dir:
     description:
-      - Directory on the host with the C(redis.conf) and C(secrets.conf) that the server last ran with. They tell which
-        directives are gone, and hold the address and the password of a server that has the new ones not yet. If a later
-        configuration fails, they are the ones to go back to.
+      - Directory on the host with the C(redis.conf), C(secrets.conf) and C(users.acl) that the server last ran with,
+        and the password. They tell which directives are gone and which users have changed, and hold the address and the
+        password of a server that has the new ones not yet. If a later configuration fails, they are what to go back to.
       - As soon as the server agrees with the new configuration, that one is recorded there.
     type: path
     default: ''
@@ -71,6 +93,9 @@ EXAMPLES = r"""
   spotcache.redis.redis_runtime_config:
     config: "{{ lookup('ansible.builtin.template', 'redis.conf.j2') }}"
     secrets_file: /etc/spotcache/redis/secrets.conf
+    users_file: /etc/spotcache/redis/users.acl
+    username: keeper
+    password_file: /etc/spotcache/keeper-password
     container: spotcache-redis
   register: live
 
@@ -89,10 +114,14 @@ applied:
   elements: str
   sample: [maxmemory]
 users:
-  description: ACL users that were set or removed.
+  description: Users that came, went or changed.
   returned: success
   type: list
   elements: str
+certificates:
+  description: Whether certificates were loaded anew, or would be in check mode.
+  returned: success
+  type: bool
 restart_required:
   description: Directives whose values count only after a restart.
   returned: success
@@ -121,6 +150,7 @@ uptime:
 import os
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from ansible.module_utils.basic import AnsibleModule
@@ -128,7 +158,7 @@ from ansible_collections.spotcache.redis.plugins.module_utils import redis_conf
 from ansible_collections.spotcache.redis.plugins.module_utils.docker_engine import Engine, EngineError, reason
 from ansible_collections.spotcache.redis.plugins.module_utils.host_state import replace_file
 from ansible_collections.spotcache.redis.plugins.module_utils.programs import TimeoutExpired, run
-from ansible_collections.spotcache.redis.plugins.module_utils.redis_wire import Connection, RedisError
+from ansible_collections.spotcache.redis.plugins.module_utils.redis_wire import Connection, RedisError, trusting
 
 Directives = dict[str, list[list[str]]]
 
@@ -185,8 +215,15 @@ CHILD_LIMIT = 1800.0
 WAIT_STEP = 0.1
 OLDEST = 7
 SCRATCH_SOCKET = "/tmp/redis.sock"
-# Directives that no single setting stands for; users are compared on their own.
+# Directives that no single setting stands for.
 NOT_SETTINGS = frozenset(("user", "include"))
+# What is kept of a configuration: its files by the names that they have there.
+CONFIG, SECRETS, USERS, PASSWORD = "redis.conf", "secrets.conf", "users.acl", "keeper-password"
+AUTHORITY = "ca.crt"
+CERTIFICATES = (AUTHORITY, "tls.crt", "tls.key")
+# A server loads its certificates anew when it is told once more which they are.
+RELOADED = ("tls-cert-file", "tls-key-file", "tls-ca-cert-file")
+Place = tuple[str, int, bool]
 
 
 class LiveError(Exception):
@@ -205,17 +242,19 @@ def read(path: str) -> str:
         return handle.read()
 
 
-def endpoint(directives: Directives) -> tuple[str, int] | None:
-    """Where a server with this configuration listens, as seen from its own host."""
-    port = int(redis_conf.value_of(directives.get("port", [["6379"]])) or 6379)
+def endpoint(directives: Directives) -> Place | None:
+    """Where a server with this configuration listens, as seen from its own host, and whether through TLS."""
+    tls = int(redis_conf.value_of(directives.get("tls-port", [])) or 0)
+    port = tls or int(redis_conf.value_of(directives.get("port", [["6379"]])) or 6379)
     if port == 0:
         return None
+    encrypted = tls > 0
     addresses = [address.lstrip("-") for address in redis_conf.value_of(directives.get("bind", [])).split()]
     if not addresses or {"*", "0.0.0.0", "127.0.0.1"} & set(addresses):
-        return "127.0.0.1", port
+        return "127.0.0.1", port, encrypted
     if "::*" in addresses or "::" in addresses:
-        return "::1", port
-    return addresses[0], port
+        return "::1", port, encrypted
+    return addresses[0], port, encrypted
 
 
 def password_of(directives: Directives) -> str:
@@ -224,12 +263,19 @@ def password_of(directives: Directives) -> str:
 
 
 class Server:
-    """The server, found at one of several addresses with one of several passwords."""
+    """The server, found at one of several addresses, where one of several users is let in."""
 
-    def __init__(self, places: list[tuple[str, int]], passwords: list[str], container: str) -> None:
-        """Remember where to look."""
+    def __init__(
+        self,
+        places: list[Place],
+        logins: list[tuple[str, str]],
+        container: str,
+        authorities: list[str],
+    ) -> None:
+        """Remember where to look, as whom, and whose certificates are believed."""
+        self.authorities = authorities
         self.places = places
-        self.passwords = passwords
+        self.logins = logins
         self.container = container
         self.connection: Connection | None = None
 
@@ -258,9 +304,9 @@ class Server:
             StrangerError: somebody does, but is not the server looked for.
         """
         failure: OSError = ConnectionRefusedError("no address to connect to")
-        for host, port in self.places:
+        for host, port, encrypted in self.places:
             try:
-                connection = Connection(host, port)
+                connection = Connection(host, port, tls=trusting(self.authorities) if encrypted else None)
             except OSError as error:
                 failure = error
                 continue
@@ -280,10 +326,10 @@ class Server:
         raise failure
 
     def _log_in(self, connection: Connection) -> bool:
-        for password in self.passwords:
+        for name, password in self.logins:
             try:
                 # Without a password of its own a server lets the default user in with any.
-                connection.command("AUTH", "default", password)
+                connection.command("AUTH", name, password)
             except RedisError:
                 continue
             return True
@@ -320,7 +366,7 @@ class Server:
             else:
                 return connection
             if time.monotonic() > deadline:
-                places = " or ".join(f"{host}:{port}" for host, port in self.places)
+                places = " or ".join(f"{host}:{port}" for host, port, _tls in self.places)
                 raise LiveError(f"the server does not answer at {places} within {timeout:g} s: {last}")
             time.sleep(WAIT_STEP)
 
@@ -336,7 +382,8 @@ class Live:
         self.live = connection.settings()
         self.undo: list[tuple[str, str]] = []
         self.gone = [name for name in redis_conf.names_removed(known_good, wanted) if name not in NOT_SETTINGS]
-        visible = [name for name in self.gone if name in self.live]
+        # A server that has its default user's password taken away lets everybody in until it reads its ACL file.
+        visible = [name for name in self.gone if name in self.live and name != "requirepass"]
         self.defaults = defaults_of(container, visible) if container and visible else {}
 
     def differing(self) -> dict[str, tuple[str, str]]:
@@ -368,6 +415,7 @@ class Live:
         try:
             self.connection.command("CONFIG", "SET", name, value)
         except RedisError as error:
+            # Redis has one code, ERR, for all that it refuses, and does not list which settings only a start reads.
             if "immutable" in str(error) or "protected config" in str(error):
                 return False
             why = str(error).removeprefix("ERR ")
@@ -383,6 +431,9 @@ class Live:
         """
         applied: list[str] = []
         static: list[str] = []
+        if "tls-port" in differing:
+            static = [name for name in differing if waits_for_tls(name)]
+            differing = {name: values for name, values in differing.items() if not waits_for_tls(name)}
         for name, (_old, value) in differing.items():
             (applied if self.set(name, value) else static).append(name)
         return applied, static
@@ -392,32 +443,33 @@ class Live:
         for name, value in reversed(self.undo):
             self.connection.command("CONFIG", "SET", name, value)
 
-    def user_changes(self) -> tuple[list[list[str]], list[str]]:
-        """Users to set, as their directives, and names of users to remove."""
-        wanted = {words[0]: words for words in self.wanted.get("user", []) if words}
-        before = {words[0]: words for words in self.known_good.get("user", []) if words}
-        present = set(self.connection.command("ACL", "USERS"))
-        to_set = [
-            words for name, words in wanted.items() if name not in present or (before and before.get(name) != words)
-        ]
-        gone = [name for name in before if name not in wanted and name in present and name != "default"]
-        return to_set, gone
+    def load_certificates(self) -> None:
+        """Have the server read its certificates again; connections that there are go on with the old ones.
 
-    def apply_users(self, to_set: list[list[str]], gone: list[str]) -> None:
-        """Set and remove ACL users.
+        Raises:
+            LiveError: the server refuses them.
+        """
+        words = [word for name in RELOADED if name in self.wanted for word in (name, self.live[name])]
+        try:
+            self.connection.command("CONFIG", "SET", *words)
+        except RedisError as error:
+            raise LiveError(f"Redis refuses its certificates: {str(error).removeprefix('ERR ')}") from error
+
+    def load_users(self) -> None:
+        """Have the server read its ACL file, as a whole or not at all. It may close the connection afterwards.
 
         Raises:
             LiveError: the server refuses a rule.
         """
-        for name, *rules in to_set:
-            try:
-                self.connection.command("ACL", "SETUSER", name, "reset", *rules)
-            except RedisError as error:
-                raise LiveError(
-                    f"Redis refuses the rules of the user {name}: {str(error).removeprefix('ERR ')}"
-                ) from error
-        if gone:
-            self.connection.command("ACL", "DELUSER", *gone)
+        try:
+            self.connection.command("ACL", "LOAD")
+        except RedisError as error:
+            raise LiveError(f"Redis refuses its users: {str(error).removeprefix('ERR ')}") from error
+
+
+def waits_for_tls(name: str) -> bool:
+    """Whether a directive waits for the restart that turns TLS on or off: the port is the same for both."""
+    return name == "port" or name.startswith("tls-")
 
 
 def defaults_of(container: str, names: list[str]) -> dict[str, str]:
@@ -492,17 +544,20 @@ def save(connection: Connection) -> None:
     Raises:
         LiveError: the server could not save.
     """
+    # Another save, or a rewrite of the append-only file, has to end first.
+    children = ("rdb_bgsave_in_progress", "aof_rewrite_in_progress")
     deadline = time.monotonic() + CHILD_LIMIT
-    while True:
+    saving = False
+    while not saving:
+        persistence(connection, lambda now: any(now.get(child) == "1" for child in children), "A child of Redis")
         try:
             connection.command("BGSAVE")
-        except RedisError as error:
-            # Another save, or a rewrite of the append-only file, has to end first.
-            if ("in progress" not in str(error) and "child process" not in str(error)) or time.monotonic() > deadline:
+            saving = True
+        except RedisError:
+            # Redis has one code, ERR, for all that it refuses. What has begun meanwhile is waited for as well.
+            begun = connection.info("persistence")
+            if all(begun.get(child) != "1" for child in children) or time.monotonic() > deadline:
                 raise
-        else:
-            break
-        time.sleep(WAIT_STEP)
     state = persistence(connection, lambda now: now.get("rdb_bgsave_in_progress") == "1", "The save")
     if state.get("rdb_last_bgsave_status") != "ok":
         raise LiveError("Redis could not save its data: is the disk full?")
@@ -531,6 +586,10 @@ def main() -> None:
         argument_spec={
             "config": {"type": "str", "required": True},
             "secrets_file": {"type": "path", "default": "", "no_log": False},
+            "users_file": {"type": "path", "default": ""},
+            "username": {"type": "str", "default": "default"},
+            "password_file": {"type": "path", "default": "", "no_log": False},
+            "tls_directory": {"type": "path", "default": ""},
             "last_known_good_dir": {"type": "path", "default": ""},
             "container": {"type": "str", "default": ""},
             "just_started": {"type": "bool", "default": False},
@@ -542,23 +601,29 @@ def main() -> None:
     params = module.params
     last_known_good_dir = params["last_known_good_dir"]
     try:
-        texts = {"redis.conf": params["config"], "secrets.conf": read(params["secrets_file"])}
-        wanted = redis_conf.parse("\n".join(texts.values()))
-        known_good = (
-            redis_conf.parse("\n".join(read(os.path.join(last_known_good_dir, name)) for name in texts))
-            if last_known_good_dir
-            else {}
-        )
+        files = {SECRETS: params["secrets_file"], USERS: params["users_file"], PASSWORD: params["password_file"]}
+        tls = params["tls_directory"]
+        files |= {name: os.path.join(tls, name) for name in CERTIFICATES} if tls else {}
+        texts = {CONFIG: params["config"], **{name: read(path) for name, path in files.items() if path}}
+        last = {name: read(os.path.join(last_known_good_dir, name)) for name in texts} if last_known_good_dir else {}
+        wanted, known_good = configuration(texts), configuration(last)
     except (OSError, ValueError) as error:
         fail(module, f"the configuration cannot be read: {error}")
 
     places = [place for place in (endpoint(wanted), endpoint(known_good) if known_good else None) if place]
-    passwords = [password_of(wanted), *([password_of(known_good)] if known_good else [])]
-    server = Server(list(dict.fromkeys(places)), list(dict.fromkeys(passwords)), params["container"])
+    logins = [(params["username"], one[PASSWORD].strip()) for one in (texts, last) if one.get(PASSWORD)]
+    # A server that has no such user yet.
+    logins += [("default", password_of(wanted)), *([("default", password_of(known_good))] if known_good else [])]
+    authorities = [os.path.join(directory, AUTHORITY) for directory in (tls, last_known_good_dir) if directory]
+    server = Server(list(dict.fromkeys(places)), list(dict.fromkeys(logins)), params["container"], authorities)
     recorded = saved = False
     try:
         connection = server.wait(params["timeout"])
-        result = converge(module, Live(connection, wanted, known_good, params["container"]))
+        news = News(
+            redis_conf.users_changed(last.get(USERS, ""), texts.get(USERS, "")),
+            certificates=bool(tls) and any(last.get(name) != texts[name] for name in CERTIFICATES),
+        )
+        result = converge(module, Live(connection, wanted, known_good, params["container"]), news)
         if params["save"] and not module.check_mode:
             save(connection)
             saved = True
@@ -570,7 +635,27 @@ def main() -> None:
     module.exit_json(recorded=recorded, saved=saved, **result)
 
 
-def converge(module: AnsibleModule, live: Live) -> dict[str, Any]:
+def configuration(texts: Mapping[str, str]) -> Directives:
+    """The directives of the two files that have such; empty without any.
+
+    Raises:
+        ValueError: a line's quoting is broken.
+    """
+    return redis_conf.parse("\n".join(texts.get(name, "") for name in (CONFIG, SECRETS)))
+
+
+@dataclass(frozen=True)
+class News:
+    """What differs from what the server last loaded, of what no setting tells.
+
+    A server that has just started has loaded it, and one that gets another ACL file, or TLS, needs a restart for it.
+    """
+
+    users: list[str]
+    certificates: bool
+
+
+def converge(module: AnsibleModule, live: Live, news: News) -> dict[str, Any]:
     """Compare, apply unless in check mode, and report.
 
     Raises:
@@ -583,26 +668,33 @@ def converge(module: AnsibleModule, live: Live) -> dict[str, Any]:
         )
     differing = live.differing()
     static = [] if module.params["just_started"] else live.unseen()
-    to_set, gone = live.user_changes()
-    applied = [name for name in differing if name not in STATIC]
-    late = [name for name in differing if name in STATIC]
+    started = module.params["just_started"]
+    users = [] if started or "aclfile" in differing else news.users
+    certificates = news.certificates and not started and "tls-port" not in differing
+    switched = "tls-port" in differing
+    late = [name for name in differing if name in STATIC or (switched and waits_for_tls(name))]
+    applied = [name for name in differing if name not in late]
     if not module.check_mode:
         try:
             applied, late = live.apply(differing)
-            live.apply_users(to_set, gone)
             if "appendonly" in applied and differing["appendonly"][1] == "yes":
                 finish_rewrite(live.connection)
             elif "appendonly" in applied:
                 save(live.connection)
+            if certificates:
+                live.load_certificates()
+            if users:
+                # The last of all: it may close this connection.
+                live.load_users()
         except LiveError:
             live.roll_back()
             raise
-    users = sorted([words[0] for words in to_set] + gone)
     shown = [(name, redis_conf.shown(name, old), redis_conf.shown(name, new)) for name, (old, new) in differing.items()]
     return {
-        "changed": bool(applied or users),
+        "changed": bool(applied or users or certificates),
         "applied": sorted(applied),
         "users": users,
+        "certificates": certificates,
         "restart_required": sorted({*late, *static}),
         "version": about.get("redis_version", ""),
         "uptime": int(about.get("uptime_in_seconds", 0)),

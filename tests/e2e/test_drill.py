@@ -11,10 +11,13 @@ import time
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
+from spotcache_keeper.stores.manifest import Manifest
 
 from dev import keys
 from dev.demo import PORT
@@ -134,6 +137,78 @@ def test_check_mode_interrupts_nothing(place: Sandbox, filled: dict[int, keys.Da
     assert code == 0
     assert f"The host {host.id} would be interrupted now (notice)" in " ".join(play.text.split())
     assert place.host() == host
+
+
+def forge(place: Sandbox, number: int) -> list[str]:
+    """Backups as a thief writes them: whole, called verified, of a term that no host has reached; their keys."""
+    s3, bucket = place.client("s3"), f"spotcache-{place.name}-backups"
+    made, now = [], datetime.now(UTC)
+    for one in range(number):
+        backup = f"{now + timedelta(seconds=one):%Y%m%dT%H%M%SZ}-{one:06x}"
+        manifest = Manifest(
+            backup, "sandbox", now, "timer", "7.0.15", 3, "0" * 64, {}, "i-0", "a", verified=True, term=10**6
+        )
+        for name, body in (("dump.rdb", b"rdb"), ("manifest.json", manifest.to_json().encode())):
+            made.append(f"sandbox/backups/{backup}/{name}")
+            s3.put_object(Bucket=bucket, Key=made[-1], Body=body)
+    return made
+
+
+def test_with_a_hosts_credentials_no_backup_is_lost(place: Sandbox, filled: dict[int, keys.DatabasePrint]) -> None:
+    host = place.host()
+    code, said, report = run(place, "stolen", drill_kind="stolen")
+    assert code == 0, said[-3000:]
+    [one] = report["runs"]
+    assert report["verdict"] == "passed"
+    assert len(one["tries"]) > 35
+    assert [row for row in one["tries"] if not row["refused"]] == []
+    assert {row["answer"] for row in one["tries"]} == {
+        "AccessDenied",
+        "AccessDeniedException",
+        "PreconditionFailed",
+        "UnauthorizedOperation",
+    }
+    assert keys.differences(filled, keys.fingerprint(host.ip, PORT, place.password)) == []
+    # What it may do is add. However much of it is called newer, nothing of what was there goes.
+    s3, bucket = place.client("s3"), f"spotcache-{place.name}-backups"
+    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix="sandbox/backups/")
+    before = {entry["Key"] for page in pages for entry in page.get("Contents", [])}
+    forged = forge(place, 60)
+    try:
+        answer = place.client("lambda").invoke(FunctionName="spotcache-sandbox-retention")
+        assert json.loads(answer["Payload"].read()) == {"s3": [], "ebs": []}
+        after = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix="sandbox/backups/")
+        assert before <= {entry["Key"] for page in after for entry in page.get("Contents", [])}
+        # The first of the day is locked, for the owner of everything as well.
+        first = min(name for name in before if name.endswith("/manifest.json"))
+        held = s3.head_object(Bucket=bucket, Key=first)
+        assert held["ObjectLockMode"] == "GOVERNANCE"
+        with pytest.raises(ClientError, match="AccessDenied"):
+            s3.delete_object(Bucket=bucket, Key=first, VersionId=held["VersionId"])
+    finally:
+        for name in forged:
+            version = s3.head_object(Bucket=bucket, Key=name)["VersionId"]
+            s3.delete_object(Bucket=bucket, Key=name, VersionId=version, BypassGovernanceRetention=True)
+
+
+def test_a_host_that_may_delete_is_found_out(place: Sandbox, filled: dict[int, keys.DatabasePrint]) -> None:
+    iam, role = place.client("iam"), "spotcache-sandbox"
+    statement = {"Effect": "Allow", "Action": "s3:DeleteObject", "Resource": "*"}
+    document = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+    iam.put_role_policy(RoleName=role, PolicyName="too-much", PolicyDocument=document)
+    boundary = iam.get_role(RoleName=role)["Role"]["PermissionsBoundary"]["PermissionsBoundaryArn"]
+    # The boundary alone would refuse it.
+    iam.delete_role_permissions_boundary(RoleName=role)
+    try:
+        code, said, report = run(place, "stolen-more", drill_kind="stolen")
+    finally:
+        iam.put_role_permissions_boundary(RoleName=role, PermissionsBoundary=boundary)
+        iam.delete_role_policy(RoleName=role, PolicyName="too-much")
+    assert code != 0
+    assert report["verdict"] == "failed"
+    assert {row["what"] for row in report["runs"][0]["tries"] if not row["refused"]} == {"delete it"}
+    assert "with the credentials of the host one can delete it" in said
+    assert keys.differences(filled, keys.fingerprint(place.host().ip, PORT, place.password)) == []
 
 
 def test_with_a_notice_by_fis(place: Sandbox, filled: dict[int, keys.DatabasePrint]) -> None:

@@ -7,8 +7,6 @@ import json
 import time
 from typing import Any
 
-import redis
-
 from dev import keys
 from dev.demo import PORT
 from dev.sandboxes import Host, Play, Sandbox
@@ -31,7 +29,7 @@ class Closed:
             "network_egress": "none",
             # Everything is on it, as preflight wants it.
             "spot_host_image_id": image,
-            "spot_host_bake": False,
+            "spotcache_launch_from_image": False,
             "keeper_ebs_snapshots": False,
         }
 
@@ -76,8 +74,8 @@ def test_with_a_public_address_the_next_host_serves_by_itself(provisioned: Sandb
     provisioned.lose_host(90)
     served = provisioned.successor(host)
     assert keys.differences(before, keys.fingerprint(served.ip, PORT, provisioned.password)) == []
-    with redis.Redis(host=served.ip, password=provisioned.password) as client:
-        client.flushall()
+    for number in before:
+        provisioned.connect(served, number).flushdb()
 
 
 def test_without_a_way_out_a_person_brings_it_back_from_s3(provisioned: Sandbox) -> None:

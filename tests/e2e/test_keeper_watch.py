@@ -15,6 +15,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from dev import keys
 from dev.sandboxes import Host, Sandbox
 from tests.writer import Writer, held, until
 
@@ -214,7 +215,12 @@ class Clients:
 
     def _write(self, place: Sandbox, host: Host) -> None:
         client = redis.Redis(
-            host=host.ip, password=place.password, socket_timeout=0.5, socket_connect_timeout=0.5, retry=NO_RETRY
+            host=host.ip,
+            username=keys.USERNAME,
+            password=place.password,
+            socket_timeout=0.5,
+            socket_connect_timeout=0.5,
+            retry=NO_RETRY,
         )
         while not self._stop.is_set():
             with suppress(redis.RedisError):

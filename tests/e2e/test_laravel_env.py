@@ -15,6 +15,7 @@ from typing import Any
 
 import boto3
 import pytest
+from ansible_collections.spotcache.redis.plugins.modules import laravel_app
 from moto.server import ThreadedMotoServer
 
 from dev.program import POOL
@@ -22,11 +23,13 @@ from dev.sample_app.laravel import image
 from dev.sample_app.shop import Person, Shop
 from dev.sandboxes import Play
 from dev.work import ROOT
+from tests.unit.laravel.support import LAYOUTS, configuration
 
 PREFIX = "t-laravel"
 # Every character that has ever gone wrong in a .env.
 PASSWORD = "p@ss \"w'0rd#1\\ a$b${HOME} ☃="
 OTHER_PASSWORD = "another # one, with ${HOME} and 'quotes'"
+CONFIG = "/srv/app/bootstrap/cache/config.php"
 KEY = "base64:" + "A" * 43 + "="
 ENV = (
     f"# mine, and it stays\r\nAPP_NAME=Verify\r\nAPP_KEY={KEY}\r\nMETHOD_CACHE_DRIVER=file # for now\r\nOTHER='x y'\r\n"
@@ -40,7 +43,7 @@ def docker(*words: str, check: bool = True, stdin: str | None = None) -> str:
 
 
 def wait_for(what: str, *words: str) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while subprocess.run(["docker", *words], capture_output=True, timeout=30).returncode:
         assert time.monotonic() < deadline, f"{what} does not come up"
         time.sleep(0.2)
@@ -84,13 +87,15 @@ class World:
     """The network, the image and the two Redis that all tests here share."""
 
     image: str
+    # The newest Laravel that Debian has.
+    newest: str
     redis: Server = Server(f"{PREFIX}-redis", 6379, PASSWORD)
     moved: Server = Server(f"{PREFIX}-moved", 6390, OTHER_PASSWORD)
 
 
 @pytest.fixture(scope="module")
 def world() -> Iterator[World]:
-    built = World(image.ensure())
+    built = World(image.ensure("12"), image.ensure("13"))
     remove()
     try:
         docker("network", "create", "--label", f"spotcache-sandbox={PREFIX}", PREFIX)
@@ -114,6 +119,10 @@ class App:
     world: World
     folder: Path
     name: str = f"{PREFIX}-web"
+    # One of the skeletons in dev/sample_app/laravel/layouts; empty: stores for methods and batches.
+    layout: str = ""
+    # Whether supervisor keeps a queue worker and schedule:work beside it.
+    workers: bool = False
 
     @property
     def env(self) -> Path:
@@ -136,7 +145,11 @@ class App:
             PREFIX,
             "-v",
             mount,
-            self.world.image,
+            "-e",
+            f"LAYOUT={self.layout}",
+            "-e",
+            f"WORKERS={'yes' if self.workers else ''}",
+            self.world.newest if self.layout else self.world.image,
             "sh",
             "-c",
             start,
@@ -157,6 +170,12 @@ class App:
 
     def shell(self, text: str) -> str:
         return docker("exec", self.name, "sh", "-ec", text)
+
+    def supervised(self) -> dict[str, str]:
+        """What supervisor keeps, and the numbers of the processes."""
+        lines = [line.split() for line in docker("exec", self.name, "supervisorctl", "status").splitlines()]
+        assert all(line[1] == "RUNNING" for line in lines), lines
+        return {line[0]: line[3] for line in lines}
 
     def play(self, *arguments: str, **variables: Any) -> tuple[int, Play]:
         """Run the role, as one of the environment stg."""
@@ -243,7 +262,10 @@ def test_check_apply_again(app: App) -> None:
 def test_a_moved_redis_is_followed_where_the_configuration_is_cached(app: App) -> None:
     assert app.play()[0] == 0
     app.artisan("config:cache")
-    app.shell("chmod 0644 /srv/app/bootstrap/cache/config.php; sleep 3; curl -s localhost/diag; curl -s localhost/diag")
+    # By whoever deploys, who is not who serves.
+    app.shell(
+        f"chown deploy:deploy {CONFIG}; chmod 0664 {CONFIG}; sleep 3; curl -s localhost/diag; curl -s localhost/diag"
+    )
     assert app.get("/diag")["cached"] is True
     code, done = app.play(**app.world.moved.variables)
     assert code == 0, done.text
@@ -252,8 +274,8 @@ def test_a_moved_redis_is_followed_where_the_configuration_is_cached(app: App) -
     assert found["cached"] is True
     there = [(one["host"], str(one["port"]), one["ping"]) for one in found["connections"].values()]
     assert there == [(app.world.moved.name, str(app.world.moved.port), "true")] * 2
-    assert app.shell("stat -c %a:%U /srv/app/bootstrap/cache/config.php").strip() == "640:www-data"
-    assert app.shell("stat -c %a /srv/app/bootstrap/cache/config.php.backup").strip() == "600"
+    assert app.shell(f"stat -c %a:%U:%G {CONFIG}").strip() == "664:deploy:deploy"
+    assert app.shell(f"stat -c %a:%U {CONFIG}.backup").strip() == "600:root"
     assert app.play(**app.world.moved.variables)[1].changed == 0
     # A cache that is older than the .env is made anew, although the .env is right.
     app.shell(f"sed -i s/{app.world.moved.name}/{app.world.redis.name}/ /srv/app/bootstrap/cache/config.php")
@@ -261,6 +283,80 @@ def test_a_moved_redis_is_followed_where_the_configuration_is_cached(app: App) -
     code, done = app.play(**app.world.moved.variables)
     assert code == 0, done.text
     assert done.changed == 1
+
+
+def test_a_stock_skeleton_goes_to_redis_and_back_with_all_that_runs_on(world: World, tmp_path: Path) -> None:
+    app = App(world, tmp_path, layout="skeleton", workers=True)
+    try:
+        # REDIS_DB is where the skeleton's own default has its caches.
+        app.start(
+            f"APP_NAME=Verify\nAPP_KEY={KEY}\nREDIS_DB=1\nREDIS_URL=redis://nowhere:1/5\nREDIS_USERNAME=left-over\n"
+        )
+        # Whoever deploys is not who serves.
+        app.shell(f"chown deploy:deploy {CONFIG.rpartition('/')[0]}; runuser -u deploy -- php artisan config:cache")
+        app.shell(f"chmod 0664 {CONFIG}")
+        assert app.count() == 1
+        app.artisan("job:send", "1", "5")
+        running = app.supervised()
+        code, planned = app.play("--check")
+        assert code == 0, planned.text
+        assert "the default store: database -> redis (CACHE_STORE)." in said(planned)
+        assert "REDIS_URL is removed: what it says goes into the keys for host, port and password." in said(planned)
+        assert "queue:work (process " in said(planned)
+        assert app.supervised() == running
+        # Two lines of an inventory say all of it: its name, and where it is.
+        code, done = app.play()
+        assert code == 0, done.text
+        assert set(app.supervised().values()).isdisjoint(running.values())
+        assert app.shell(f"stat -c %a:%U:%G {CONFIG}").strip() == "664:deploy:deploy"
+        found = app.get("/stores")
+        assert (found["default"], found["session"]) == ("redis", "redis")
+        app.artisan("job:send", "6", "10")
+        assert [app.count(), app.count()] == [1, 2]
+        app.artisan("cache:clear")
+        assert app.count() == 3
+        assert app.play()[1].changed == 0
+        # Redis goes, and comes back elsewhere with what was in it.
+        world.redis.cli("save")
+        docker("cp", f"{world.redis.name}:/tmp/dump.rdb", str(tmp_path / "dump.rdb"))
+        docker("pause", world.redis.name)
+        try:
+            code, done = app.play("-e", "laravel_env_fallback=file")
+            assert code == 0, done.text
+            # Each within the client's 20 s, and a Redis that never answers is waited for for a minute.
+            assert app.count() == 1
+            assert app.get("/stores") == {"default": "file", "session": "file"}
+            app.artisan("job:send", "11", "15")
+            world.moved.cli("shutdown", "nosave")
+            docker("cp", str(tmp_path / "dump.rdb"), f"{world.moved.name}:/tmp/dump.rdb")
+            world.moved.serve()
+            code, done = app.play(**world.moved.variables)
+            assert code == 0, done.text
+        finally:
+            docker("unpause", world.redis.name)
+        assert app.get("/stores") == found
+        # The session that was there before the loss; the one of meanwhile was in a file.
+        assert app.count() == 4
+        app.artisan("job:send", "16", "20")
+        wait_for("the last job", "exec", app.name, "grep", "-q", "^20 redis$", "storage/logs/jobs")
+        jobs = [line.split() for line in app.shell("cat storage/logs/jobs").splitlines()]
+        assert sorted(int(number) for number, _store in jobs) == list(range(1, 21))
+        assert app.play(**world.moved.variables)[1].changed == 0
+    finally:
+        docker("rm", "-f", app.name, check=False)
+        world.moved.cli("flushall")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_what_the_plans_are_tried_with_is_what_applications_say(world: World, tmp_path: Path, layout: str) -> None:
+    app = App(world, tmp_path, layout="" if layout == "stores" else layout)
+    try:
+        app.start(f"APP_NAME=Verify\nAPP_KEY={KEY}\n")
+        application = laravel_app.Application("/srv/app", "www-data", "php", app.name, "auto", 2)
+        told, known = laravel_app.describe(application), configuration(layout)
+        assert {name: told[name] for name in known} == known
+    finally:
+        docker("rm", "-f", app.name, check=False)
 
 
 def test_what_only_php_fpm_gets_wrong_is_taken_back(app: App) -> None:
@@ -273,20 +369,27 @@ def test_what_only_php_fpm_gets_wrong_is_taken_back(app: App) -> None:
     assert code != 0
     assert "php-fpm uses the driver 'array' for the store batch, not 'redis'" in said(done)
     assert "BATCH_CACHE_DRIVER stands in the environment" in said(done)
-    assert "configuration of before are back" in said(done)
+    assert f"Put back: {app.env} (0640 root:www-data). It answers, and uses what it used before." in said(done)
     assert app.env.read_bytes() == before
 
     # And with a cache, which php-fpm is not allowed to read once it is made anew.
     app.shell("sed -i /BATCH_CACHE_DRIVER/d /etc/php/8.2/fpm/pool.d/www.conf")
     app.shell("echo 'php_admin_value[open_basedir] = /srv/app/public' >> /etc/php/8.2/fpm/pool.d/www.conf")
     app.artisan("config:cache")
-    cached = app.shell("cat /srv/app/bootstrap/cache/config.php")
+    app.shell(f"chown deploy:deploy {CONFIG}; chmod 0664 {CONFIG}")
+    cached = app.shell(f"cat {CONFIG}")
     app.shell("pkill -USR2 -o php-fpm; sleep 1")
     code, done = app.play(**app.world.moved.variables)
     assert code != 0
     assert "open_basedir" in said(done) or "No input file specified" in said(done)
     assert app.env.read_bytes() == before
-    assert app.shell("cat /srv/app/bootstrap/cache/config.php") == cached
+    assert app.shell(f"cat {CONFIG}") == cached
+    assert f"{CONFIG} (0664 " in said(done)
+    assert "It is not as it was" in said(done)
+    assert app.shell(f"stat -c %a:%U:%G {CONFIG}").strip() == "664:deploy:deploy"
+    # As soon as php-fpm may read again, it serves what it served before.
+    app.shell("sed -i /open_basedir/d /etc/php/8.2/fpm/pool.d/www.conf; pkill -USR2 -o php-fpm; sleep 1")
+    assert app.get("/diag")["connections"]["default"]["host"] == app.world.redis.name
 
 
 def test_a_wrong_password_never_reaches_the_application(app: App) -> None:
@@ -324,14 +427,19 @@ def test_on_files_while_redis_is_gone_and_back(app: App) -> None:
     assert app.get("/diag") == first
 
 
-def test_workers_are_told_where_they_look(app: App) -> None:
-    # Their signal lies in the default store, which moves with the change.
+def test_a_worker_that_belongs_to_nobody_is_named_before_anything_is_changed(app: App) -> None:
+    docker("exec", "-d", "-u", "www-data", app.name, "php", "artisan", "queue:work", "--sleep=1")
+    before = app.env.read_bytes()
+    code, done = app.play()
+    assert code != 0
+    assert "queue:work (process " in said(done)
+    assert "belongs to nobody who would start it anew" in said(done)
+    assert app.env.read_bytes() == before
+    # Elsewhere, where no run reaches it, one is told by the cache, which moves with the change.
     app.env.write_bytes(ENV.replace("OTHER=", "CACHE_DRIVER=method\r\nOTHER=").encode())
-    docker("exec", "-d", "-u", "www-data", app.name, "sh", "-c", "php artisan queue:work --sleep=1; touch /tmp/ended")
-    app.shell("sleep 2; ! test -e /tmp/ended")
-    code, done = app.play(application={"workers": True})
+    code, done = app.play(application={"workers": True, "leave": ["queue:work"]})
     assert code == 0, done.text
-    wait_for("the worker's end", "exec", app.name, "test", "-e", "/tmp/ended")
+    wait_for("the worker's end", "exec", app.name, "sh", "-c", "! pgrep -f queue:work")
 
 
 def test_an_application_on_the_host_itself(app: App) -> None:
@@ -360,10 +468,7 @@ def test_two_applications_one_after_the_other(app: App, tmp_path: Path) -> None:
             {"name": "shop", "container": app.name, "env_file": str(app.env), **common},
             {"name": "other", "container": other.name, "env_file": str(other.env), **common},
         ]
-        code, done = app.play(laravel_env_applications=applications)
-        assert code != 0
-        assert "share database 0" in said(done)
-        applications[1] |= {"database": "2", "session_database": "3", "drivers": {"batch": "file"}}  # type: ignore[dict-item]
+        applications[1] |= {"drivers": {"batch": "file"}}  # type: ignore[dict-item]
         code, done = app.play(laravel_env_applications=applications)
         assert code == 0, done.text
         assert other.get("/diag")["batch"] == "file"
@@ -425,10 +530,11 @@ def test_parameters_for_a_container_of_ecs(tmp_path: Path) -> None:
             "name": "shop",
             "place": "ssm",
             "parameter_path": "/stg/shop",
+            "layout": "stores",
             "values": {"NOTHING": ""},
         }
         common: dict[str, Any] = {"laravel_env_environment": "stg", "laravel_env_redis_host": "10.0.0.4"}
-        common |= {"laravel_env_redis_password": PASSWORD, "laravel_env_stores": {}, "environment": account}
+        common |= {"laravel_env_redis_password": PASSWORD, "environment": account}
 
         def run(*arguments: str, **more: Any) -> Play:
             given = {**common, "laravel_env_applications": [{**shop, **more}]}

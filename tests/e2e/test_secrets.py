@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from dev import keys
 from dev.sandboxes import Host, Sandbox
 from dev.work import ROOT, tool
 from tests.watched import Watched
@@ -43,10 +44,13 @@ def pieces(password: str) -> list[str]:
 
 def test_redis_really_uses_it(run: tuple[Sandbox, Host, str], password: str) -> None:
     _, host, _ = run
-    with redis.Redis(host=host.ip, password=password) as client:
+    with redis.Redis(host=host.ip, username=keys.USERNAME, password=password) as client:
         assert client.ping()
-    with redis.Redis(host=host.ip) as client, pytest.raises(redis.exceptions.AuthenticationError):
-        client.ping()
+        with pytest.raises(redis.exceptions.NoPermissionError):
+            client.config_get("*")
+    for given in (None, password):
+        with redis.Redis(host=host.ip, password=given) as client, pytest.raises(redis.exceptions.AuthenticationError):
+            client.ping()
 
 
 def test_no_log_and_no_diff_shows_it(run: tuple[Sandbox, Host, str], password: str) -> None:
@@ -136,5 +140,5 @@ def test_the_inventory_shows_it_only_where_it_must(run: tuple[Sandbox, Host, str
 def test_the_next_host_has_the_setting_that_was_taken_back(run: tuple[Sandbox, Host, str], password: str) -> None:
     sandbox, host, _ = run
     sandbox.lose_host()
-    with redis.Redis(host=sandbox.successor(host).ip, password=password) as client:
+    with sandbox.connect_as_keeper(sandbox.successor(host)) as client:
         assert client.config_get("maxclients") != {"maxclients": "200"}

@@ -21,17 +21,19 @@ BASE: dict[str, Any] = {
     "keeper_environment": "stg",
     "keeper_region": "ap-northeast-1",
     "keeper_bucket": "spotcache-stg-backups",
-    "keeper_redis_password": "a \"strange' pass\\word {{ no }}",
     # As the playbooks hand it over.
-    "redis_result": {"image": "redis", "volume": value("redis", "redis__volume_facts", {})},
+    "redis_result": {
+        "image": "redis",
+        "volume": value("redis", "redis__volume_facts", {}),
+        "tls_ca_file": "",
+        "keeper_username": "keeper",
+        "keeper_password_file": "/etc/spotcache/keeper-password",
+    },
 }
 EVERYTHING: dict[str, Any] = BASE | {
     "keeper_endpoint_url": "http://10.20.0.1:5000",
     "keeper_dualstack": "services",
     "keeper_prefix": "team/",
-    "keeper_keep_count": 3,
-    "keeper_keep_days": 0,
-    "keeper_keep_weeks": 3,
     "keeper_keep_local_count": 1,
     "keeper_ebs_snapshots": False,
     "keeper_volume": {
@@ -102,9 +104,6 @@ def test_every_option_arrives() -> None:
         dbfilename="cache.rdb",
         appendonly=True,
         ebs_snapshots=False,
-        keep_count=3,
-        keep_days=0,
-        keep_weeks=3,
         keep_local_count=1,
         metadata_url="http://127.0.0.1:1338",
         watch_seconds=2,
@@ -126,7 +125,8 @@ def test_every_option_arrives() -> None:
         address_files=(Path("/etc/spotcache/keeper.json"),),
         secrets=(Secret(Path("/etc/x"), "/spotcache/stg/x", 0o400, 999, 999),),
         timeouts=replace(TIMEOUTS, backup=60),
-        redis_username=None,
+        redis_tls_ca=None,
+        redis_username="keeper",
         appendfilename="appendonly.aof",
         appenddirname="appendonlydir",
         state_directory=Path("/var/lib/spotcache"),
@@ -137,7 +137,7 @@ def test_the_image_of_the_role_redis_is_taken_over() -> None:
     text = render(
         "keeper",
         "keeper.json.j2",
-        BASE | {"redis_result": {"image": "spotcache-redis:x", "volume": BASE["redis_result"]["volume"]}},
+        BASE | {"redis_result": {**BASE["redis_result"], "image": "spotcache-redis:x"}},
     )
     assert json.loads(text)["image"] == "spotcache-redis:x"
 
@@ -153,7 +153,7 @@ def test_the_timeouts_are_those_that_the_options_name() -> None:
 def test_the_keeper_knows_of_the_volume_what_the_role_redis_knows(filesystem: str) -> None:
     chosen = {"redis_volume_filesystem": filesystem}
     found = {"redis__volume": {"label": "", "fstype": ""}}
-    given = {"image": "redis", "volume": value("redis", "redis__volume_facts", chosen)}
+    given = {**BASE["redis_result"], "volume": value("redis", "redis__volume_facts", chosen)}
     config = parse_config(json.loads(render("keeper", "keeper.json.j2", BASE | {"redis_result": given})), "test")
     assert config.volume_filesystem == filesystem
     options = config.mount_options[filesystem]
@@ -163,7 +163,7 @@ def test_the_keeper_knows_of_the_volume_what_the_role_redis_knows(filesystem: st
     assert (config.redis_uid, config.redis_gid) == (value("redis", "redis__uid", {}), value("redis", "redis__gid", {}))
 
 
-def test_the_password_is_in_no_file_that_a_diff_shows() -> None:
+def test_what_the_role_writes() -> None:
     written = value("keeper", "keeper__files", BASE)
     assert [entry["path"] for entry in written] == [
         "/var/lib/spotcache",
@@ -174,7 +174,6 @@ def test_the_password_is_in_no_file_that_a_diff_shows() -> None:
         "/etc/systemd/system/spotcache-boot.service",
         "/etc/systemd/system/spotcache-guard.service",
     ]
-    assert "strange" not in json.dumps(written)
     assert [entry["mode"] for entry in written[:2]] == ["0700", "0600"]
 
 

@@ -5,18 +5,27 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible.errors import AnsibleError
 from ansible_collections.spotcache.redis.plugins.module_utils import redis_conf
+from ansible_collections.spotcache.redis.plugins.module_utils.redis_wire import Connection, RedisError
 from ansible_collections.spotcache.redis.plugins.modules import redis_config
 
 from tests.templates.render import FACTS, ROOT, render, value
+from tests.unit.redis.support import redis_server
 
 PASSWORD = "Pa\"ss'wo\\rd#{with}everything"
 BASE: dict[str, Any] = {"redis_password": PASSWORD}
+ADMINISTRATION = (
+    *("CONFIG GET *", "CONFIG SET save x", "SHUTDOWN", "SAVE", "BGSAVE", "BGREWRITEAOF", "REPLICAOF h 1", "FLUSHALL"),
+    *("ACL LIST", "ACL LOAD", "MONITOR", "CLIENT LIST", "CLIENT KILL ID 1", "CLIENT PAUSE 1", "CLIENT UNPAUSE"),
+    *("SWAPDB 0 1", "MIGRATE h 1 k 0 1", "MODULE LIST", "SLOWLOG GET", "PSYNC ? -1", "ROLE"),
+)
 EVERYTHING: dict[str, Any] = BASE | {
     "redis_profile": "queue",
     "redis_bind": ["127.0.0.1", "-::1"],
@@ -34,7 +43,17 @@ EVERYTHING: dict[str, Any] = BASE | {
         "unixsocket": "",
     },
     "redis_secret_settings": {"masterauth": "of-the-master"},
-    "redis_acl_users": [{"name": "app", "password": "the-app's-own-password", "rules": "~app:* +@read"}],
+    "redis_username": "shop",
+    "redis_users": [
+        {
+            "name": "reports",
+            "password": "the-app's-own-password",
+            "keys": ["report:*", "{x}:?[ab]"],
+            "commands": "-@write",
+        },
+        {"name": "other", "password": "the-app's-own-password"},
+    ],
+    "redis_default_user": True,
 }
 
 
@@ -58,7 +77,7 @@ def test_the_default_profile() -> None:
         "daemonize": "no",
         "supervised": "no",
         "logfile": "",
-        "user": "health on nopass -@all +ping",
+        "aclfile": "/etc/redis/users.acl",
         "include": "/etc/redis/secrets.conf",
     }
 
@@ -111,18 +130,95 @@ def test_secrets_are_in_their_own_file_only(scenario: dict[str, Any]) -> None:
 def test_the_secrets() -> None:
     text = render("redis", "secrets.conf.j2", EVERYTHING)
     found = redis_conf.parse(text)
-    assert found["requirepass"] == [[PASSWORD]]
-    assert found["masterauth"] == [["of-the-master"]]
-    hashed = hashlib.sha256(b"the-app's-own-password").hexdigest()
-    assert found["user"] == [["app", "on", f"#{hashed}", "~app:*", "+@read"]]
-    assert "the-app's-own-password" not in text
+    assert found == {"masterauth": [["of-the-master"]]}
 
 
-@pytest.mark.parametrize("scenario", [BASE, EVERYTHING], ids=["default", "everything"])
+@pytest.fixture
+def users(tmp_path: Path) -> Iterator[Callable[[dict[str, Any]], int]]:
+    """A real server with the users of a scenario; its port."""
+    with ExitStack() as stack:
+
+        def start(scenario: dict[str, Any]) -> int:
+            server = stack.enter_context(redis_server(tmp_path))
+            (tmp_path / "users.acl").write_text(render("redis", "users.acl.j2", scenario))
+            server.start(f"aclfile {tmp_path / 'users.acl'}\n")
+            return int(server.port)
+
+        yield start
+
+
+def asked(port: int, name: str, password: str, *command: str) -> str:
+    """What the server says to a user's command; an error as its first word."""
+    connection = Connection("127.0.0.1", port)
+    try:
+        if password:
+            connection.command("AUTH", *([name] if name else []), password)
+        return str(connection.command(*command))
+    except RedisError as error:
+        return str(error).split()[0]
+    finally:
+        connection.close()
+
+
+@pytest.mark.parametrize("default", [False, True])
+def test_applications_do_all_that_data_is_for_and_nothing_else(
+    users: Callable[[dict[str, Any]], int], default: bool
+) -> None:
+    port = users(BASE | {"redis_default_user": default})
+    assert asked(port, "", "", "PING") == "NOAUTH"
+    assert asked(port, "", PASSWORD, "PING") == ("PONG" if default else "WRONGPASS")
+    for name in ["app", *([""] if default else [])]:
+        for words in ("SET a 1", "GET a", "FLUSHDB", "KEYS *", "INFO", "SELECT 1", "EVAL return(1) 0", "SUBSCRIBE x"):
+            assert asked(port, name, PASSWORD, *words.split()) not in ("NOPERM", "ERR"), words
+        for words in ADMINISTRATION:
+            assert asked(port, name, PASSWORD, *words.split()) == "NOPERM", words
+
+
+def test_patterns_and_commands_bound_a_user(users: Callable[[dict[str, Any]], int]) -> None:
+    port, password = users(EVERYTHING), "the-app's-own-password"
+    assert asked(port, "other", password, "SET", "report:1", "x") == "OK"
+    assert asked(port, "reports", password, "GET", "report:1") == "x"
+    assert asked(port, "reports", password, "GET", "x:1") == "NOPERM"
+    assert asked(port, "reports", password, "SET", "report:1", "y") == "NOPERM"
+    # No pattern would hold these back.
+    for words in ("FLUSHDB", "KEYS *", "PUBLISH other x"):
+        assert asked(port, "reports", password, *words.split()) == "NOPERM", words
+    assert asked(port, "shop", PASSWORD, "FLUSHDB") == "OK"
+
+
+def test_the_keeper_and_the_health_check_reach_no_key(users: Callable[[dict[str, Any]], int]) -> None:
+    port = users(BASE | {"redis__keeper_secret": {"sha256": hashlib.sha256(b"the keeper's").hexdigest()}})
+    for words in (
+        "GET a",
+        "SET a 1",
+        "FLUSHALL",
+        "FLUSHDB",
+        "ACL SETUSER x on",
+        "ACL LIST",
+        "REPLICAOF h 1",
+        "DEBUG SLEEP 0",
+    ):
+        for name, password in (("keeper", "the keeper's"), ("health", "x")):
+            assert asked(port, name, password, *words.split()) in ("NOPERM", "ERR"), words
+    assert asked(port, "health", "x", "INFO") == "NOPERM"
+    assert asked(port, "health", "x", "PING") == "PONG"
+
+
+def test_with_tls_the_plain_port_is_closed() -> None:
+    found = conf(BASE | {"redis_tls": True, "redis_port": 6390})
+    assert (found["port"], found["tls-port"], found["tls-auth-clients"]) == ("0", "6390", "no")
+    command = value("redis", "redis__health_command", BASE | {"redis_tls": True})
+    assert command[-4:] == ["--tls", "--cacert", "/etc/redis/ca.crt", "ping"]
+    assert value("redis", "redis__health_command", BASE)[-1] == "ping"
+
+
+@pytest.mark.parametrize(
+    "scenario", [BASE, EVERYTHING, EVERYTHING | {"redis_tls": True}], ids=["default", "everything", "TLS"]
+)
 def test_the_server_accepts_it(scenario: dict[str, Any], tmp_path: Path) -> None:
     text = redis_config.without_includes(render("redis", "redis.conf.j2", scenario)).replace("/data", str(tmp_path))
-    text += render("redis", "secrets.conf.j2", scenario)
-    server = ["redis-server", *redis_config.SERVER_ARGUMENTS]
+    text += render("redis", "secrets.conf.j2", scenario) + render("redis", "users.acl.j2", scenario)
+    server = ["redis-server", *redis_config.SERVER_ARGUMENTS, *redis_config.without_tls(text)]
     done = subprocess.run(server, input=text, capture_output=True, text=True, check=False)
     assert redis_config.verdict(done.stdout + done.stderr, done.returncode) == ""
 

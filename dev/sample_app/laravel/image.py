@@ -4,7 +4,7 @@
 One image, several parts, chosen by command: ``verify php``, ``verify nginx``, ``verify web`` (both), ``redis-server``,
 ``php artisan``. Its parent is the sandbox's host image, so that with systemd it is also a whole web host.
 
-``python -m dev.sample_app.laravel.image`` builds what is missing and prints the tag.
+``python -m dev.sample_app.laravel.image`` builds what is missing, for Laravel 8 and 10, and prints the tags.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from sandbox import image as host_image
 
 REPOSITORY: Final = "spotcache-laravel"
 HERE: Final = Path(__file__).parent
+# Debian's, each with a Laravel of its own: 8 and 10.
+RELEASES: Final = ("12", "13")
 PACKAGES: Final = (
     "curl",
     "nginx-light",
@@ -29,12 +31,16 @@ PACKAGES: Final = (
     "php-laravel-framework",
     "php-predis",
     "php-redis",
+    "php-sqlite3",
     "redis-server",
+    "supervisor",
 )
+PHP_VERSION: Final = "php -r 'echo PHP_MAJOR_VERSION.chr(46).PHP_MINOR_VERSION;'"
 WRITABLE: Final = " ".join(
     f"/srv/app/{folder}"
     for folder in (
         "bootstrap/cache",
+        "database",
         "storage/logs",
         "storage/framework/cache",
         "storage/framework/sessions",
@@ -54,7 +60,7 @@ def packages_steps(parent: str) -> str:
         " && apt-get -qq update"
         f" && apt-get -qq install -y --no-install-recommends {' '.join(PACKAGES)} >/dev/null"
         " && apt-get clean && rm /usr/sbin/policy-rc.d"
-        " && systemctl disable redis-server.service\n"
+        " && systemctl disable redis-server.service supervisor.service\n"
     )
 
 
@@ -64,6 +70,11 @@ def application_steps(parent: str) -> str:
         f"FROM {parent}\n"
         "COPY rootfs/ /\n"
         "COPY app/ /srv/app/\n"
+        "COPY layouts/ /srv/layouts/\n"
+        # Debian's releases have a PHP each.
+        f'RUN sed -i "s/VERSION/$({PHP_VERSION})/" /etc/nginx/php-fpm.conf /usr/local/bin/verify\n'
+        # Whoever deploys is not who serves.
+        "RUN useradd --create-home deploy\n"
         f"RUN mkdir -p {WRITABLE} && chown -R www-data:www-data {WRITABLE}\n"
         "WORKDIR /srv/app\n"
     )
@@ -83,19 +94,24 @@ def read_assets() -> list[tuple[str, int, bytes]]:
     return [
         asset
         for asset in host_image.read_assets(HERE)
-        if asset[0].startswith(("app/", "rootfs/")) and not asset[0].endswith("/.env")
+        if asset[0].startswith(("app/", "layouts/", "rootfs/")) and not asset[0].endswith("/.env")
     ]
 
 
-def ensure(*, client: Any = None, progress: Progress = lambda _: None) -> str:
+def ensure(release: str = "12", *, client: Any = None, progress: Progress = lambda _: None) -> str:
     """Return the image's tag, built if this machine does not have it yet.
+
+    Args:
+        release: Debian's, which decides what Laravel is in it: 8 in Debian 12, 10 in Debian 13.
+        client: Docker's client.
+        progress: what is told of a build.
 
     Raises:
         ImageError: it cannot be built.
     """
     engine = client if client is not None else docker.from_env(timeout=900)
-    # Its packages are those of Debian 12, whichever release the hosts have.
-    parent = host_image.ensure("debian", release="12", client=engine, progress=progress)
+    # Whichever release the hosts have.
+    parent = host_image.ensure("debian", release=release, client=engine, progress=progress)
     assets = read_assets()
     packages, tag = tags(parent, assets)
     if host_image.exists(engine, tag):
@@ -111,9 +127,10 @@ def ensure(*, client: Any = None, progress: Progress = lambda _: None) -> str:
 
 
 def main() -> int:
-    """Print the tag; progress and errors go to standard error."""
+    """Print the tags; progress and errors go to standard error."""
     try:
-        print(ensure(progress=lambda line: print(line, file=sys.stderr, flush=True)))
+        for release in RELEASES:
+            print(ensure(release, progress=lambda line: print(line, file=sys.stderr, flush=True)))
     except host_image.ImageError as error:
         print(error, file=sys.stderr)
         return 1

@@ -92,14 +92,21 @@ def test_a_static_setting_restarts_once_and_keeps_the_data(redis: Any, converge:
 def test_passwords_and_users_change_without_a_restart(redis: Any, converge: Callable[..., Any]) -> None:
     wanted: dict[str, Any] = {"redis_settings": {"databases": 20}}
     started = redis.started()
-    users = [{"name": "writer", "password": "another-long-password", "rules": "~* +set"}]
-    run = converge(redis_password="a-new-password-for-all", redis_acl_users=users, **wanted)
+    users = [{"name": "writer", "password": "another-long-password", "commands": "-get"}]
+    run = converge(redis_password="a-new-password-for-all", redis_users=users, redis_default_user=True, **wanted)
     assert run.code == 0, run.why
     assert redis.started() == started
     assert "WRONGPASS" in redis("PING")
     assert redis("PING", password="a-new-password-for-all") == "PONG"
+    assert redis("PING", user="default", password="a-new-password-for-all") == "PONG"
     assert redis("SET", "by", "writer", user="writer", password="another-long-password") == "OK"
+    assert "NOPERM" in redis("GET", "by", user="writer", password="another-long-password")
     assert "WRONGPASS" in redis("PING", user="reports", password="only-reads-nothing-else")
+    # A command that there is not is found when the users are loaded, of which none changes then.
+    bad = converge(redis_users=[{**users[0], "commands": "+no-such-command"}], redis_default_user=False, **wanted)
+    assert "Redis refuses its users" in bad.why
+    assert "last good configuration is back" in bad.why
+    assert redis("PING", user="default", password="a-new-password-for-all") == "PONG"
     back = converge(**wanted)
     assert back.code == 0, back.why
     assert (redis("PING"), redis.started()) == ("PONG", started)

@@ -3,18 +3,37 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from typing import Any
 
 CONF = "/etc/spotcache/redis/redis.conf"
 SECRETS = "/etc/spotcache/redis/secrets.conf"
+USERS = "/etc/spotcache/redis/users.acl"
 UID = 6379  # and its group's id
+
+
+def hash_of(password: str) -> str:
+    """What an ACL file has of a password."""
+    return hashlib.sha256(password.encode()).hexdigest()
 
 
 def test_it_answers_with_the_password_and_refuses_without(redis: Any) -> None:
     assert redis("PING") == "PONG"
     assert redis("PING", password="") == "NOAUTH Authentication required."
     assert "WRONGPASS" in redis("PING", password="not-the-password-at-all")
+    # Nobody is let in without a name.
+    assert "WRONGPASS" in redis("PING", user="default")
+
+
+def test_the_application_and_the_keeper_may_do_their_own_work_and_no_other(redis: Any) -> None:
+    assert redis("SET", "one", "1") == "OK"
+    for command in ("CONFIG GET *", "ACL LIST", "FLUSHALL", "SAVE", "CLIENT UNPAUSE", "SHUTDOWN"):
+        assert "NOPERM" in redis(*command.split()), command
+    assert redis.keeper("CLIENT", "UNPAUSE") == "OK"
+    for command in (("GET", "one"), ("FLUSHDB",), ("ACL", "SETUSER", "me", "on", "nopass", "+@all")):
+        assert "NOPERM" in redis.keeper(*command), command
+    assert redis("FLUSHDB") == "OK"
 
 
 def test_the_health_check_needs_no_secret_and_may_do_nothing_else(host: Any, redis: Any) -> None:
@@ -49,8 +68,12 @@ def test_owners_and_modes_are_tight(host: Any) -> None:
         "/etc/spotcache/redis": (0o750, 0, UID),
         CONF: (0o640, 0, UID),
         SECRETS: (0o400, UID, UID),
+        USERS: (0o400, UID, UID),
+        "/etc/spotcache/keeper-password": (0o600, 0, 0),
         "/etc/spotcache/redis.last-known-good": (0o700, 0, 0),
         "/etc/spotcache/redis.last-known-good/secrets.conf": (0o600, 0, 0),
+        "/etc/spotcache/redis.last-known-good/users.acl": (0o600, 0, 0),
+        "/etc/spotcache/redis.last-known-good/keeper-password": (0o600, 0, 0),
     }
     found = {path: (host.file(path).mode, host.file(path).uid, host.file(path).gid) for path in expected}
     assert found == expected
@@ -73,11 +96,23 @@ def test_the_kernel_is_told(host: Any) -> None:
 
 
 def test_the_password_is_nowhere_to_be_seen(host: Any, redis: Any, converge: Callable[..., Any]) -> None:
-    # A run that writes both files again, with everything that Ansible can say.
-    run = converge("-vvv", "--diff", plain=True, redis_settings={"slowlog-max-len": 64})
+    # A run that writes all files again, with everything that Ansible can say.
+    user = {"name": "other", "password": "of-the-other-user-alone"}
+    old = redis.keeper_password()
+    run = converge(
+        *("-vvv", "--diff"),
+        plain=True,
+        redis_settings={"slowlog-max-len": 64},
+        redis_users=[user],
+        redis_renew_keeper_password=True,
+    )
     assert run.code == 0, run.output[-2000:]
     assert "slowlog-max-len" in run.output
-    pieces = [redis.password, redis.password.replace("\\", "\\\\"), redis.password[-20:]]
+    assert "user other" in run.output
+    new = redis.keeper_password()
+    assert new != old
+    hidden = [redis.password, redis.password[-20:], old, new, *(hash_of(one) for one in (redis.password, old, new))]
+    pieces = [*hidden, redis.password.replace("\\", "\\\\"), hash_of(user["password"])]
     assert [piece for piece in pieces if piece in run.output] == []
     seen = {
         "inspect": host.check_output(f"docker inspect {redis.name}"),
@@ -90,7 +125,7 @@ def test_the_password_is_nowhere_to_be_seen(host: Any, redis: Any, converge: Cal
             " -exec cat {} + 2>/dev/null | tr -cd '[:print:]\\n'"
         ),
     }
-    assert [place for place, text in seen.items() if redis.password[-20:] in text] == []
+    assert [(place, piece) for place, text in seen.items() for piece in hidden[1:] if piece in text] == []
 
 
 def test_a_dynamic_setting_is_applied_without_a_restart(redis: Any, converge: Callable[..., Any]) -> None:

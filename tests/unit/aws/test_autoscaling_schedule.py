@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo
 
 import boto3
 import pytest
+import yaml
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.spotcache.redis.plugins.module_utils.ensure import Trouble
 from ansible_collections.spotcache.redis.plugins.modules import autoscaling_schedule as module
@@ -145,10 +146,20 @@ def test_what_comes_next() -> None:
     assert module.next_stop(office, kept, now) == at("2026-11-28T09:00")
 
 
+def test_what_yaml_makes_of_a_time_is_that_time() -> None:
+    """AWX hands a survey's answer on as text, of which YAML makes a number again."""
+    answers = yaml.safe_load("{start: 9:05, stop: 20:00}")
+    assert answers == {"start": 545, "stop": 1200}
+    read = hours(**{name: str(value) for name, value in answers.items()})
+    assert (read.start, read.stop) == (hours(start="09:05").start, hours(stop="20:00").stop)
+
+
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
         ({"start": "9:00"}, "'09:00'"),
+        ({"stop": "1440"}, "in quotes"),
+        ({"stop": "-5"}, "in quotes"),
         ({"stop": "72000"}, "in quotes"),
         ({"start": "20:00", "stop": "09:00"}, "must come before"),
         ({"days": []}, "name at least one"),

@@ -134,6 +134,21 @@ def test_a_run_inside_a_run_is_the_inner_one(tmp_path: Path, proc: Callable[...,
     assert rules.playbook_process(99, tmp_path) == (0, "")
 
 
+def test_in_a_container_the_run_may_be_the_first_process(tmp_path: Path, proc: Callable[..., None]) -> None:
+    playbook = ("/usr/bin/python3", "/usr/bin/ansible-playbook", "-u", "root", "provision.yml")
+    proc(1, 0, *playbook, started=500)
+    proc(7, 1, *playbook, started=600)
+    proc(8, 7, "/bin/sh", "-c", "python AnsiballZ_lease.py")
+    assert rules.playbook_process(8, tmp_path) == (1, "500")
+
+
+def test_what_starts_the_run_in_a_container_is_not_the_run(tmp_path: Path, proc: Callable[..., None]) -> None:
+    proc(1, 0, "/usr/bin/dumb-init", "--", "ansible-playbook", "provision.yml")
+    proc(6, 1, "/usr/bin/python3", "/usr/bin/ansible-playbook", "provision.yml", started=500)
+    proc(9, 6, "/usr/bin/python3", "/usr/bin/ansible-playbook", "provision.yml", started=600)
+    assert rules.playbook_process(9, tmp_path) == (6, "500")
+
+
 def test_this_machine_is_recognised() -> None:
     name = "import time; print(flush=True); time.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", name, "x"], stdout=subprocess.PIPE) as child:
@@ -263,6 +278,84 @@ def test_a_store_that_cannot_delete_on_a_condition(s3: Any) -> None:
     lease(s3).take(ALICE, "provision")
     assert lease(Old(s3, lambda: None)).release(ALICE) == "released"
     assert "Contents" not in s3.list_objects_v2(Bucket=BUCKET)
+
+
+# A lease that is renewed for as long as its run lives
+
+
+JOB = replace(ALICE, pid=0, started="", token="1", job="job 4711")
+
+
+def test_a_jobs_lease_lasts_while_it_is_kept_and_no_longer(s3: Any) -> None:
+    """Kept through many terms; it ends a term after whatever kept it was stopped, as a container is."""
+    began = lease(s3, ttl=60).take(JOB, "restore")[1]
+    writes: list[float] = []
+
+    class Killed(BaseException):
+        pass
+
+    def pause(seconds: float) -> None:
+        writes.append(seconds)
+        if len(writes) == 9:
+            raise Killed
+
+    with pytest.raises(Killed):
+        lease(s3, ttl=600).keep(replace(JOB, job=""), pause)
+    assert set(writes) == {150}
+    kept = rules.Record.from_json(json.dumps(stored(s3)))
+    assert (kept.owner, kept.purpose, kept.since) == (began.owner, "restore", began.since)
+    assert kept.until > began.until
+    with pytest.raises(module.Held, match=r"restore by job 4711 .*A job that was cancelled holds it no longer"):
+        lease(s3).take(BOB, "provision")
+    assert rules.verdict(kept, BOB, kept.until) == "expired"
+
+
+@pytest.mark.parametrize("end", ["released", "taken over", "dead"])
+def test_a_lease_that_its_run_no_longer_holds_is_not_kept(s3: Any, end: str) -> None:
+    owner = JOB if end != "dead" else replace(rules.this_run("1"), pid=2**22 + 1, started="0", boot="b", namespace="n")
+    lease(s3, ttl=-1).take(owner, "provision")
+    if end == "released":
+        lease(s3).release(owner)
+    if end == "taken over":
+        lease(s3).take(BOB, "destroy")
+    before = s3.list_objects_v2(Bucket=BUCKET).get("Contents", [])
+    here = replace(owner, pid=0)
+    assert lease(s3).keep(here, lambda seconds: pytest.fail("it is kept")) == "ended"
+    assert s3.list_objects_v2(Bucket=BUCKET).get("Contents", []) == before
+
+
+def test_one_that_is_released_while_it_is_renewed_stays_released(s3: Any) -> None:
+    lease(s3).take(JOB, "provision")
+    slow = Interleaved(s3, lambda: lease(s3).release(JOB))
+    assert lease(slow).keep(JOB, lambda seconds: None) == "ended"
+    assert "Contents" not in s3.list_objects_v2(Bucket=BUCKET)
+    lease(s3).take(JOB, "provision")
+    slow = Interleaved(s3, lambda: lease(s3, ttl=700).take(JOB, "provision"))
+    assert lease(slow).release(JOB) == "released"
+
+
+def test_a_service_that_does_not_answer_is_asked_until_the_lease_has_expired(
+    s3: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Silent(Interleaved):
+        def put_object(self, **_kwargs: Any) -> Any:
+            raise ClientError({"Error": {"Code": "SlowDown"}}, "PutObject")
+
+    passed = timedelta()
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Clock:
+            return cls.fromtimestamp((datetime.now(tz) + passed).timestamp(), tz)
+
+    def pause(seconds: float) -> None:
+        nonlocal passed
+        passed += timedelta(seconds=seconds)
+
+    lease(s3).take(JOB, "provision")
+    monkeypatch.setattr(module, "datetime", Clock)
+    assert lease(Silent(s3, lambda: None)).keep(JOB, pause) == "ended"
+    assert timedelta(seconds=600) <= passed <= timedelta(seconds=900)
 
 
 # The module

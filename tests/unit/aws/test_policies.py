@@ -35,7 +35,7 @@ SCENARIOS: dict[str, dict[str, Any]] = {
         "fallback_controller_bucket": "spotcache-backups",
     },
     "drill": {},
-    "keeper": {},
+    "keeper": {"keeper_bucket": "spotcache-backups"},
     "notify": {"notify_to": "slack"},
     "spot_host": {
         "spot_host_bucket": "spotcache-backups",
@@ -55,6 +55,7 @@ PLAIN: dict[str, dict[str, Any]] = {
         "fallback_controller_superseded_days": 0,
         "fallback_controller_bucket": "",
     },
+    "keeper": {"keeper_bucket": "spotcache-backups", "keeper_lock_days": 0},
     "notify": {"notify_to": "mail"},
     "spot_host": {
         "spot_host_bucket": "spotcache-backups",
@@ -265,3 +266,49 @@ def test_lifecycle_manager_alone_tags_a_snapshot_that_has_no_tag_yet(role: str, 
     context: dict[str, str | list[str]] = {"aws:PrincipalArn": f"arn:aws:iam::{ACCOUNT}:role/{role}"}
     tags = {"spotcache:environment": "stg"}
     assert decide([own], "ec2:CreateTags", snapshot, tags, boundary=boundary, context=context) == decision
+
+
+HOST = Path("roles/spot_host/templates/policy.json.j2")
+RETENTION = Path("roles/keeper/templates/retention_policy.json.j2")
+BACKUP = "arn:aws:s3:::spotcache-backups/stg/backups/20261122T001503Z-3f9a1c/dump.rdb"
+
+
+def allowed(template: Path, service: str, arn: str, tags: dict[str, str] | None = None, **context: str) -> set[str]:
+    """Which of a service's actions a role may do to one thing that is there."""
+    policy = json.loads(rendered(template, "aws"))
+    target = Target(
+        arn, tags or {}, context={key.replace("__", ":").replace("_", "-"): v for key, v in context.items()}
+    )
+    # To describe is to look, and EC2 knows no resources for it.
+    names = [f"{service}:{name}" for name in reference.services_actions(service) if not name.startswith("Describe")]
+    return {name for name in names if decide([policy], name, target, {}) == "allowed"}
+
+
+def test_a_host_adds_backups_and_takes_none_away() -> None:
+    """Of all that S3 and EC2 know, and whatever they will know that the reference has."""
+    reads = {"s3:GetObject", "s3:AbortMultipartUpload"}
+    assert allowed(HOST, "s3", BACKUP) == reads
+    assert allowed(HOST, "s3", BACKUP, s3__if_match="x") == reads
+    assert allowed(HOST, "s3", BACKUP, s3__if_none_match="*") == reads | {"s3:PutObject"}
+    assert allowed(HOST, "s3", BACKUP, s3__ObjectCreationOperation="false") == reads | {"s3:PutObject"}
+    assert allowed(HOST, "s3", BACKUP, s3__ObjectCreationOperation="true") == reads
+    assert allowed(HOST, "s3", "arn:aws:s3:::spotcache-backups") == set()
+    own = {"spotcache:environment": "stg", "spotcache:backup": "1"}
+    snapshot = f"arn:aws:ec2:ap-northeast-1::snapshot/snap-{17 * '0'}"
+    assert allowed(HOST, "ec2", snapshot, own) == {"ec2:CreateVolume"}
+    # Nor another's.
+    assert allowed(HOST, "s3", BACKUP.replace("/stg/", "/prod/"), s3__if_none_match="*") == set()
+
+
+def test_what_gives_backups_up_may_not_get_past_a_lock_nor_write_one() -> None:
+    manifest = BACKUP.replace("dump.rdb", "manifest.json")
+    assert allowed(RETENTION, "s3", BACKUP) == {"s3:DeleteObjectVersion", "s3:PutObjectRetention"}
+    assert allowed(RETENTION, "s3", manifest) - allowed(RETENTION, "s3", BACKUP) == {"s3:GetObject"}
+    lease = "arn:aws:s3:::spotcache-backups/stg/keeper/lease.json"
+    assert allowed(RETENTION, "s3", lease) == {"s3:GetObject"}
+    snapshot = f"arn:aws:ec2:ap-northeast-1::snapshot/snap-{17 * '0'}"
+    assert allowed(RETENTION, "ec2", snapshot, {"spotcache:environment": "stg", "spotcache:backup": "1"}) == {
+        "ec2:DeleteSnapshot"
+    }
+    # Those of Data Lifecycle Manager carry no backup's id.
+    assert allowed(RETENTION, "ec2", snapshot, {"spotcache:environment": "stg"}) == set()

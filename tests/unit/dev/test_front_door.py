@@ -58,6 +58,7 @@ def test_every_verb_is_in_the_help() -> None:
         "restore",
         "destroy",
         "drill",
+        "cost",
         "sandbox",
         "clean",
         "help",

@@ -32,10 +32,10 @@ class Server:
             "port": str(self.port),
             "bind": "127.0.0.1",
             "dir": str(self.folder),
-            "requirepass": PASSWORD,
             "save": "",
         }
         words = [word for name, value in options.items() for word in (f"--{name}", value)]
+        words += ["--user", keys.USERNAME, "on", f">{PASSWORD}", "~*", "+@all"]
         self.process = subprocess.Popen(["redis-server", *words], stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + 60
         while self.process.poll() is None and time.monotonic() < deadline:
@@ -47,7 +47,7 @@ class Server:
         raise AssertionError("redis-server did not start")
 
     def client(self, database: int = 0) -> redis.Redis:
-        return redis.Redis(port=self.port, password=PASSWORD, db=database)
+        return redis.Redis(port=self.port, username=keys.USERNAME, password=PASSWORD, db=database)
 
     def restart(self) -> None:
         self.client().save()

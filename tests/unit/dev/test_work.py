@@ -22,10 +22,11 @@ def test_steps_are_timed_and_a_failing_one_is_said() -> None:
 
 
 def test_a_table_lines_up() -> None:
-    assert (
-        table(["step", "s"], [["a", "1.0"], ["longer", "12.5"]])
-        == "step       s\n------  ----\na        1.0\nlonger  12.5"
-    )
+    # Brackets are no colour, and no line is ever broken.
+    lines = table(["step", "s"], [["a [b]", "1.0"], ["l" * 300, "12.5"]]).splitlines()
+    assert [line.split() for line in lines] == [["step", "s"], [lines[1]], ["a", "[b]", "1.0"], ["l" * 300, "12.5"]]
+    assert set(lines[1]) == {"-"}
+    assert {len(line) for line in lines} == {len(lines[3])}
 
 
 def test_a_child_gets_no_standard_input_and_its_output_is_logged(tmp_path: Path) -> None:

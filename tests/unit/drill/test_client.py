@@ -22,10 +22,12 @@ from spotcache_drill import cli
 from spotcache_drill.client import Accounts, Client, Names, Service, Target, loss, read_back, remove
 from spotcache_drill.observer import Instance, Observer, Place, Seen, instances_of, record_instances
 from spotcache_drill.record import record
-from spotcache_drill.way import connector, words_for
+from spotcache_drill.way import connector, secured, words_for
 from spotcache_drill.wire import RedisError
 
 from dev.ports import Port
+from tests.unit.redis.certificates import NAME, Authority
+from tests.unit.redis.support import redis_server
 
 NAMES = Names("t")
 HERE = Target("127.0.0.1", "i-1")
@@ -220,7 +222,7 @@ def answering(answer: bytes | None) -> Iterator[tuple[int, list[bytes]]]:
 )
 def test_a_write_that_is_not_confirmed_is_sent_once(answer: bytes | None, error: type[Exception], words: str) -> None:
     with answering(answer) as (port, sent):
-        connection = connector(port, "", 0, 0.5)(HERE)
+        connection = connector(port, ("", ""), 0, 0.5)(HERE)
         began = time.monotonic()
         with pytest.raises(error, match=words):
             connection.ask(b"SET", b"a b", b"1")
@@ -233,7 +235,7 @@ def test_a_write_that_is_not_confirmed_is_sent_once(answer: bytes | None, error:
 
 def test_only_the_first_answer_may_take_as_long_as_the_way_does() -> None:
     with answering(None) as (port, _):
-        connection = connector(port, "", 0, 0.2, ["sh", "-c", f"sleep 1; exec {JOIN}"])(HERE)
+        connection = connector(port, ("", ""), 0, 0.2, ["sh", "-c", f"sleep 1; exec {JOIN}"])(HERE)
         began = time.monotonic()
         with pytest.raises(TimeoutError):
             connection.ask(b"PING")
@@ -252,7 +254,7 @@ def server(tmp_path: Path) -> Iterator[int]:
             deadline = time.monotonic() + 30
             while True:
                 try:
-                    connector(port, "secret", 0, 1.0)(HERE).close()
+                    connector(port, ("", "secret"), 0, 1.0)(HERE).close()
                     break
                 except OSError:
                     if process.poll() is not None or time.monotonic() > deadline:
@@ -264,7 +266,7 @@ def server(tmp_path: Path) -> Iterator[int]:
 
 
 def test_it_writes_to_a_real_redis_and_takes_its_keys_away_again(server: int) -> None:
-    connect = connector(server, "secret", 3, 1.0)
+    connect = connector(server, ("default", "secret"), 3, 1.0)
     client = Client(NAMES, lambda: HERE, connect, 0.0)
     for _ in range(1200):
         client.step()
@@ -278,12 +280,14 @@ def test_it_writes_to_a_real_redis_and_takes_its_keys_away_again(server: int) ->
     remove(connection, NAMES, range(client.accounts.written))
     assert connection.ask(b"DBSIZE") == 0
     with pytest.raises(RedisError, match="WRONGPASS"):
-        connector(server, "wrong", 0, 1.0)(HERE)
+        connector(server, ("", "wrong"), 0, 1.0)(HERE)
+    with pytest.raises(RedisError, match="WRONGPASS"):
+        connector(server, ("other", "secret"), 0, 1.0)(HERE)
 
 
 def test_it_goes_another_way_where_the_network_has_none(server: int) -> None:
     words = shlex.split(JOIN)
-    connect = connector(server, "secret", 0, 1.0, words)
+    connect = connector(server, ("", "secret"), 0, 1.0, words)
     client = Client(NAMES, lambda: HERE, connect, 0.0)
     for _ in range(20):
         client.step()
@@ -293,7 +297,7 @@ def test_it_goes_another_way_where_the_network_has_none(server: int) -> None:
     connection.close()
     assert child.returncode == -signal.SIGKILL, "its program ends with it"
     with pytest.raises(ConnectionError, match="no way there"):
-        connector(server, "secret", 0, 1.0, ["sh", "-c", "echo no way there >&2; exit 255"])(HERE)
+        connector(server, ("", "secret"), 0, 1.0, ["sh", "-c", "echo no way there >&2; exit 255"])(HERE)
     assert words_for(["a", "-o{host}={address}", "{public}:{port}"], Target("10.0.0.1", "i-1", "1.2.3.4"), 6379) == [
         "a",
         "-oi-1=10.0.0.1",
@@ -303,6 +307,7 @@ def test_it_goes_another_way_where_the_network_has_none(server: int) -> None:
 
 def checked(aws: Any, server: int, *ways: tuple[str, str], patience: float = 0.0, **more: Any) -> dict[str, Any]:
     settings: dict[str, Any] = {"environment": "stg", "bucket": "b", "prefix": "p/stg/", "host": "i-1"}
+    settings |= {"username": "", "tls_ca": ""}
     settings.update(dns_name="redis.stg.internal", password="secret", database=0, timeout=1.0, poll=1.0, port=server)
     settings.update(more)
     tried = [{"name": name, "command": command} for name, command in ways]
@@ -486,6 +491,8 @@ def test_a_client_that_gets_no_answer_says_so(
         "region": "x",
         "dns_name": "redis.stg.internal",
         "port": port,
+        "tls_ca": "",
+        "username": "",
         "password": "secret",
         "database": 0,
         "timeout": 0.2,
@@ -515,3 +522,25 @@ def test_the_record_holds_what_the_report_is_made_of() -> None:
     assert (told["host_gone"], told["last_write_before"], told["outage_s"]) == (15.0, 11.0, 9.0)
     assert json.loads(json.dumps(told)) == told
     assert record("i-1", accounts, seen, None, 11.2, "in vain")["missing"] is None
+
+
+def test_it_knows_a_redis_that_speaks_tls_by_the_name_that_clients_go_by(tmp_path: Path) -> None:
+    authority = Authority()
+    with redis_server(tmp_path) as running:
+        running.start_with_tls(authority.issue(), "requirepass secret\n")
+
+        def tried(pem: str, name: str, *way: str) -> object:
+            connect = connector(running.port, ("default", "secret"), 0, 2.0, way, secured(pem, name))
+            connection = connect(HERE)
+            try:
+                return connection.ask(b"PING")
+            finally:
+                connection.close()
+
+        assert tried(authority.pem, NAME) == b"PONG"
+        assert tried(authority.pem, NAME, *shlex.split(JOIN)) == b"PONG"
+        for pem, name in ((Authority().pem, NAME), (authority.pem, "redis.elsewhere.internal")):
+            with pytest.raises(OSError, match="certificate verify failed"):
+                tried(pem, name)
+        with pytest.raises((OSError, RedisError)):
+            tried("", "")

@@ -39,7 +39,7 @@ OLD_WORDS = journal(
     kept=ENDING,
 )
 NEW_WORDS = journal(
-    (24.0, "/etc/spotcache/keeper-password was fetched from /spotcache/stg/host/redis-password"),
+    (24.0, "/etc/spotcache/keeper-password was fetched from /spotcache/stg/host/keeper-password"),
     (30.0, "restored: 5 keys from final backup 20261122T070001Z-abcdef (S3), last written ...; nothing was lost"),
     kept={
         "last_boot": {"what": "restored", "created": "2026-11-22T07:00:01Z", "source": "S3", "seconds": {"name": 2.0}}

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from spotcache_keeper.server.client import DatabaseCount
+from spotcache_keeper.server.counts import DatabaseCount
 from spotcache_keeper.stores.manifest import Manifest
 from spotcache_keeper.stores.source import Source, State
 from spotcache_keeper.system.commands import Completed

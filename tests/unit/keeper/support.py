@@ -3,6 +3,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import signal
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import redis
+import yaml
 from spotcache_keeper.aws.machine import Identity
 from spotcache_keeper.backup import switch_data
 from spotcache_keeper.backup.create import BackupResult, backup
@@ -37,6 +39,8 @@ from dev.ports import Port
 REGION = "ap-northeast-1"
 ZONE = "ap-northeast-1a"
 PASSWORD = "a long password for a test"
+ROLE = yaml.safe_load((Path(__file__).resolve().parents[3] / "roles/redis/vars/main.yml").read_text())
+KEEPER = ROLE["redis__keeper"]
 VOLUME = "vol-0123456789abcdef0"
 
 
@@ -55,8 +59,13 @@ class NativeEngine:
         self._directory = directory
         self._data = data
         self.stops = 0
+        # The keeper may do here what it may on a host; who fills and compares may do everything.
+        digest = hashlib.sha256(PASSWORD.encode()).hexdigest()
+        (directory / "users.acl").write_text(
+            f"user default on #{digest} ~* &* +@all\nuser {KEEPER} on #{digest} {ROLE['redis__keeper_rules'].strip()}\n"
+        )
         (directory / "redis.conf").write_text(
-            f'bind 127.0.0.1\nport {port}\ndir {data}\nrequirepass "{PASSWORD}"\nsave ""\nhz 100\n'
+            f'bind 127.0.0.1\nport {port}\ndir {data}\naclfile {directory / "users.acl"}\nsave ""\nhz 100\n'
             f"enable-protected-configs local\nappendonly {'yes' if appendonly else 'no'}\n"
             f"logfile {directory / 'redis.log'}\n"
         )
@@ -273,6 +282,7 @@ class TestHost:
             image="redis",
             state_directory=self.directory / "state",
             redis_port=self.port,
+            redis_username=KEEPER,
             redis_password_file=self.directory / "password",
             appendonly=self.appendonly,
             ebs_snapshots=False,

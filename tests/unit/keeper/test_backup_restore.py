@@ -9,15 +9,16 @@ import signal
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
 from moto.core import DEFAULT_ACCOUNT_ID
 from moto.ec2.models import ec2_backends
-from spotcache_keeper.backup import switch_data
+from spotcache_keeper.backup import retain, switch_data
 from spotcache_keeper.backup.create import backup
 from spotcache_keeper.backup.current_data import identify
 from spotcache_keeper.backup.restore import Request, restore
@@ -25,6 +26,7 @@ from spotcache_keeper.backup.switch_data import work_directory
 from spotcache_keeper.errors import ConfigError, DamagedError, KeeperError, NoSourceError, RefusedError
 from spotcache_keeper.overview import listing_table, make_listing, make_status, status_table
 from spotcache_keeper.stores.manifest import parse_manifest
+from spotcache_keeper.stores.retention import Policy
 from spotcache_keeper.stores.s3 import S3Store
 from spotcache_keeper.stores.source import Source
 from spotcache_keeper.system.files import sha256_of
@@ -115,6 +117,21 @@ def test_a_backup_waits_for_a_rewrite_of_the_append_only_file(appending: TestHos
         assert client.info("persistence")["aof_rewrite_in_progress"] == 0
     assert result.manifest.keys == 900
     assert result.seconds["bgsave"] > 0.9  # The rewrite took 0.45 s, and the backup another 0.45 s.
+
+
+def test_what_keeps_redis_from_a_save_is_what_runs_and_not_what_it_says(appending: TestHost) -> None:
+    appending.fill("one")
+    with appending.client() as client, appending.context().redis() as server:
+        client.config_set("rdb-key-save-delay", 500)
+        client.bgrewriteaof()
+        assert server.background_save() is False
+        # No child runs: a reason that waiting does not mend.
+        client.config_set("rdb-key-save-delay", 0)
+        while client.info("persistence")["aof_rewrite_in_progress"]:
+            pass
+        client.acl_setuser("keeper", enabled=True, commands=["-bgsave"])
+        with pytest.raises(KeeperError, match="does not let the keeper do BGSAVE"):
+            server.background_save()
 
 
 def test_a_failed_bgsave_leaves_no_save(host: TestHost) -> None:
@@ -354,8 +371,18 @@ def test_too_many_snapshots_are_no_failure(in_aws: TestHost, aws: dict[str, Any]
     assert any(code in warning for warning in context.warnings)
 
 
-def test_retention_is_applied_everywhere(in_aws: TestHost, aws: dict[str, Any]) -> None:
-    in_aws.config = replace(in_aws.config, keep_count=3, keep_days=0, keep_weeks=0, keep_local_count=2)
+def retained(host: TestHost, policy: Policy, now: datetime, leases: Any = None) -> dict[str, list[str]]:
+    """What the function gives up that looks after the backups."""
+    assert host.ebs is not None
+    warnings: list[str] = []
+    nobody = SimpleNamespace(lease=lambda: None)
+    pruned = retain.prune({host.s3: policy, host.ebs: policy}, leases or nobody, now, warnings)
+    assert warnings == []
+    return pruned
+
+
+def test_a_host_gives_up_only_what_is_its_own_and_the_function_the_rest(in_aws: TestHost, aws: dict[str, Any]) -> None:
+    in_aws.config = replace(in_aws.config, keep_local_count=2)
     # Another environment's backup and snapshot, and a snapshot of somebody else's.
     aws["s3"].put_object(Bucket="backups", Key="prod/backups/20200101T000000Z-aaaaaa/manifest.json", Body=b"{}")
     foreign = aws["ec2"].create_snapshot(VolumeId=in_aws.moto_volume)["SnapshotId"]
@@ -367,20 +394,25 @@ def test_retention_is_applied_everywhere(in_aws: TestHost, aws: dict[str, Any]) 
         assert context.warnings == []
     ids = [result.manifest.id for result in results]
     assert in_aws.context().volume.ids() == ids[-2:]
+    assert results[-1].pruned == {"volume": [ids[-3]]}
+    assert sorted(in_aws.s3.stored()) == ids
+    assert in_aws.ebs is not None
+    assert sorted(source.id for source in in_aws.ebs.sources()) == ids
+    assert retained(in_aws, Policy(3, 0), begun + timedelta(hours=6))["s3"] == ids[:3]
     assert sorted(in_aws.s3.stored()) == ids[-3:]
     assert in_aws.ebs is not None
     assert sorted(source.id for source in in_aws.ebs.sources()) == ids[-3:]
     assert aws["ec2"].describe_snapshots(SnapshotIds=[foreign])["Snapshots"]
     assert aws["s3"].head_object(Bucket="backups", Key="prod/backups/20200101T000000Z-aaaaaa/manifest.json")
-    assert results[-1].pruned["s3"] == [ids[2]]
 
 
 def test_an_upload_that_never_ended_is_removed_after_a_day(in_aws: TestHost, aws: dict[str, Any]) -> None:
     orphan = "20260101T000000Z-aaaaaa"
     aws["s3"].put_object(Bucket="backups", Key=f"stg/backups/{orphan}/dump.rdb", Body=b"half")
-    assert in_aws.backup().pruned["s3"] == []
-    later = in_aws.context().now() + timedelta(hours=25)
-    assert backup(in_aws.context(now=lambda: later), "manual").pruned["s3"] == [orphan]
+    in_aws.backup()
+    now = in_aws.context().now()
+    assert retained(in_aws, Policy(1, 0), now)["s3"] == []
+    assert retained(in_aws, Policy(1, 0), now + timedelta(hours=25))["s3"] == [orphan]
     assert "Contents" not in aws["s3"].list_objects_v2(Bucket="backups", Prefix=f"stg/backups/{orphan}/")
 
 

@@ -14,7 +14,8 @@ from botocore.exceptions import ClientError
 from spotcache_keeper.aws.machine import LinuxMachine
 from spotcache_keeper.aws.volumes import Volumes
 from spotcache_keeper.errors import DamagedError, KeeperError
-from spotcache_keeper.stores.ebs import EbsStore, source_of
+from spotcache_keeper.stores.ebs import EbsStore
+from spotcache_keeper.stores.snapshots import source_of
 from spotcache_keeper.system.commands import run_command
 
 from tests.unit.keeper.examples import MANIFEST

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from spotcache_keeper.errors import DamagedError
-from spotcache_keeper.server.client import DatabaseCount
+from spotcache_keeper.server.counts import DatabaseCount
 from spotcache_keeper.server.rdb import databases_of, read_counts, read_length
 from spotcache_keeper.system.commands import Completed
 

@@ -10,7 +10,8 @@ import pytest
 from spotcache_keeper.backup.current_data import Present, verdict_on
 from spotcache_keeper.backup.switch_data import compare
 from spotcache_keeper.errors import KeeperError
-from spotcache_keeper.server.client import DatabaseCount, parse_info
+from spotcache_keeper.server.client import parse_info
+from spotcache_keeper.server.counts import DatabaseCount
 from spotcache_keeper.stores.manifest import Manifest
 
 from tests.unit.keeper.examples import MANIFEST, NOON, source

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.testing import patch_module_args
+from ansible_collections.spotcache.redis.plugins.module_utils.file_attributes import Attributes
 from ansible_collections.spotcache.redis.plugins.modules import dotenv as module
 
 PHP = module.Reader("www-data", 33, (33,), known=True)
@@ -143,14 +144,14 @@ def test_others_lose_their_permissions_once_there_is_a_password(run: Run, env: P
 @pytest.mark.parametrize(
     ("before", "after"),
     [
-        (module.Attributes(0o644, 0, 0), module.Attributes(0o640, 0, 33)),
-        (module.Attributes(0o664, 1000, 1000), module.Attributes(0o660, 1000, 33)),
-        (module.Attributes(0o640, 1000, 33), module.Attributes(0o640, 1000, 33)),
-        (module.Attributes(0o604, 33, 0), module.Attributes(0o600, 33, 0)),
-        (module.Attributes(0o600, 33, 33), module.Attributes(0o600, 33, 33)),
+        (Attributes(0o644, 0, 0), Attributes(0o640, 0, 33)),
+        (Attributes(0o664, 1000, 1000), Attributes(0o660, 1000, 33)),
+        (Attributes(0o640, 1000, 33), Attributes(0o640, 1000, 33)),
+        (Attributes(0o604, 33, 0), Attributes(0o600, 33, 0)),
+        (Attributes(0o600, 33, 33), Attributes(0o600, 33, 33)),
     ],
 )
-def test_php_can_always_read_it(before: module.Attributes, after: module.Attributes) -> None:
+def test_php_can_always_read_it(before: Attributes, after: Attributes) -> None:
     assert module.safe(before, PHP) == after
     assert PHP.may(after, 4)
 
@@ -180,6 +181,7 @@ def test_a_file_that_php_cannot_read_is_refused(env: Path) -> None:
         (b"A=1\n", {"state": "absent"}, "name the keys to remove"),
         (b"A=1\n", {"state": "absent", "keys": ["A"], "values": {"A": "1"}}, "leave values and secrets out"),
         (b"A=1\n", {"keys": ["A"], "values": {"A": "1"}}, "leave it in one of them"),
+        (b"A=1\n", {"grammar": ["modern"]}, 'grammar has "modern", which is unknown: use multiline, unicode, comments'),
         (b"A=1\n", {"state": "restored"}, "there was no change"),
         (b"A=1\n", {"state": "restored", "values": {"A": "1"}}, "goes with path alone"),
         (b"#" * 2**21, {"values": {"A": "1"}}, "longer than 1 MiB"),
@@ -220,7 +222,7 @@ def test_a_file_mounted_alone_is_refused(run: Run, env: Path, monkeypatch: pytes
 def test_a_file_that_changes_meanwhile_is_left_alone(run: Run, env: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write = module.write
 
-    def meddle(path: str, data: bytes, attributes: module.Attributes) -> None:
+    def meddle(path: str, data: bytes, attributes: Attributes) -> None:
         write(path, data, attributes)
         env.write_text("SOMEBODY=else\n")
 

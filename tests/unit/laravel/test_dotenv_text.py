@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from ansible_collections.spotcache.redis.plugins.module_utils import dotenv_text as dotenv
 
@@ -141,3 +143,31 @@ def test_what_is_hardly_meant_is_said() -> None:
         "line 3 (C) has no =, and is read as null",
         "line 5 (E) is read only as far as its #: quote the value",
     ]
+
+
+NEWEST = dotenv.Grammar(multiline=True, unicode=True, comments=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "missing", "read"),
+    [
+        # A key in base64 over lines, whose last line ends in padding.
+        ('JWT_KEY="LS0t\nQUJDRA=="\nB=1\n', "multiline", {"JWT_KEY": "LS0t\nQUJDRA==", "B": "1"}),
+        ("ÜBER=1\nnäh_e.1=2\n", "unicode", {"ÜBER": "1", "näh_e.1": "2"}),
+        ('# A="\nB=1\n', "comments", {"B": "1"}),
+        ('B=1\n  # use A="x, or\nC=2\n', "comments", {"B": "1", "C": "2"}),
+    ],
+)
+def test_what_newer_phpdotenvs_read(text: str, missing: str, read: dict[str, str]) -> None:
+    assert dotenv.load(dotenv.parse(text, NEWEST)) == read
+    merged = dotenv.merge(text, {"NEW": "x"}, grammar=NEWEST)
+    assert merged.text == text + "NEW=x\n"
+    # One that does not read it is not given it.
+    with pytest.raises(dotenv.Misread):
+        dotenv.parse(text, replace(NEWEST, **{missing: False}))
+
+
+def test_what_no_phpdotenv_reads_stays_refused() -> None:
+    for text in ('A="x\nB=1\n', "ª=1\n", "A B=1\n", "é-=1\n"):
+        with pytest.raises(dotenv.Misread):
+            dotenv.parse(text, NEWEST)

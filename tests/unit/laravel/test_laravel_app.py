@@ -10,23 +10,31 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.testing import patch_module_args
+from ansible_collections.spotcache.redis.plugins.module_utils import dotenv_text as dotenv
 from ansible_collections.spotcache.redis.plugins.module_utils import laravel_program as program
 from ansible_collections.spotcache.redis.plugins.modules import laravel_app as module
+
+from dev.sample_app.laravel.phpdotenv import PhpDotenv
 
 TOKEN = "token"
 SECRET = "p@ss w0rd"
 URL = " (a URL in the connection's settings, such as REDIS_URL, overrides it)"
 EXPECT: dict[str, Any] = {
+    "default_store": "redis",
     "stores": {"method": "redis", "batch": "file"},
     "session_driver": "redis",
     "session_connection": "session",
-    "cache_redis": {"host": "new", "port": 6379, "database": 0},
-    "session_redis": {"host": "new", "port": 6379, "database": 1},
+    "queue": "",
+    "broadcast": "null",
+    "connections": {
+        "default": {"host": "new", "port": 6379, "database": 0, "username": "", "tls": False},
+        "session": {"host": "new", "port": 6379, "database": 1, "username": "", "tls": False},
+    },
 }
 
 
 def connection(**more: Any) -> dict[str, Any]:
-    common = {"url": False, "host": "new", "port": "6379", "database": "0"}
+    common = {"url": False, "host": "new", "port": "6379", "database": "0", "username": "", "tls": False}
     return {**common, "password": module.digest(TOKEN, SECRET), **more}
 
 
@@ -35,11 +43,14 @@ def answer(**more: Any) -> dict[str, Any]:
         "environment_readable": True,
         "environment_file": "/srv/app/.env",
         "config_cached": False,
+        "default_store": "redis",
         "stores": {
             "method": {"driver": "redis", "connection": "default"},
             "batch": {"driver": "file", "connection": "default"},
         },
-        "session": {"driver": "redis", "connection": "session", "store": "redis", "store_missing": False},
+        "session": {"driver": "redis", "connection": "session", "store": ""},
+        "queue": {"default": "database"},
+        "broadcast": {"default": "null"},
         "connections": {"default": connection(), "session": connection(database=1)},
         "errors": [],
     }
@@ -47,8 +58,7 @@ def answer(**more: Any) -> dict[str, Any]:
 
 
 def found(given: dict[str, Any]) -> list[str]:
-    passwords = {"cache": SECRET, "session": SECRET}
-    return [*module.defects(given, EXPECT), *module.problems(given, EXPECT, passwords, TOKEN)]
+    return list(module.problems(given, EXPECT, {"default": SECRET, "session": SECRET}, TOKEN))
 
 
 def test_all_as_expected() -> None:
@@ -60,22 +70,40 @@ def test_all_as_expected() -> None:
     [
         ({"failed": "RuntimeException: no"}, "fails: RuntimeException: no"),
         ({"environment_readable": False}, "cannot read /srv/app/.env, and so uses its defaults"),
+        ({"default_store": "database"}, "uses 'database' as its default store, not 'redis'"),
+        ({"broadcast": {"default": "redis"}}, "uses 'redis' for the broadcast, not 'null'"),
         ({"errors": [{"what": "the store method", "error": "NOAUTH."}]}, "fails with the store method: NOAUTH"),
         (
             {"connections": {"default": connection(host="old"), "session": connection(database=1)}},
-            "uses the host 'old' for the store method (connection default), not 'new'",
+            "uses the host 'old' for the Redis connection default, not 'new'",
         ),
         (
             {"connections": {"default": connection(host="old", url=True), "session": connection(database=1)}},
-            "uses the host 'old' for the store method (connection default), not 'new'" + URL,
+            "uses the host 'old' for the Redis connection default, not 'new'" + URL,
         ),
         (
             {"connections": {"default": connection(password="x"), "session": connection(database=1)}},
-            "uses another password for the store method (connection default) than the one that is set",
+            "uses another password for the Redis connection default than the one that is set",
         ),
         (
             {"connections": {"default": connection(), "session": connection()}},
-            "uses the database '0' for sessions (connection session), not 1",
+            "uses the database '0' for the Redis connection session, not 1",
+        ),
+        (
+            {"connections": {"default": connection(username="left"), "session": connection(database=1)}},
+            "uses the username 'left' for the Redis connection default, not ''",
+        ),
+        (
+            {"connections": {"session": connection(database=1)}},
+            "has no Redis connection default: define it in config/database.php",
+        ),
+        (
+            {"stores": {"batch": {"driver": "file", "connection": "default"}}},
+            "has no cache store method: define it in config/cache.php",
+        ),
+        (
+            {"session": {"driver": "redis", "connection": "", "store": ""}},
+            "keeps sessions on the Redis connection default, not on session",
         ),
     ],
 )
@@ -83,21 +111,12 @@ def test_what_is_not_as_expected(change: dict[str, Any], sentence: str) -> None:
     assert found(answer(**change)) == [sentence]
 
 
-def test_sessions_that_silently_go_elsewhere() -> None:
-    session = {"driver": "redis", "connection": None, "store": "redis", "store_missing": False}
-    assert found(answer(session=session)) == ["keeps sessions on the Redis connection default, not on session"]
-
-
-def test_what_no_env_can_mend() -> None:
-    session = {"driver": "file", "connection": None, "store": "redis", "store_missing": True}
-    given = answer(stores={"method": None, "batch": None}, session=session, connections={})
-    lasting = list(module.defects(given, EXPECT))
-    assert [sentence.partition(":")[0] for sentence in lasting] == [
-        "has no cache store method",
-        "has no cache store batch",
-        "has no Redis connection session",
-        "cannot keep sessions in Redis without the cache store redis, which Laravel needs for that",
-    ]
+def test_where_php_fpm_is_another_than_artisan() -> None:
+    own = module.uses(answer())
+    assert module.disagreements(answer(errors=[{"what": "x", "error": "y"}]), own) == []
+    other = answer(stores={**answer()["stores"], "batch": {"driver": "array", "connection": "default"}})
+    assert module.disagreements(other, own) == ["uses the driver 'array' for the store batch, not 'file'"]
+    assert module.disagreements({}, own) == module.disagreements(other, {}) == []
 
 
 def test_another_file_is_noticed(tmp_path: Path) -> None:
@@ -155,3 +174,37 @@ def test_commands_never_run_as_root_by_accident(monkeypatch: pytest.MonkeyPatch)
     assert inside.command("php") == ["docker", "exec", "-i", "-u", "www-data", "shop", "php"]
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     assert host.command("php") == ["php"]
+
+
+def test_an_application_that_cannot_be_asked_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    application = module.Application("/srv/app", "www-data", "php", "", "auto", 1)
+    said = {"artisan": True, "failed": "Error: Class config does not exist."}
+    monkeypatch.setattr(module.Application, "ask", lambda *_: dict(said))
+    with pytest.raises(
+        module.Trouble, match=r"/srv/app cannot be asked for its configuration: Error: Class config"
+    ) as told:
+        module.describe(application)
+    assert str(told.value).endswith(
+        "Nothing is assumed instead: mend that first, as `php artisan about` there shows it."
+    )
+
+
+def test_the_grammar_is_what_the_applications_own_phpdotenv_reads(tmp_path: Path) -> None:
+    for name, text in (
+        ("artisan", ""),
+        ("bootstrap/app.php", ""),
+        ("vendor/autoload.php", "<?php require 'Dotenv/autoload.php';"),
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    grammar = module.Application(str(tmp_path), "root", "php", "", "none", 1).locate()
+    with PhpDotenv() as php:
+        for name, text in (("multiline", 'A="x\ny="\nB=1\n'), ("unicode", "É=1\nB=1\n"), ("comments", '# A="\nB=1\n')):
+            found = php.read(text.encode())
+            assert (found.error is None and found.dotenv.get("B") == b"1") is (name in grammar)
+            # What it reads is read in the same way, and what it does not is refused.
+            if name in grammar:
+                assert dotenv.load(dotenv.parse(text, dotenv.Grammar(**{name: True}))).get("B") == "1"
+            else:
+                with pytest.raises(dotenv.Misread):
+                    dotenv.parse(text)

@@ -218,6 +218,40 @@ def test_what_cannot_run_is_said_in_a_sentence(
     assert expected in told["problems"][0]
 
 
+@pytest.mark.parametrize(
+    ("state", "knows", "expected"),
+    [
+        ("paused", 0, "The container php does not run on this host"),
+        ("exited", 0, "The container php does not run on this host"),
+        ("running", 1, "user is www-data, and the container php has no such user"),
+        ("running", 0, "artisan does not start"),
+        # A container without `id` says nothing about its users.
+        ("running", 127, "artisan does not start"),
+    ],
+)
+def test_why_a_container_gives_no_answer_is_asked_of_docker(
+    application: dict[str, Any],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    state: str,
+    knows: int,
+    expected: str,
+) -> None:
+    docker = tmp_path / "bin" / "docker"
+    docker.parent.mkdir()
+    docker.write_text(
+        '#!/bin/sh\ncase "$*" in\n'
+        f'"container inspect"*) echo {state} ;;\n"exec php id -u www-data") exit {knows} ;;\n'
+        "*) echo said in whatever words >&2; exit 1 ;;\nesac\n"
+    )
+    docker.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{docker.parent}:{os.environ['PATH']}")
+    asked = {**application, "container": "php", "user": "www-data", "commands": ["batch:warm"]}
+    (problem,) = run(capsys, asked, state="checked")["problems"]
+    assert expected in problem
+
+
 def test_an_application_that_does_not_start_says_why(
     application: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:

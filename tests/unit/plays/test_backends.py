@@ -41,7 +41,7 @@ ELSEWHERE: dict[str, Any] = {
 }
 CAN = (
     "{{ spotcache__from_image | ternary('image', '') }} {{ spotcache__falls_back | ternary('fallback', '') }}"
-    " {{ spotcache__second_net | ternary('net', '') }} {{ spotcache__automation_statements | length }}"
+    " {{ spotcache__lifecycle | ternary('net', '') }} {{ spotcache__automation_statements | length }}"
 )
 
 

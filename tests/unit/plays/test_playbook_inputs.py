@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +22,8 @@ import botocore.config
 import pytest
 import yaml
 from ansible_collections.spotcache.redis.plugins.module_utils import lease
-from spotcache_keeper.server.client import DatabaseCount
+from botocore.exceptions import ClientError
+from spotcache_keeper.server.counts import DatabaseCount
 from spotcache_keeper.stores.manifest import Manifest
 
 from dev import kills
@@ -100,7 +101,7 @@ class Aws:
             "spot_host_ssh_private_key_file": str(self.folder / "id"),
             "redis_password": PASSWORD,
             # moto does not know Data Lifecycle Manager.
-            "keeper_lifecycle_policy": False,
+            "spotcache_lifecycle_snapshots": False,
         }
 
     def play(self, playbook: str, variables: dict[str, Any], *arguments: str) -> tuple[int, str]:
@@ -160,7 +161,8 @@ def populated(endpoint: str, folder: Path, ansible: kills.Ansible) -> Aws:
     without = {**policy, "Statement": [drop(statement, lacking) for statement in policy["Statement"]]}
     anything = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
     iam, keys = open_aws.client("iam"), {}
-    for user, document in {"root": anything, "operator": policy, "weak": without}.items():
+    plain = {**policy, "Statement": [one for document in documents[:2] for one in document["Statement"]]}
+    for user, document in {"root": anything, "operator": policy, "weak": without, "plain": plain}.items():
         iam.create_user(UserName=user)
         iam.put_user_policy(UserName=user, PolicyName=user, PolicyDocument=json.dumps(document))
         key = iam.create_access_key(UserName=user)["AccessKey"]
@@ -450,25 +452,33 @@ SHOP = {"name": "shop", "hosts": "localhost", "path": "/srv/shop"}
     [
         ({"spotcache_region": ""}, ["spotcache_region is not set", "-i inventories/stg"]),
         ({"spotcache_backend": "heroku"}, ["spotcache_backend is 'heroku', which is unknown", "ec2, ec2_spot"]),
+        (
+            {"notify_to": "slack", "spot_host_bake": False},
+            ["notify_to is what the playbooks give a role: set spotcache_notify", "set spotcache_launch_from_image"],
+        ),
         ({"redis_password": "0"}, ["redis_password", "16"]),
         (
-            {"network_egress": "none", "spot_host_image_id": "", "notify_to": "slack"},
+            {"redis_tls": True, "network_dns_zone": ""},
+            ["certificate_names is []", "give at least one DNS name such as redis.stg.example.com"],
+        ),
+        (
+            {"redis_tls": True, "redis_tls_certificate": "mine"},
+            ["redis_tls_private_key and redis_tls_ca are empty", "or leave all three to the playbooks"],
+        ),
+        (
+            {"network_egress": "none", "spot_host_image_id": "", "spotcache_notify": "slack"},
             [
                 "network_egress is 'none': the host reaches S3 and nothing else",
-                "spot_host_bake is true, but a host launched from an image fetches its secrets from SSM",
+                "spotcache_launch_from_image is true, but a host launched from an image fetches its secrets from SSM",
                 "spot_host_image_id is empty",
-                "notify_to is 'slack'",
+                "spotcache_notify is 'slack'",
                 "choose network_egress: ipv6",
             ],
         ),
         (
-            {
-                "redis_acl_users": [
-                    {"name": f"user{i}", "password": "p" * 64, "rules": "~app:* +@all"} for i in range(99)
-                ]
-            },
+            {"redis_users": [{"name": f"user{i}", "password": "p" * 64, "keys": ["app:*"]} for i in range(99)]},
             [
-                "redis_acl_users and redis_secret_settings make a file of",
+                "redis_users or redis_secret_settings make a file of",
                 "holds no more than 8192",
                 "Nothing was changed",
             ],
@@ -512,6 +522,39 @@ def test_missing_permissions_are_named_before_anything_is_made(aws: Aws) -> None
     assert aws.made() == before
 
 
+def test_working_hours_need_permissions_of_their_own(aws: Aws) -> None:
+    code, text = aws.play("playbooks/schedule.yml", aws.variables("plain"))
+    assert code != 0
+    assert (
+        "user/plain lack autoscaling:DeleteScheduledAction, autoscaling:DescribeScheduledActions, "
+        "autoscaling:PutScheduledUpdateGroupAction"
+    ) in text, text[-2000:]
+    assert "and that of docs/iam/operator-automation-policy.json; nothing was changed" in text
+    # With them it is only the group that there is not.
+    code, text = aws.play("playbooks/schedule.yml", aws.variables())
+    assert code != 0
+    assert "There is no Auto Scaling group called spotcache-t" in text, text[-2000:]
+
+
+def test_removing_what_is_no_longer_wanted_needs_permissions_too(aws: Aws) -> None:
+    """An inventory without images has nothing that looks after hosts; what there is of it is removed."""
+    iam, role = aws.client("iam"), "spotcache-t-fallback-controller"
+    bare = {**aws.variables("plain"), "spotcache_launch_from_image": False, "spot_host_instance_types": []}
+    code, text = aws.play("playbooks/provision.yml", bare)
+    assert code != 0
+    assert "spot_host_instance_types is empty" in text, text[-2000:]
+    iam.create_role(RoleName=role, AssumeRolePolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": []}))
+    try:
+        before = aws.made()
+        code, text = aws.play("playbooks/provision.yml", {**bare, "spot_host_instance_types": ["t3.small"]})
+        assert code != 0
+        assert re.search(r"user/plain lack .*events:DescribeRule.*lambda:DeleteFunction", text), text[-2000:]
+        assert "and that of docs/iam/operator-automation-policy.json; nothing was changed" in text
+        assert aws.made() == before
+    finally:
+        iam.delete_role(RoleName=role)
+
+
 def test_what_is_missing_is_only_said_where_that_is_wanted(aws: Aws) -> None:
     for check, said in (("warn", "user/weak are denied or may be"), ("skip", "")):
         more = {"spotcache_permissions_check": check, "spot_host_instance_types": []}
@@ -539,8 +582,8 @@ def test_a_boundary_that_is_not_there_is_named_before_anything_is_made(aws: Aws)
 
 def test_the_operators_policies_are_enough(aws: Aws) -> None:
     more: dict[str, Any] = {"laravel_env_driver": "redis", "laravel_env_applications": [SHOP]}
-    more |= {"notify_to": "slack", "notify_slack_webhook": WEBHOOK, "notify_email_addresses": ["ops@example.com"]}
-    more |= {"fallback_controller_return_volume": True}
+    more |= {"spotcache_notify": "slack", "spotcache_return_volume": True}
+    more |= {"notify_slack_webhook": WEBHOOK, "notify_email_addresses": ["ops@example.com"]}
     code, text = aws.play("playbooks/provision.yml", {**aws.variables(), **more}, "--check", "--diff")
     assert code == 0, text[-3000:]
     assert WEBHOOK not in text
@@ -629,8 +672,9 @@ def test_a_drill_can_be_looked_at_on_an_empty_account(aws: Aws) -> None:
 
 
 def test_a_second_run_is_refused_while_one_runs(aws: Aws) -> None:
-    s3 = aws.client("s3")
-    s3.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
+    s3, where = aws.client("s3"), {"LocationConstraint": REGION}
+    s3.create_bucket(Bucket=BUCKET, CreateBucketConfiguration=where, ObjectLockEnabledForBucket=True)
+    s3.put_bucket_tagging(Bucket=BUCKET, Tagging={"TagSet": [{"Key": "spotcache:managed", "Value": "true"}]})
     other = lease.Owner("alice", "laptop", "another boot", "pid:[1]", 4711, "100")
     now = datetime.now(UTC)
     record = lease.renewed(other, "provision", now, 600)
@@ -642,6 +686,55 @@ def test_a_second_run_is_refused_while_one_runs(aws: Aws) -> None:
     assert aws.made() == before
     held = s3.get_object(Bucket=BUCKET, Key="t/locks/environment.json")["Body"].read()
     assert json.loads(held)["owner"]["user"] == "alice"
+
+
+def known_hosts_play(aws: Aws, folder: Path, *, keep: bool, bucket: str = BUCKET) -> tuple[int, str]:
+    """What a control node that keeps nothing does before it connects, and after ssh has met the host i-1."""
+    role = {"name": "spotcache.redis.spot_host"}
+    met = f"i-1 {' '.join((aws.folder / 'id.pub').read_text().split()[:2])}"
+    file = str(folder / "known_hosts")
+    steps: list[dict[str, Any]] = [
+        {"ansible.builtin.include_role": {**role, "tasks_from": "known_find"}},
+        {"ansible.builtin.lineinfile": {"path": file, "line": met, "create": True, "mode": "0644"}},
+        {"ansible.builtin.include_role": {**role, "tasks_from": "known_keep"}},
+    ]
+    tasks = [{"name": f"Step {number}", **step} for number, step in enumerate(steps if keep else steps[:1])]
+    variables = {
+        "spot_host_region": REGION,
+        "spot_host_bucket": bucket,
+        "spot_host_known_hosts_object": "t/control/known_hosts",
+        "spot_host_known_hosts_file": file,
+        "spot_host_result": {"instance_id": "i-1"},
+    }
+    play = folder / "play.json"
+    about = {"name": "Connect", "hosts": "localhost", "gather_facts": False, "tasks": tasks}
+    play.write_text(json.dumps([{**about, "environment": "{{ spotcache_aws_environment }}"}]))
+    return aws.play(str(play), {**aws.variables(), **variables})
+
+
+def test_a_control_node_that_keeps_nothing_knows_the_host_again(aws: Aws, tmp_path: Path) -> None:
+    s3, there = aws.client("s3"), {"Bucket": BUCKET, "Key": "t/control/known_hosts"}
+    with contextlib.suppress(s3.exceptions.BucketAlreadyOwnedByYou):
+        s3.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
+    kept = []
+    for name in ("first", "second"):
+        # A job's own folder, each time a fresh one.
+        (tmp_path / name).mkdir()
+        code, text = known_hosts_play(aws, tmp_path / name, keep=True)
+        assert code == 0, text[-3000:]
+        answer = s3.get_object(**there)
+        kept.append((answer["LastModified"], answer["Body"].read()))
+        # That ssh meets the host is the test's own change, and the second job finds it done.
+        assert ("changed=1" if name == "first" else "changed=0") in text
+    assert kept[0][1].startswith(b"i-1 ssh-ed25519 ")
+    assert kept[0] == kept[1]
+    s3.delete_object(**there)
+
+
+def test_a_host_is_met_for_the_first_time_where_there_is_no_bucket_yet(aws: Aws, tmp_path: Path) -> None:
+    code, text = known_hosts_play(aws, tmp_path, keep=False, bucket="spotcache-t-nothing")
+    assert code == 0, text[-3000:]
+    assert "changed=0" in text
 
 
 def test_without_a_host_what_lies_in_s3_is_listed_from_here(aws: Aws) -> None:
@@ -677,6 +770,83 @@ def test_of_a_bucket_that_others_use_only_the_environments_own_is_deleted(aws: A
     assert code == 0, said
     pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket)
     assert {entry["Key"] for page in pages for entry in page.get("Contents", [])} == others
+
+
+@pytest.fixture
+def ensure(aws: Aws, tmp_path: Path) -> Iterator[Callable[..., tuple[int, str]]]:
+    """Runs what makes the bucket, and nothing else; the buckets that a test makes are gone afterwards."""
+    play = {
+        "hosts": "localhost",
+        "gather_facts": False,
+        "environment": "{{ spotcache_aws_environment }}",
+        "tasks": [{"include_role": {"name": "spotcache.redis.keeper", "tasks_from": "bucket"}}],
+    }
+    (tmp_path / "bucket.yml").write_text(yaml.safe_dump([play]))
+
+    def run(bucket: str, **more: Any) -> tuple[int, str]:
+        given = {"keeper_environment": "t", "keeper_region": REGION, "keeper_bucket": bucket, **more}
+        return aws.play(str(tmp_path / "bucket.yml"), {**aws.variables(), **given})
+
+    s3 = aws.client("s3")
+    before = {one["Name"] for one in s3.list_buckets()["Buckets"]}
+    yield run
+    for name in {one["Name"] for one in s3.list_buckets()["Buckets"]} - before:
+        for one in s3.list_object_versions(Bucket=name).get("Versions", []):
+            s3.delete_object(Bucket=name, Key=one["Key"], VersionId=one["VersionId"], BypassGovernanceRetention=True)
+        s3.delete_bucket(Bucket=name)
+
+
+def test_a_bucket_is_made_that_loses_nothing(aws: Aws, ensure: Callable[..., tuple[int, str]]) -> None:
+    s3, bucket = aws.client("s3"), "spotcache-made"
+    code, said = ensure(bucket, keeper_lock_days=0)
+    assert code != 0
+    assert "Say in keeper_unlocked_because, in a sentence, why that is wanted" in said
+    assert bucket not in {one["Name"] for one in s3.list_buckets()["Buckets"]}
+    code, said = ensure(bucket)
+    assert code == 0, said
+    assert s3.get_bucket_versioning(Bucket=bucket)["Status"] == "Enabled"
+    assert s3.get_object_lock_configuration(Bucket=bucket)["ObjectLockConfiguration"]["ObjectLockEnabled"] == "Enabled"
+    assert all(s3.get_public_access_block(Bucket=bucket)["PublicAccessBlockConfiguration"].values())
+    [owner] = s3.get_bucket_ownership_controls(Bucket=bucket)["OwnershipControls"]["Rules"]
+    assert owner == {"ObjectOwnership": "BucketOwnerEnforced"}
+    rules = {one["ID"]: one for one in s3.get_bucket_lifecycle_configuration(Bucket=bucket)["Rules"]}
+    assert rules["spotcache-unfinished-uploads"]["AbortIncompleteMultipartUpload"] == {"DaysAfterInitiation": 7}
+    assert rules["spotcache-older-versions"]["NoncurrentVersionExpiration"] == {"NoncurrentDays": 14}
+    assert rules["spotcache-older-versions"]["Expiration"] == {"ExpiredObjectDeleteMarker": True}
+    # What somebody has added to the policy stays.
+    policy = json.loads(s3.get_bucket_policy(Bucket=bucket)["Policy"])
+    assert [one["Sid"] for one in policy["Statement"]] == ["SpotcacheOnlyByTls"]
+    audit = {"Sid": "Audit", "Effect": "Deny", "Principal": "*", "Action": "s3:PutBucketWebsite", "Resource": "*"}
+    policy["Statement"].insert(0, {**audit, "Resource": f"arn:aws:s3:::{bucket}"})
+    s3.put_bucket_policy(Bucket=bucket, Policy=json.dumps(policy))
+    code, said = ensure(bucket)
+    assert code == 0, said
+    assert "changed=0" in said, said
+    assert json.loads(s3.get_bucket_policy(Bucket=bucket)["Policy"]) == policy
+
+
+def test_a_bucket_of_somebody_elses_is_looked_at_and_not_changed(
+    aws: Aws, ensure: Callable[..., tuple[int, str]]
+) -> None:
+    s3, bucket = aws.client("s3"), "spotcache-theirs"
+    s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": REGION})
+    s3.put_bucket_tagging(Bucket=bucket, Tagging={"TagSet": [{"Key": "team", "Value": "shop"}]})
+    s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    code, said = ensure(bucket)
+    assert code != 0
+    assert f"The bucket {bucket} was not made here, and is not changed. It lacks: Object Lock" in said, said
+    assert "refuses whoever asks without TLS" in said
+    assert "put-bucket-versioning)" not in said
+    with pytest.raises(ClientError, match="NoSuchBucketPolicy"):
+        s3.get_bucket_policy(Bucket=bucket)
+    # Of one that was made here it is said how it gets Object Lock: no module gives that to a bucket that is there.
+    s3.put_bucket_tagging(Bucket=bucket, Tagging={"TagSet": [{"Key": "spotcache:environment", "Value": "t"}]})
+    code, said = ensure(bucket)
+    assert code != 0
+    assert "aws s3api put-object-lock-configuration --bucket spotcache-theirs" in said, said
+    code, said = ensure(bucket, keeper_lock_days=0, keeper_unlocked_because="nothing in it is worth anything")
+    assert code == 0, said
+    assert json.loads(s3.get_bucket_policy(Bucket=bucket)["Policy"])["Statement"][0]["Sid"] == "SpotcacheOnlyByTls"
 
 
 @pytest.fixture

@@ -17,7 +17,8 @@ ROLES = sorted(path for path in (ROOT / "roles").iterdir() if (path / "tasks/mai
 SECRET = re.compile(
     r"(password|secret|token|private_key|passphrase|api_key|webhook)(s?$|_(?!file|path|name|arn|id|logging|parameter))"
 )
-NO_SECRETS = {"redis_secure_logging"}
+# `secrets` names them and holds none.
+NO_SECRETS = {"redis_secure_logging", "secrets"}
 
 
 def read(path: Path) -> Any:
@@ -235,6 +236,22 @@ def test_a_default_that_a_playbook_knows_is_the_roles_own() -> None:
     assert [(str(path), name) for path, name, value in found if value != known[name]] == []
 
 
+def test_what_an_environment_has_is_by_default_what_its_role_has() -> None:
+    common, given = (read(PLAYBOOKS / "vars" / f"{name}.yml") for name in ("common", "roles"))
+    known = {name: value for role in ROLES for name, value in defaults(role).items()}
+    said = re.compile(r"\b(spotcache_[a-z]\w*) \| default\(([^)]*)\)")
+    for toggle, taken in common["spotcache__toggles"].items():
+        (decided,) = re.findall(r"^{{ (spotcache__\w+) }}$", given[taken])
+        assert [(name, yaml.safe_load(value)) for name, value in said.findall(common[decided])] == [
+            (toggle, known[taken])
+        ]
+        # Nobody reads the role's name for it but the role.
+        assert [str(path) for path, text in texts(PLAYBOOKS) if re.search(rf"\b{taken}\b", text)] == [
+            str(PLAYBOOKS / "vars" / "common.yml"),
+            str(PLAYBOOKS / "vars" / "roles.yml"),
+        ]
+
+
 def test_what_roles_are_given_is_said_once() -> None:
     given = read(PLAYBOOKS / "vars" / "roles.yml")
     options_of = {name: role.name for role in ROLES for name in options(role)}
@@ -245,8 +262,9 @@ def test_what_roles_are_given_is_said_once() -> None:
         for name in re.findall(r"^ +(\w+):", text, re.M)
         if name in given
     }
-    # Before anybody knows where Redis is, what else is said of the applications can be checked.
-    assert again == {"tasks/laravel_env_inputs.yml: laravel_env_redis_host"}
+    # Before anybody knows where Redis is, what else is said of the applications can be checked. What is removed is more
+    # than what there is by today's inventory.
+    assert again == {"tasks/ec2/absent.yml: keeper_fetched", "tasks/laravel_env_inputs.yml: laravel_env_redis_host"}
     # What every role is given by the same name.
     about = re.compile(rf"(?:{NAMES})_(?:environment|region|bucket|bucket_prefix)")
     missing = [name for name in options_of if about.fullmatch(name) and name not in given]

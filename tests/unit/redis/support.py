@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from pathlib import Path
 from ansible_collections.spotcache.redis.plugins.module_utils.redis_wire import Connection, RedisError
 
 from dev.ports import Port
+from tests.unit.redis.certificates import Issued
 
 
 @dataclass
@@ -38,6 +40,10 @@ class Server:
         end = time.monotonic() + 60
         while True:
             try:
+                with socket.create_connection(("127.0.0.1", self.port), 5) as opened:
+                    if "tls-port" in text:
+                        return  # it speaks TLS
+                    opened.close()
                 Connection("127.0.0.1", self.port).command("PING")
             except OSError:
                 pass
@@ -48,6 +54,18 @@ class Server:
                 return
             assert time.monotonic() < end, "redis-server does not start"
             time.sleep(0.02)
+
+    def start_with_tls(self, issued: Issued, text: str = "") -> None:
+        """Start it so that it speaks TLS alone."""
+        files = {
+            "tls-cert-file": issued.certificate,
+            "tls-key-file": issued.private_key,
+            "tls-ca-cert-file": issued.authority,
+        }
+        for name, content in files.items():
+            (self.directory / name).write_text(content)
+        lines = "".join(f"{name} {self.directory / name}\n" for name in files)
+        self.start(f"{text}port 0\ntls-port {self.port}\ntls-auth-clients no\n{lines}")
 
     def stop(self) -> None:
         """Stop it, without a save."""

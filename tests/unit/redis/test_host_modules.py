@@ -1,8 +1,9 @@
-"""host_info, host_files, data_volume_info and redis_config: what they see and what they write."""
+"""host_info, host_files, data_volume_info, redis_config and secret_file: what they see and what they write."""
 
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import socketserver
@@ -16,7 +17,13 @@ from typing import Any
 import pytest
 from ansible_collections.spotcache.redis.plugins.module_utils import docker_engine, host_state
 from ansible_collections.spotcache.redis.plugins.module_utils.docker_engine import Engine, EngineError
-from ansible_collections.spotcache.redis.plugins.modules import data_volume_info, host_files, host_info, redis_config
+from ansible_collections.spotcache.redis.plugins.modules import (
+    data_volume_info,
+    host_files,
+    host_info,
+    redis_config,
+    secret_file,
+)
 
 from tests.unit.module_support import ModuleFailed, run_module
 
@@ -224,6 +231,10 @@ def test_a_volume_that_is_not_there(capsys: Capture) -> None:
     assert (found["state"], found["device"]) == ("missing", "")
 
 
+DIGEST = "0123abcd" * 8
+USERS = f"user default off -@all\nuser joe on #{DIGEST} ~* +get\n"
+
+
 @pytest.fixture
 def config_args(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """redis_config with this machine's own redis-server as the image's, and the test's user as root."""
@@ -237,8 +248,9 @@ def config_args(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, An
     )
     return {
         "directory": str(tmp_path / "etc"),
-        "config": "port 7000\ninclude /etc/redis/secrets.conf\n",
-        "secrets": "requirepass the-secret-itself\n",
+        "config": "port 7000\naclfile /etc/redis/users.acl\ninclude /etc/redis/secrets.conf\n",
+        "secrets": "masterauth the-secret-itself\n",
+        "users": USERS,
         "image": "redis:1",
         **OWNER,
     }
@@ -246,18 +258,28 @@ def config_args(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, An
 
 def test_a_checked_configuration_is_written(config_args: dict[str, Any], capsys: Capture) -> None:
     predicted = run_module(redis_config.main, capsys, check=True, diff=True, **config_args)
-    assert (predicted["changed"], predicted["written"]) == (True, ["redis.conf", "secrets.conf"])
+    assert (predicted["changed"], predicted["written"]) == (True, ["redis.conf", "secrets.conf", "users.acl"])
     assert not Path(config_args["directory"]).exists()
 
     written = run_module(redis_config.main, capsys, diff=True, **config_args)
     assert written["checked"] is True
     assert "the-secret-itself" not in str(written)
-    assert written["diff"]["after"] == config_args["config"]
+    assert [one["after"] for one in written["diff"]] == [config_args["config"], "user default\nuser joe\n"]
+    assert "0123abcd" not in str(written)
     secrets = Path(config_args["directory"]) / "secrets.conf"
-    assert (secrets.read_text(), secrets.stat().st_mode & 0o777) == ("requirepass the-secret-itself\n", 0o400)
+    assert (secrets.read_text(), secrets.stat().st_mode & 0o777) == ("masterauth the-secret-itself\n", 0o400)
+    users = secrets.with_name("users.acl")
+    assert (users.read_text(), users.stat().st_mode & 0o777) == (USERS, 0o400)
 
     again = run_module(redis_config.main, capsys, **config_args)
     assert (again["changed"], again["checked"], again["written"]) == (False, False, [])
+
+    more = config_args | {"users": USERS.replace("+get", "+set") + "user new on nopass +ping\n"}
+    [_config, shown] = run_module(redis_config.main, capsys, check=True, diff=True, **more)["diff"]
+    assert (shown["before"], shown["after"]) == (
+        "user default\nuser joe\n",
+        "user default\nuser joe (changed)\nuser new\n",
+    )
 
 
 def test_a_refused_configuration_replaces_nothing(config_args: dict[str, Any], capsys: Capture) -> None:
@@ -267,6 +289,9 @@ def test_a_refused_configuration_replaces_nothing(config_args: dict[str, Any], c
         with pytest.raises(ModuleFailed, match="Redis does not accept 'max-clients 5'"):
             run_module(redis_config.main, capsys, check=check, **bad)
     assert (Path(config_args["directory"]) / "redis.conf").read_text() == config_args["config"]
+    with pytest.raises(ModuleFailed, match=r"correct or remove user in redis_users") as failure:
+        run_module(redis_config.main, capsys, **config_args | {"users": USERS + f"user jack on #{DIGEST} ~* nothing\n"})
+    assert "0123abcd" not in str(failure.value)
 
 
 def test_the_check_can_touch_nothing() -> None:
@@ -274,3 +299,35 @@ def test_the_check_can_touch_nothing() -> None:
     assert argv[:2] == ["docker", "run"]
     for word in ("--rm", "none", "--read-only", "ALL", "999:999", "never"):
         assert word in argv
+
+
+def test_a_secret_is_made_once_and_told_by_its_hash(tmp_path: Path, capsys: Capture) -> None:
+    path = tmp_path / "etc/keeper-password"
+    predicted = run_module(secret_file.main, capsys, check=True, path=str(path))
+    assert (predicted["changed"], path.exists()) == (True, False)
+    made = run_module(secret_file.main, capsys, path=str(path))
+    secret = path.read_text().strip()
+    assert (made["changed"], len(secret), path.stat().st_mode & 0o777) == (True, 64, 0o600)
+    assert made["sha256"] == hashlib.sha256(secret.encode()).hexdigest()
+    assert secret not in str(made)
+    again = run_module(secret_file.main, capsys, path=str(path), known_elsewhere=["another"])
+    assert (again["changed"], again["sha256"]) == (False, made["sha256"])
+
+
+def test_another_secret_is_made_when_others_know_it_or_on_request(tmp_path: Path, capsys: Capture) -> None:
+    path = tmp_path / "keeper-password"
+    path.write_text("the password of all\n")
+    path.chmod(0o600)
+    run_module(secret_file.main, capsys, path=str(path), known_elsewhere=["the password of all"])
+    secret = path.read_text()
+    assert secret != "the password of all\n"
+    run_module(secret_file.main, capsys, path=str(path), renew=True)
+    assert path.read_text() != secret
+
+
+def test_a_secret_that_others_may_read_is_closed(tmp_path: Path, capsys: Capture) -> None:
+    path = tmp_path / "keeper-password"
+    path.write_text("kept\n")
+    path.chmod(0o644)
+    assert run_module(secret_file.main, capsys, path=str(path))["changed"] is True
+    assert (path.read_text(), path.stat().st_mode & 0o777) == ("kept\n", 0o600)

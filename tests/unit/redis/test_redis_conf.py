@@ -147,7 +147,7 @@ def test_the_check_names_directive_reason_and_variable() -> None:
 
 @pytest.mark.parametrize(
     ("text", "variable"),
-    [("masterauth the-secret-itself", "redis_secret_settings"), ("user joe on #the-secret-itself", "redis_acl_users")],
+    [("masterauth the-secret-itself", "redis_secret_settings"), ("user joe on #the-secret-itself", "redis_users")],
 )
 def test_the_check_never_shows_a_secret(text: str, variable: str) -> None:
     said = redis_config.verdict(FATAL.format(line=3, text=text, reason="Error in user declaration 'joe'"), 1)

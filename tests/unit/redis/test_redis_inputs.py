@@ -3,6 +3,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,14 @@ from ansible_collections.spotcache.redis.plugins.filter.docker_daemon import doc
 from ansible_collections.spotcache.redis.plugins.filter.redis_bytes import redis_bytes
 from ansible_collections.spotcache.redis.plugins.filter.redis_lines import redis_lines
 from ansible_collections.spotcache.redis.plugins.filter.redis_problems import redis_problems
-from ansible_collections.spotcache.redis.plugins.filter.redis_quote import redis_quote
+
+from tests.unit.redis.certificates import Authority
 
 ROOT = Path(__file__).resolve().parents[3]
 DEFAULTS: dict[str, Any] = yaml.safe_load((ROOT / "roles/redis/defaults/main.yml").read_text())
 GOOD = DEFAULTS | {"redis_password": "correct-horse-battery-staple"}
 SECRET = "hunter2 is far too short"
+JOE = {"name": "joe", "password": "x" * 16}
 
 
 def problems(memory_mb: int = 2000, **changes: Any) -> list[str]:
@@ -36,6 +39,7 @@ def test_defaults_with_a_password_are_fine() -> None:
         ({"redis_password": None}, "redis_password is empty"),
         ({"redis_password": 0}, "redis_password is 0, which Laravel takes for no password"),
         ({"redis_password": "0"}, "redis_password is 0, which Laravel"),
+        ({"redis_password": 1234567890123456}, "redis_password is read as a number or a date and not as text"),
         ({"redis_password": "fifteen-letters"}, "redis_password has only 15 characters"),
         ({"redis_password": "with a blank in the middle"}, "contains a blank"),
         ({"redis_password": "with-a-line-break-at-its-end\n"}, "a line break"),
@@ -109,28 +113,86 @@ def test_without_a_host_nothing_is_compared_with_its_memory() -> None:
 @pytest.mark.parametrize(
     ("user", "expected"),
     [
-        ({"name": "default", "password": "x" * 16, "rules": ""}, "its password is redis_password"),
-        ({"name": "health", "password": "x" * 16, "rules": ""}, "choose another name"),
-        ({"name": "a b", "password": "x" * 16, "rules": ""}, 'the name "a b"'),
-        ({"name": "joe", "password": "short", "rules": ""}, "the password of joe has only 5 characters"),
-        ({"name": "joe", "password": "x" * 16, "rules": "~* >other"}, "say something about passwords"),
+        ({"name": "default"}, "which redis_default_user lets in"),
+        ({"name": "health"}, "belongs to the health check: choose another name"),
+        ({"name": "keeper"}, "belongs to the keeper"),
+        ({"name": "app"}, "contains the user app, which redis_username names already"),
+        ({"name": "a b"}, 'the name "a b"'),
+        ({"password": ""}, "the password of joe is empty"),
+        ({"password": "short"}, "the password of joe has only 5 characters"),
+        ({"commands": "+get >other"}, "commands of joe has a word that neither gives nor takes"),
+        ({"commands": "~*"}, "patterns in keys"),
+        ({"keys": "shop:*"}, "keys of joe is no list"),
+        ({"keys": ["shop *"]}, 'keys of joe has "shop *", which is no pattern'),
+        ({"keys": [""]}, 'keys of joe has "", which is no pattern'),
+        ({"keys": ["~shop:*"]}, 'keys of joe has "~shop:*", which is no pattern'),
+        ({"keys": ["it's:*"]}, "which is no pattern"),
     ],
 )
-def test_users(user: dict[str, str], expected: str) -> None:
-    found = problems(redis_acl_users=[user])
+def test_users(user: dict[str, Any], expected: str) -> None:
+    found = problems(redis_users=[{**JOE, **user}])
     assert len(found) == 1
     assert expected in found[0]
 
 
+@pytest.mark.parametrize("user", [{}, {"keys": ["shop:*", "{x}:?[ab]"]}, {"commands": "-@write +flushdb +config|get"}])
+def test_good_users(user: dict[str, Any]) -> None:
+    assert problems(redis_users=[{**JOE, **user}]) == []
+
+
 def test_a_user_is_there_once() -> None:
-    user = {"name": "joe", "password": "x" * 16, "rules": "+get"}
-    assert problems(redis_acl_users=[user, user]) == ["redis_acl_users contains the user joe twice."]
+    assert problems(redis_users=[JOE, JOE]) == ["redis_users contains the user joe twice."]
+    assert problems(redis_username="health", redis_users=[]) == [
+        'redis_username names the user "health", which belongs to the health check: choose another name.'
+    ]
+
+
+AUTHORITY, OTHER = Authority(), Authority()
+ISSUED = AUTHORITY.issue()
+TLS: dict[str, Any] = {
+    "redis_tls": True,
+    "redis_tls_certificate": ISSUED.certificate,
+    "redis_tls_private_key": ISSUED.private_key,
+    "redis_tls_ca": ISSUED.authority,
+}
+
+
+def test_a_good_certificate_passes() -> None:
+    assert problems(**TLS) == []
+    # The one that follows may come along.
+    assert problems(**{**TLS, "redis_tls_ca": OTHER.pem + AUTHORITY.pem}) == []
+    assert problems(**{**TLS, "redis_tls": False, "redis_tls_certificate": "nothing"}) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"redis_tls_private_key": ""}, "redis_tls_private_key is empty"),
+        ({name: "" for name in TLS if name != "redis_tls"}, "leave all three to the playbooks"),
+        ({"redis_tls_certificate": "nothing"}, "redis_tls_certificate is no certificate as PEM"),
+        ({"redis_tls_private_key": AUTHORITY.pem}, "redis_tls_private_key is no private key without a passphrase"),
+        ({"redis_tls_private_key": OTHER.issue().private_key}, "is not the key of redis_tls_certificate"),
+        ({"redis_tls_ca": OTHER.pem}, "is not of the authority in redis_tls_ca"),
+        ({"redis_settings": {"tls-port": 7000}}, "redis_settings contains tls-port: use redis_tls"),
+    ],
+)
+def test_bad_certificates(changes: dict[str, Any], expected: str) -> None:
+    [sentence] = problems(**{**TLS, **changes})
+    assert expected in sentence
+    assert "-----BEGIN PRIV" not in sentence
+
+
+def test_a_certificate_that_has_ended() -> None:
+    ended = AUTHORITY.issue(timedelta(days=-1))
+    given = {"redis_tls_certificate": ended.certificate, "redis_tls_private_key": ended.private_key}
+    [sentence] = problems(**{**TLS, **given})
+    assert "redis_tls_certificate ended on" in sentence
 
 
 def test_secrets_are_in_no_sentence() -> None:
     found = problems(
         redis_password=SECRET,
-        redis_acl_users=[{"name": "joe", "password": SECRET, "rules": f">{SECRET}"}],
+        redis_users=[{"name": "joe", "password": SECRET, "commands": f">{SECRET}"}],
         redis_secret_settings={"masterauth": f"{SECRET}\n"},
     )
     assert len(found) == 4
@@ -139,7 +201,6 @@ def test_secrets_are_in_no_sentence() -> None:
 
 def test_lines_quotes_and_sizes() -> None:
     assert redis_lines({"a": [1, "b c"], "d": True, "e": ""}) == ["a 1", "a b c", "d yes", 'e ""']
-    assert redis_quote('a"b') == '"a\\"b"'
     assert redis_bytes("1gb") == 2**30
     with pytest.raises(AnsibleFilterError, match="no size"):
         redis_bytes("huge")

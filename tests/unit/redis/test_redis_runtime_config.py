@@ -3,6 +3,8 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 from __future__ import annotations
 
+import hashlib
+import ssl
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from ansible_collections.spotcache.redis.plugins.modules import redis_runtime_co
 
 from dev.ports import Port
 from tests.unit.module_support import ModuleFailed, run_module
+from tests.unit.redis.certificates import Authority, Issued
 from tests.unit.redis.support import Server, redis_server
 
 Live = Callable[..., dict[str, Any]]
@@ -111,25 +114,143 @@ def test_an_unknown_password_is_said_so(server: Server, live: Live) -> None:
     assert "the-password-of-ours" not in str(failure.value)
 
 
-def test_users_come_change_and_go(server: Server, live: Live, tmp_path: Path) -> None:
+KEEPER = "-@all +ping +info +bgsave +config|get +config|set +acl|load"
+
+
+def hashed(password: str) -> str:
+    return f"#{hashlib.sha256(password.encode()).hexdigest()}"
+
+
+@pytest.fixture
+def on_host(server: Server, live: Live, tmp_path: Path) -> Live:
+    """Write users and the keeper's password as on a host, and run the module with them."""
+    users, password = tmp_path / "users.acl", tmp_path / "password"
+
+    def run(text: str, secret: str = "the-keepers-own-one", *, started: bool = False, **options: Any) -> dict[str, Any]:
+        users.write_text(f"user default off -@all\nuser keeper on {hashed(secret)} {KEEPER}\n{text}")
+        password.write_text(f"{secret}\n")
+        if started:
+            server.start(f"aclfile {users}\n")
+        return live(
+            f"aclfile {users}\n",
+            users_file=str(users),
+            username="keeper",
+            password_file=str(password),
+            last_known_good_dir=str(tmp_path / "known_good"),
+            just_started=started,
+            **options,
+        )
+
+    return run
+
+
+def let_in(server: Server, name: str, password: str) -> bool:
+    try:
+        Connection("127.0.0.1", server.port).command("AUTH", name, password)
+    except RedisError:
+        return False
+    return True
+
+
+def test_users_come_change_and_go(server: Server, on_host: Live, tmp_path: Path) -> None:
+    one = f"user one on {hashed('first')} ~a:* +get\nuser gone on nopass +ping\n"
+    begun = on_host(one, started=True)
+    assert (begun["users"], begun["recorded"]) == ([], True)
+    assert (tmp_path / "known_good/users.acl").stat().st_mode & 0o777 == 0o600
+    assert on_host(one)["changed"] is False
+
+    two = f"user one on {hashed('second')} ~a:* +get\nuser two on {hashed('third')} +ping\n"
+    result = on_host(two, diff=True)
+    assert result["users"] == ["gone", "one", "two"]
+    assert hashed("second") not in str(result)
+    found = [let_in(server, *who) for who in (("one", "first"), ("one", "second"), ("two", "third"), ("gone", "x"))]
+    assert found == [False, True, True, False]
+    assert on_host(two)["changed"] is False
+
+
+def test_a_new_password_of_the_keepers_is_taken_up(server: Server, on_host: Live) -> None:
+    on_host("", started=True)
+    assert on_host("", "another-of-the-keepers")["users"] == ["keeper"]
+    assert (let_in(server, "keeper", "the-keepers-own-one"), let_in(server, "keeper", "another-of-the-keepers")) == (
+        False,
+        True,
+    )
+
+
+def test_a_refused_rule_changes_no_user(server: Server, on_host: Live) -> None:
+    on_host("user one on nopass +ping\n", started=True)
+    with pytest.raises(ModuleFailed, match=r"Redis refuses its users: .*nosuchcategory"):
+        on_host("user two on nopass +ping\nuser one on nopass +@nosuchcategory\n")
+    assert (let_in(server, "one", "x"), let_in(server, "two", "x")) == (True, False)
+
+
+def test_a_server_that_had_one_password_for_all_is_started_anew(server: Server, live: Live, on_host: Live) -> None:
+    server.start(secrets="requirepass the-password-of-all\n")
+    known_good = str(server.directory / "known_good")
+    live(secrets="requirepass the-password-of-all\n", last_known_good_dir=known_good)
+    result = on_host("", secrets="\n")
+    assert result["restart_required"] == ["aclfile", "requirepass"]
+    # Until then nobody is let in who was not before.
+    assert (let_in(server, "default", "x"), let_in(server, "default", "the-password-of-all")) == (False, True)
+
+
+def test_certificates_are_loaded_anew_without_a_restart(server: Server, live: Live, tmp_path: Path) -> None:
+    folder, known_good = tmp_path / "tls", str(tmp_path / "known_good")
+    folder.mkdir()
+    text = (
+        f"port 0\ntls-port {server.port}\ntls-auth-clients no\ntls-cert-file {folder}/tls.crt\n"
+        f"tls-key-file {folder}/tls.key\ntls-ca-cert-file {folder}/ca.crt\n"
+    )
+
+    def put(issued: Issued) -> None:
+        for name, content in zip(
+            ("ca.crt", "tls.crt", "tls.key"), (issued.authority, issued.certificate, issued.private_key), strict=True
+        ):
+            (folder / name).write_text(content)
+
+    def presented() -> str:
+        return ssl.get_server_certificate(("127.0.0.1", server.port))
+
+    def run(**options: Any) -> dict[str, Any]:
+        return live(text, tls_directory=str(folder), last_known_good_dir=known_good, **options)
+
+    first, second = Authority().issue(), Authority().issue()
+    put(first)
+    server.start(text)
+    assert run(just_started=True)["recorded"] is True
+    assert run()["changed"] is False
+    started = server.process
+    # Of another authority: until they are loaded the server is known by the one before.
+    put(second)
+    assert (run(check=True)["certificates"], presented()) == (True, first.certificate)
+    assert (run()["certificates"], presented()) == (True, second.certificate)
+    assert run()["changed"] is False
+    assert server.process is started
+    put(Issued(first.certificate, second.private_key, second.authority))
+    with pytest.raises(ModuleFailed, match="Redis refuses its certificates"):
+        run()
+    assert presented() == second.certificate
+
+
+def test_a_server_of_a_strange_authority_is_not_believed(server: Server, live: Live, tmp_path: Path) -> None:
+    server.start_with_tls(Authority().issue())
+    (tmp_path / "ca.crt").write_text(Authority().pem)
+    text = f"port 0\ntls-port {server.port}\n"
+    with pytest.raises(ModuleFailed, match="certificate verify failed"):
+        live(text, tls_directory=str(tmp_path), timeout=1)
+
+
+def test_turning_tls_on_needs_a_restart(server: Server, live: Live, tmp_path: Path) -> None:
     server.start()
     known_good = str(tmp_path / "known_good")
-    one = "user one on nopass ~a:* +get\nuser health on nopass -@all +ping\n"
-    assert live(one, last_known_good_dir=known_good)["users"] == ["health", "one"]
-    assert live(one, last_known_good_dir=known_good)["users"] == []
-    connection = server.connect()
-    connection.command("ACL", "SETUSER", "byhand", "on")
-    two = "user one on nopass ~b:* +get\nuser two on nopass +ping\n"
-    assert live(two, last_known_good_dir=known_good)["users"] == ["health", "one", "two"]
-    # Only users that the configuration had before are removed.
-    assert sorted(connection.command("ACL", "USERS")) == ["byhand", "default", "one", "two"]
-    assert "~b:*" in str(connection.command("ACL", "GETUSER", "one"))
-
-
-def test_a_refused_rule_is_said_so(server: Server, live: Live) -> None:
-    server.start()
-    with pytest.raises(ModuleFailed, match="refuses the rules of the user one"):
-        live("user one on nopass +@nosuchcategory\n")
+    live(last_known_good_dir=known_good)
+    result = live(
+        f"port 0\ntls-port {server.port}\ntls-auth-clients no\ntimeout 7\n",
+        tls_directory=str(tmp_path),
+        last_known_good_dir=known_good,
+    )
+    assert (result["applied"], result["restart_required"]) == (["timeout"], ["port", "tls-auth-clients", "tls-port"])
+    assert server.connect().command("PING") == "PONG"
 
 
 def test_append_only_is_complete_when_the_module_ends(server: Server, live: Live) -> None:
@@ -213,13 +334,14 @@ def test_a_broken_file_is_named(server: Server, live: Live) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("", ("127.0.0.1", 6379)),
-        ("port 7000\nbind 10.0.0.5 -::1\n", ("10.0.0.5", 7000)),
-        ("bind -::1 10.0.0.5 127.0.0.1\n", ("127.0.0.1", 6379)),
-        ("bind * -::*\n", ("127.0.0.1", 6379)),
-        ("bind ::\n", ("::1", 6379)),
+        ("", ("127.0.0.1", 6379, False)),
+        ("port 7000\nbind 10.0.0.5 -::1\n", ("10.0.0.5", 7000, False)),
+        ("bind -::1 10.0.0.5 127.0.0.1\n", ("127.0.0.1", 6379, False)),
+        ("bind * -::*\n", ("127.0.0.1", 6379, False)),
+        ("bind ::\n", ("::1", 6379, False)),
         ("port 0\n", None),
+        ("port 0\ntls-port 7001\n", ("127.0.0.1", 7001, True)),
     ],
 )
-def test_where_a_server_listens(text: str, expected: tuple[str, int] | None) -> None:
+def test_where_a_server_listens(text: str, expected: tuple[str, int, bool] | None) -> None:
     assert redis_runtime_config.endpoint(redis_conf.parse(text)) == expected

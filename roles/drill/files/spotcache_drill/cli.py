@@ -22,7 +22,7 @@ from spotcache_drill.observer import Observer, Place, Seen
 from spotcache_drill.record import record
 from spotcache_drill.report import as_text, report_of, run_of
 from spotcache_drill.svg import picture
-from spotcache_drill.way import connector
+from spotcache_drill.way import connector, secured
 from spotcache_drill.wire import RedisError
 
 _FIRST_SECONDS = 60.0
@@ -110,10 +110,11 @@ def check(settings: dict[str, Any], client_of: Callable[[str], Any], patience: f
         for way in settings["ways"]:
             connect = connector(
                 settings["port"],
-                settings["password"],
+                (settings["username"], settings["password"]),
                 settings["database"],
                 settings["timeout"],
                 shlex.split(way["command"]),
+                secured(settings["tls_ca"], settings["dns_name"]),
             )
             began = time.monotonic()
             try:
@@ -151,10 +152,11 @@ def run(settings: dict[str, Any], client_of: Callable[[str], Any]) -> dict[str, 
     names = Names(settings["mark"])
     connect = connector(
         settings["port"],
-        settings["password"],
+        (settings["username"], settings["password"]),
         settings["database"],
         settings["timeout"],
         shlex.split(settings["command"]),
+        secured(settings["tls_ca"], settings["dns_name"]),
     )
     client = Client(names, observer.target, connect, settings["pause"])
     thread = threading.Thread(target=client.run, daemon=True)

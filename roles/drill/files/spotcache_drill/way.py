@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
@@ -78,8 +79,26 @@ def plain(address: str, port: int, timeout: float) -> socket.socket:
     return opened
 
 
+def secured(authority: str, name: str) -> Callable[[socket.socket], socket.socket]:
+    """What speaks TLS over a connection that is open, or leaves it as it is without an authority.
+
+    Args:
+        authority: certificate as PEM, by which Redis is known; empty where it speaks no TLS.
+        name: that clients go by, whichever host serves: it must stand in the certificate.
+    """
+    if not authority:
+        return lambda opened: opened
+    context = ssl.create_default_context(cadata=authority)
+    return lambda opened: context.wrap_socket(opened, server_hostname=name)
+
+
 def connector(
-    port: int, password: str, database: int, timeout: float, way: Sequence[str] = ()
+    port: int,
+    login: tuple[str, str],
+    database: int,
+    timeout: float,
+    way: Sequence[str] = (),
+    secure: Callable[[socket.socket], socket.socket] = lambda opened: opened,
 ) -> Callable[[Target], Connection]:
     """What opens connections. It raises OSError or RedisError, with what the way complained of."""
 
@@ -89,7 +108,12 @@ def connector(
         leave = joined.close if joined else opened.close
         opened.settimeout(PATIENCE_SECONDS if way else timeout)
         try:
-            connection = Connection(Opened(opened, target.address, port), leave, password, database)
+            # The one that it was is closed by this, or becomes the other.
+            opened = secure(opened)
+            if joined:
+                joined.socket = opened
+            leave = joined.close if joined else opened.close
+            connection = Connection(Opened(opened, target.address, port), leave, login, database)
         except OSError as error:
             reason = joined.said() if joined else ""
             leave()

@@ -40,19 +40,20 @@ class Connection:
     Args:
         opened: what leads to it.
         leave: closes what carries it. It is the caller's to call when this raises.
-        password: of the default user; empty for none.
+        login: user and password. Without a user it is the default user's; without a password nobody logs in.
         database: number of the database.
 
     Raises:
         OSError: nobody answers there.
-        RedisError: the password or the database is refused.
+        RedisError: the login or the database is refused.
     """
 
-    def __init__(self, opened: Opened, leave: Callable[[], None], password: str, database: int) -> None:
+    def __init__(self, opened: Opened, leave: Callable[[], None], login: tuple[str, str], database: int) -> None:
         self._opened, self._leave = opened, leave
         opened.connect()
+        username, password = (word.encode() for word in login)
         if password:
-            self.ask(b"AUTH", password.encode())
+            self.ask(b"AUTH", *([username] if username else []), password)
         self.ask(b"SELECT", b"%d" % database)
 
     def ask(self, *words: bytes) -> object:

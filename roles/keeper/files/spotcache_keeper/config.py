@@ -89,6 +89,7 @@ class Config:
         state_directory: the keeper's own files.
         redis_host: address Redis listens on.
         redis_port: its TCP port.
+        redis_tls_ca: the authority's certificate where Redis speaks TLS alone; without it, it speaks in the clear.
         redis_username: ACL user; the default user without one.
         redis_password_file: a file that holds the password and nothing else; no password without one.
         dbfilename: name of the RDB file in `redis_directory`.
@@ -96,9 +97,6 @@ class Config:
         appendfilename: its base name.
         appenddirname: its directory (Redis 7).
         ebs_snapshots: whether each backup also asks for an EBS snapshot of the data volume.
-        keep_count: that many of the newest verified backups are kept in S3 and as EBS snapshots.
-        keep_days: for so many days one a day is kept as well.
-        keep_weeks: for so many weeks one a week is kept as well.
         keep_local_count: verified backups kept on the data volume.
         metadata_url: address of the instance metadata service; EC2's own without one.
         watch_seconds: how often it is asked.
@@ -136,6 +134,7 @@ class Config:
     state_directory: Path
     redis_host: str
     redis_port: int
+    redis_tls_ca: Path | None
     redis_username: str | None
     redis_password_file: Path | None
     dbfilename: str
@@ -143,9 +142,6 @@ class Config:
     appendfilename: str
     appenddirname: str
     ebs_snapshots: bool
-    keep_count: int
-    keep_days: int
-    keep_weeks: int
     keep_local_count: int
     metadata_url: str | None
     watch_seconds: int
@@ -249,9 +245,6 @@ _PATTERNS: dict[str, tuple[str, str]] = {
 }
 _MINIMA = {
     "redis_port": 1,
-    "keep_count": 1,
-    "keep_days": 0,
-    "keep_weeks": 0,
     "keep_local_count": 1,
     "watch_seconds": 1,
     "dns_ttl": 1,
@@ -260,13 +253,14 @@ _MINIMA = {
 }
 # What a filesystem takes as its label.
 _LABEL_CHARACTERS = {"ext4": 16, "xfs": 12}
-_PATHS = frozenset({"volume_path", "redis_directory", "state_directory", "redis_password_file"})
+_PATHS = frozenset({"volume_path", "redis_directory", "state_directory", "redis_password_file", "redis_tls_ca"})
 _NUMBERS = frozenset(_MINIMA)
 _BY_FILESYSTEM = ("volume_labels", "mount_options")
 _FLAGS = frozenset({"allow_empty", "appendonly", "boots", "ebs_snapshots", "guard", "require_mount"})
 _OPTIONAL = frozenset(
     {
         "endpoint_url",
+        "redis_tls_ca",
         "redis_username",
         "redis_password_file",
         "metadata_url",

@@ -20,7 +20,7 @@ from spotcache_keeper.server.container import DockerEngine, Engine
 from spotcache_keeper.stores.base import Store
 from spotcache_keeper.stores.ebs import EbsStore
 from spotcache_keeper.stores.local import VolumeStore
-from spotcache_keeper.stores.s3 import S3Store
+from spotcache_keeper.stores.s3 import S3Store, adding
 from spotcache_keeper.stores.source import Source
 from spotcache_keeper.system.commands import run_command
 from spotcache_keeper.system.guard import Guard, KernelGuard, NoGuard
@@ -102,6 +102,7 @@ class Context:
         return Redis(
             host=config.redis_host,
             port=config.redis_port,
+            tls_ca=config.redis_tls_ca,
             username=config.redis_username,
             password=config.password(),
             timeout=config.timeouts.answer,
@@ -146,7 +147,7 @@ def build_context(config: Config, report: Callable[[str], None] = no_report, *, 
         machine=machine,
         volume=VolumeStore(config.backups_directory, config.environment),
         s3=S3Store(
-            lambda: make_client("s3", config.region, config.endpoint_url, config.dualstack, read_timeout),
+            lambda: adding(make_client("s3", config.region, config.endpoint_url, config.dualstack, read_timeout)),
             config.bucket,
             config.s3_prefix,
             config.environment,

@@ -22,6 +22,13 @@ Route::get('/apcu-put/{key}/{value}', static fn (string $key, string $value) => 
 
 Route::get('/apcu-get/{key}', static fn (string $key) => ['value' => apcu_fetch($key)]);
 
+// Which of them an application of any layout uses where none is named, and that it can be used.
+Route::get('/stores', static function () {
+    Cache::put('asked', 'yes', 60);
+
+    return ['default' => Cache::get('asked') === 'yes' ? config('cache.default') : '', 'session' => config('session.driver')];
+});
+
 Route::get('/diag', static function () {
     $answer = [
         'sapi' => PHP_SAPI,
@@ -32,7 +39,7 @@ Route::get('/diag', static function () {
         'session_connection' => config('session.connection'),
         'connections' => [],
     ];
-    foreach (['default', 'session'] as $name) {
+    foreach (array_intersect(['default', 'session', 'cache'], array_keys(config('database.redis'))) as $name) {
         $settings = config("database.redis.$name");
         try {
             // A server that accepts and never answers would hold this for a minute.

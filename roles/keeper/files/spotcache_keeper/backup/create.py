@@ -122,7 +122,7 @@ def backup(
     if prune and entitled.holds:
         ctx.report("pruning older backups")
         with _timed(seconds, "prune"):
-            result.pruned = _prune(ctx)
+            result.pruned = {ctx.volume.name: _prune(ctx)}
     return result
 
 
@@ -278,30 +278,31 @@ def _check_room(ctx: Context, state: ServerState) -> None:
         check_free_space(ctx.config.volume_path, needed, "a backup")
 
 
-def _prune(ctx: Context) -> dict[str, list[str]]:
-    """Apply retention everywhere; what fails is a warning, and tried again after the next backup."""
+def _prune(ctx: Context) -> list[str]:
+    """Apply retention to the volume; what fails is a warning, and tried again after the next backup.
+
+    A host takes nothing away anywhere else: `retain` does, under a role that no host has.
+    """
     config = ctx.config
     try:
         # Once more: from here on backups are deleted.
         held = entitlement(ctx)
     except KeeperError as error:
         ctx.warnings.append(f"older backups were not pruned: {error}")
-        return {store.name: [] for store in ctx.stores}
+        return []
     # What this volume's data was restored from stays: Redis' own files are recognised by it.
     restored = str((read_json(ctx.restored_path) or {}).get("id") or "")
     retention = Retention(
         now=ctx.now(),
-        local=Policy(config.keep_local_count, 0),
-        policy=Policy(config.keep_count, config.keep_days, config.keep_weeks),
+        policy=Policy(config.keep_local_count, 0),
         referred=frozenset({restored} if restored else ()),
-        takeovers=held.takeovers,
+        takeovers=lambda _: held.takeovers,
     )
-    pruned: dict[str, list[str]] = {store.name: [] for store in ctx.stores}
-    for store in ctx.stores:
-        try:
-            pruned[store.name].extend(store.prune(retention))
-        except KeeperError as error:
-            ctx.warnings.append(f"older backups were not pruned ({store.name}): {error}")
+    pruned: list[str] = []
+    try:
+        pruned.extend(ctx.volume.prune(retention))
+    except KeeperError as error:
+        ctx.warnings.append(f"older backups were not pruned ({ctx.volume.name}): {error}")
     return pruned
 
 

@@ -18,7 +18,8 @@ from typing import Any, Literal
 from spotcache_keeper.backup.current_data import record_restored
 from spotcache_keeper.context import Context
 from spotcache_keeper.errors import InterruptedRunError, KeeperError
-from spotcache_keeper.server.client import Databases, NotAnsweringError, Redis, ServerState, pauses
+from spotcache_keeper.server.client import NotAnsweringError, Redis, ServerState, pauses
+from spotcache_keeper.server.counts import Databases
 from spotcache_keeper.stores.local import check_free_space
 from spotcache_keeper.stores.manifest import Manifest
 from spotcache_keeper.system.files import exchange, read_json, readable_errors, sync, write_atomically

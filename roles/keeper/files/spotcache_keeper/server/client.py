@@ -15,6 +15,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from spotcache_keeper.errors import ConfigError, KeeperError
+from spotcache_keeper.server.counts import DatabaseCount, Databases
 
 
 class NotAnsweringError(KeeperError):
@@ -27,17 +28,6 @@ def pauses(first: float = 0.01, longest: float = 0.25) -> Iterator[float]:
     while True:
         yield pause
         pause = min(pause * 1.5, longest)
-
-
-@dataclass(frozen=True)
-class DatabaseCount:
-    """Keys of one database, and how many of them have a time to live."""
-
-    keys: int
-    expires: int
-
-
-Databases = Mapping[int, DatabaseCount]
 
 
 @dataclass(frozen=True)
@@ -136,6 +126,8 @@ class Redis:
     Args:
         host: address of the server.
         port: its TCP port.
+        tls_ca: certificate of the authority that the server's must be of, where it speaks TLS. Which names stand in it
+            does not count: the server is on this host.
         username: ACL user, or None for the default user.
         password: or None.
         socket: path of a Unix socket, in place of host and port.
@@ -147,6 +139,7 @@ class Redis:
         *,
         host: str = "127.0.0.1",
         port: int = 6379,
+        tls_ca: Path | None = None,
         username: str | None = None,
         password: str | None = None,
         socket: Path | None = None,
@@ -154,6 +147,13 @@ class Redis:
     ) -> None:
         self._name = str(socket) if socket else f"{host}:{port}"
         options: dict[str, Any] = {"unix_socket_path": str(socket)} if socket else {"host": host, "port": port}
+        if tls_ca is not None:
+            options |= {
+                "ssl": True,
+                "ssl_ca_certs": str(tls_ca),
+                "ssl_cert_reqs": "required",
+                "ssl_check_hostname": False,
+            }
         self._client: Any = redis.Redis(
             username=username,
             password=password,
@@ -185,10 +185,15 @@ class Redis:
         """
         try:
             self._call("BGSAVE")
-        except KeeperError as error:
-            if "in progress" in str(error) or "child process" in str(error):
-                return False
+        except NotAnsweringError:
             raise
+        except KeeperError:
+            # Redis has one code, ERR, for all that it refuses: what runs tells why.
+            state = self.state()
+            if state.saving or state.aof_rewriting:
+                return False
+            # It may just have ended. Another reason is said again.
+            self._call("BGSAVE")
         return True
 
     def save(self, timeout: float) -> None:
@@ -292,7 +297,7 @@ class Redis:
                     f"Redis at {self._name} refuses the keeper's password ({text}): redis_password_file does not hold "
                     "the password Redis was started with; run provision"
                 ) from error
-            if text.startswith("NOPERM"):
+            if isinstance(error, redis.exceptions.NoPermissionError):
                 raise ConfigError(f"Redis at {self._name} does not let the keeper do {command[0]}: {text}") from error
             if isinstance(error, redis.ConnectionError | redis.TimeoutError):
                 raise NotAnsweringError(f"Redis at {self._name} does not answer: {text}") from error
@@ -360,6 +365,7 @@ def save_in_background(
         # LASTSAVE counts whole seconds: a save within the same second as the last one would look like none.
         while time.time() < before.last_save + 1:
             sleep(0.1)
+            poll("the second of the last save, by Redis' clock,")
     while not server.background_save():
         sleep(0.2)
         poll("another child process of Redis")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from spotcache_keeper.errors import DamagedError, TooNewError
-from spotcache_keeper.server.client import DatabaseCount
+from spotcache_keeper.server.counts import DatabaseCount
 from spotcache_keeper.system.commands import Completed
 from spotcache_keeper.system.times import from_epoch
 

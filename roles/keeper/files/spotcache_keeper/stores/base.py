@@ -6,7 +6,7 @@ A store is added to `Context.stores`; what every store keeps to is in tests/unit
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -29,25 +29,31 @@ class Retention:
 
     Attributes:
         now: the present moment.
-        local: how much of it on the data volume.
-        policy: how much of it anywhere else.
+        policy: how much of it in this place.
         referred: ids of backups that something on this host refers to.
-        takeovers: how the environment changed hands: what a superseded host made is not good.
+        takeovers: tells how the environment changed hands: what a superseded host made is not good. It is asked with
+            what a place has listed: nothing in the list is then younger than what it tells of.
     """
 
     now: datetime
-    local: Policy
     policy: Policy
     referred: frozenset[str] = frozenset()
-    takeovers: tuple[Takeover, ...] = ()
+    takeovers: Callable[[Sequence[Source]], tuple[Takeover, ...]] = lambda _: ()
 
 
-class Store(Protocol):
-    """A place that holds copies of backups."""
+class Pruned(Protocol):
+    """A place whose older copies are given up."""
 
     @property
     def name(self) -> str:
         """As results and sources call it: `volume`, `s3`, `ebs`."""
+
+    def prune(self, retention: Retention) -> Iterator[str]:
+        """Delete what retention gives up, and tell of each copy when it is gone."""
+
+
+class Store(Pruned, Protocol):
+    """A place that holds copies of backups."""
 
     @property
     def nearness(self) -> int:
@@ -88,6 +94,3 @@ class Store(Protocol):
             DamagedError: this copy is not what it should be.
             KeeperError: it cannot be read now.
         """
-
-    def prune(self, retention: Retention) -> Iterator[str]:
-        """Delete what retention gives up, and tell of each copy when it is gone."""

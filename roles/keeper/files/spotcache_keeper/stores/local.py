@@ -12,16 +12,15 @@ import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol
 
 from spotcache_keeper.errors import DamagedError, KeeperError
-from spotcache_keeper.server.client import Databases
 from spotcache_keeper.server.container import Engine
+from spotcache_keeper.server.counts import Databases
 from spotcache_keeper.server.rdb import databases_of
 from spotcache_keeper.stores.base import Retention
 from spotcache_keeper.stores.manifest import MANIFEST_NAME, RDB_NAME, Manifest, parse_manifest
 from spotcache_keeper.stores.retention import given_up
-from spotcache_keeper.stores.source import Source, State, judge, kept_of
+from spotcache_keeper.stores.source import Source, describe, judge, kept_of
 from spotcache_keeper.system.files import readable_errors, sha256_of, sync, write_atomically
 from spotcache_keeper.system.times import created_of, is_id
 
@@ -137,9 +136,10 @@ class VolumeStore:
 
     def prune(self, retention: Retention) -> Iterator[str]:
         """Delete what retention gives up."""
-        sources = judge(self.sources(), retention.takeovers)
+        listed = self.sources()
+        sources = judge(listed, retention.takeovers(listed))
         items = [kept_of(source, source.id) for source in sources if source.state != "foreign"]
-        for item in given_up(items, now=retention.now, policy=retention.local, referred=retention.referred):
+        for item in given_up(items, now=retention.now, policy=retention.policy, referred=retention.referred):
             self.remove(item.key)
             yield item.key
 
@@ -163,55 +163,6 @@ class VolumeStore:
                 backup_id, created, self.name, self.nearness, state="damaged", verified=False, note=str(error)
             )
         return describe(manifest, backup_id, self, self._environment, _size(path / RDB_NAME))
-
-
-class Place(Protocol):
-    """Of a store, what a source says of it."""
-
-    @property
-    def name(self) -> str:
-        """As sources call it."""
-
-    @property
-    def nearness(self) -> int:
-        """The smaller, the sooner it is read."""
-
-
-def describe(manifest: Manifest, backup_id: str, place: Place, environment: str, size: int | None) -> Source:
-    """A source by its manifest.
-
-    Args:
-        manifest: of the backup.
-        backup_id: the id its place gives it.
-        place: the store that holds it.
-        environment: the host's.
-        size: of the RDB in bytes, None where it is missing.
-    """
-    state: State = "complete"
-    note = ""
-    if manifest.id != backup_id:
-        state, note = "damaged", f"its manifest is that of backup {manifest.id}"
-    elif manifest.environment != environment:
-        state, note = "foreign", f"belongs to environment {manifest.environment}"
-    elif size is None:
-        state, note = "damaged", "its RDB is missing"
-    elif size != manifest.rdb_bytes:
-        state, note = "damaged", f"its RDB has {size} bytes instead of {manifest.rdb_bytes}"
-    return Source(
-        backup_id,
-        manifest.created,
-        place.name,
-        place.nearness,
-        state=state,
-        verified=manifest.verified and state == "complete",
-        environment=manifest.environment,
-        keys=manifest.keys,
-        bytes=manifest.rdb_bytes,
-        reason=manifest.reason,
-        term=manifest.term,
-        note=note,
-        manifest=manifest,
-    )
 
 
 def read_manifest(directory: Path) -> Manifest:

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from spotcache_keeper.errors import DamagedError
-from spotcache_keeper.server.client import DatabaseCount
+from spotcache_keeper.server.counts import DatabaseCount
 from spotcache_keeper.system.times import from_text, is_id, to_text
 
 SCHEMA = 1

@@ -11,18 +11,18 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotYetError  # another one than the builtin until Python 3.11
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from spotcache_keeper.aws.clients import AwsError, aws_errors
 from spotcache_keeper.errors import DamagedError, KeeperError
 from spotcache_keeper.stores.base import Retention
-from spotcache_keeper.stores.local import describe
 from spotcache_keeper.stores.manifest import MANIFEST_NAME, RDB_NAME, Manifest, parse_manifest
-from spotcache_keeper.stores.retention import given_up
-from spotcache_keeper.stores.source import Source, judge, kept_of
+from spotcache_keeper.stores.retention import firsts, given_up
+from spotcache_keeper.stores.source import Source, describe, judge, kept_of
 from spotcache_keeper.system.files import readable_errors, sync
 from spotcache_keeper.system.times import created_of, is_id
 
@@ -34,6 +34,8 @@ _ORPHAN_SECONDS = 24 * 3600
 _GONE = frozenset({"NoSuchKey", "404", "NotFound"})
 # S3's word for an object that is not there, too, to whoever may not list the whole bucket (API reference, GetObject).
 _DENIED = frozenset({"AccessDenied", "403", "Forbidden"})
+# Something lies there already.
+_TAKEN = frozenset({"PreconditionFailed", "412"})
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,7 @@ class S3Store:
                 verified=False,
                 bytes=backup.rdb_bytes,
                 note="no manifest: its upload never ended",
+                received=backup.modified,
             )
             for backup_id, backup in stored.items()
             if not backup.has_manifest
@@ -152,12 +155,12 @@ class S3Store:
         whole = [backup_id for backup_id, backup in stored.items() if backup.has_manifest]
         self._client()  # One for all threads: clients may be shared, but not made, by several at once.
         with ThreadPoolExecutor(max_workers=8) as pool:
-            return list(pool.map(lambda backup_id: self._source(backup_id, stored[backup_id].rdb_bytes), whole))
+            return list(pool.map(lambda backup_id: self._source(backup_id, stored[backup_id]), whole))
 
     def find(self, backup_id: str) -> Source | None:
         """One backup, with its manifest; None when it is not there whole."""
         backup = self.stored().get(backup_id)
-        return self._source(backup_id, backup.rdb_bytes) if backup is not None and backup.has_manifest else None
+        return self._source(backup_id, backup) if backup is not None and backup.has_manifest else None
 
     def put(self, directory: Path, manifest: Manifest) -> str:
         """Copy a whole backup; S3 compares a checksum of every part, and the size is read back.
@@ -198,7 +201,7 @@ class S3Store:
 
         key = f"{self._prefix}{manifest.id}/{RDB_NAME}"
         doing = f"writing s3://{self._bucket}/{key}"
-        with aws_errors(doing), (directory / RDB_NAME).open("rb") as file:
+        with self._unless_there(), aws_errors(doing), (directory / RDB_NAME).open("rb") as file:
             self._client().upload_fileobj(
                 file,
                 self._bucket,
@@ -215,11 +218,16 @@ class S3Store:
                 ),
             )
         with aws_errors(f"reading back s3://{self._bucket}/{key}"):
-            size = int(self._client().head_object(Bucket=self._bucket, Key=key)["ContentLength"])
-        if size != manifest.rdb_bytes:
-            raise KeeperError(f"{doing}: S3 holds {size} bytes instead of {manifest.rdb_bytes}")
+            held = self._client().head_object(Bucket=self._bucket, Key=key)
+        size, digest = int(held["ContentLength"]), held.get("Metadata", {}).get("sha256")
+        if size != manifest.rdb_bytes or digest != manifest.rdb_sha256:
+            raise KeeperError(
+                f"{doing}: S3 holds {size} bytes with SHA-256 {digest} instead of {manifest.rdb_bytes} with "
+                f"{manifest.rdb_sha256}"
+            )
         key = f"{self._prefix}{manifest.id}/{MANIFEST_NAME}"
-        with aws_errors(f"writing s3://{self._bucket}/{key}"):
+        doing = f"writing s3://{self._bucket}/{key}"
+        with self._unless_there(), aws_errors(doing):
             self._client().put_object(
                 Bucket=self._bucket,
                 Key=key,
@@ -227,7 +235,21 @@ class S3Store:
                 ContentType="application/json",
                 ServerSideEncryption="AES256",
             )
+        # An earlier try may have come so far, or its answer may have been lost.
+        with aws_errors(f"reading back s3://{self._bucket}/{key}"):
+            text: bytes = self._client().get_object(Bucket=self._bucket, Key=key)["Body"].read()
+        if text != manifest.to_json().encode():
+            raise KeeperError(f"{doing}: S3 holds the manifest of another backup there")
         return self.url(manifest.id)
+
+    @contextmanager
+    def _unless_there(self) -> Iterator[None]:
+        """Write on condition that there is nothing yet. What is there is compared afterwards."""
+        try:
+            yield
+        except AwsError as error:
+            if error.code not in _TAKEN:
+                raise
 
     def fetch(self, source: Source, directory: Path) -> None:
         """Copy a backup's two files into an existing directory; nothing is verified.
@@ -253,25 +275,59 @@ class S3Store:
             sync(path)
 
     def prune(self, retention: Retention) -> Iterator[str]:
-        """Delete what retention gives up, and what uploads that never ended have left."""
+        """Delete what retention gives up, and what uploads that never ended have left; lock what stays for days.
+
+        A host may not do this: it only adds. What looks after the environment does (`backup.retain`).
+        """
         stored = self.stored()
-        backups = [kept_of(source, source.id) for source in judge(self._whole(stored), retention.takeovers)]
+        whole = self._whole(stored)
+        # After the list: what was stored later is not in it.
+        backups = [kept_of(source, source.id) for source in judge(whole, retention.takeovers(whole))]
+        for item in firsts(backups, now=retention.now, policy=retention.policy):
+            self.lock(item.key, stored[item.key].modified + timedelta(days=retention.policy.first_days))
         orphans = [
             backup_id
             for backup_id, backup in stored.items()
             if not backup.has_manifest and (retention.now - backup.modified).total_seconds() > _ORPHAN_SECONDS
         ]
         old = given_up(backups, now=retention.now, policy=retention.policy, referred=retention.referred)
+        refused: AwsError | None = None
         for backup_id in [item.key for item in old] + orphans:
-            self.remove(backup_id)
+            try:
+                self.remove(backup_id)
+            except AwsError as error:
+                # Locked by somebody for longer. It keeps nothing else from being deleted.
+                if error.code not in _DENIED:
+                    raise
+                refused = refused or error
+                continue
             yield backup_id
+        if refused is not None:
+            raise refused
+
+    def lock(self, backup_id: str, until: datetime) -> None:
+        """Have nobody delete a backup until then, but who may get past a lock; one that is locked so long stays so."""
+        manifest = f"{self._prefix}{backup_id}/{MANIFEST_NAME}"
+        with aws_errors(f"looking at s3://{self._bucket}/{manifest}"):
+            held = self._client().head_object(Bucket=self._bucket, Key=manifest).get("ObjectLockRetainUntilDate")
+        if held is not None and held >= until:
+            return
+        # The manifest last: it is the one that is looked at.
+        for key in (f"{self._prefix}{backup_id}/{RDB_NAME}", manifest):
+            with aws_errors(f"locking s3://{self._bucket}/{key}"):
+                self._client().put_object_retention(
+                    Bucket=self._bucket, Key=key, Retention={"Mode": "GOVERNANCE", "RetainUntilDate": until}
+                )
 
     def remove(self, backup_id: str) -> None:
-        """Delete a backup, the manifest first."""
+        """Delete a backup with all its versions, the manifest first."""
         for name in (MANIFEST_NAME, RDB_NAME):
             key = f"{self._prefix}{backup_id}/{name}"
             with aws_errors(f"deleting s3://{self._bucket}/{key}"):
-                self._client().delete_object(Bucket=self._bucket, Key=key)
+                answer = self._client().list_object_versions(Bucket=self._bucket, Prefix=key)
+                found = [*answer.get("Versions", []), *answer.get("DeleteMarkers", [])]
+                for one in [one for one in found if one["Key"] == key]:
+                    self._client().delete_object(Bucket=self._bucket, Key=key, VersionId=one["VersionId"])
 
     def _client(self) -> Any:
         """The SDK's client."""
@@ -295,13 +351,14 @@ class S3Store:
             answer = self._client().list_objects_v2(Bucket=self._bucket, Prefix=key, MaxKeys=1)
         return all(entry["Key"] != key for entry in answer.get("Contents", []))
 
-    def _source(self, backup_id: str, size: int | None) -> Source:
+    def _source(self, backup_id: str, stored: Stored) -> Source:
         """One backup that has a manifest."""
         key = f"{self._prefix}{backup_id}/{MANIFEST_NAME}"
         try:
             with aws_errors(f"reading s3://{self._bucket}/{key}"):
                 text = self._client().get_object(Bucket=self._bucket, Key=key)["Body"].read()
-            return describe(parse_manifest(text), backup_id, self, self._environment, size)
+            found = describe(parse_manifest(text), backup_id, self, self._environment, stored.rdb_bytes)
+            return replace(found, received=stored.modified)
         except (DamagedError, AwsError) as error:
             if isinstance(error, AwsError) and not self._is_gone(error, key):
                 raise
@@ -312,6 +369,21 @@ class S3Store:
                 self.nearness,
                 state="damaged",
                 verified=False,
-                bytes=size,
+                bytes=stored.rdb_bytes,
                 note=str(error),
+                received=stored.modified,
             )
+
+
+def adding(client: Any) -> Any:
+    """The same client of S3, which writes an object only where there is none: a host may do no more.
+
+    The distribution's SDK is too old to have a parameter for it.
+    """
+
+    def only_new(params: dict[str, Any], **_: Any) -> None:
+        params["headers"]["If-None-Match"] = "*"
+
+    for operation in ("PutObject", "CompleteMultipartUpload"):
+        client.meta.events.register(f"before-call.s3.{operation}", only_new)
+    return client

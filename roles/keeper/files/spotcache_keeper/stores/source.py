@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from spotcache_keeper.errors import ConfigError, KeeperError, NoSourceError, NoUsableCopyError
 from spotcache_keeper.lease import Takeover
@@ -40,6 +40,7 @@ class Source:
         manifest: where it is at hand.
         term: of the lease under which it was made; 0 where there was none, or nobody knows.
         superseded: a host made it that did not serve any more: it is taken only when it is asked for.
+        received: when its place got it, by the place's own clock, which no host can set; None where no place says so.
     """
 
     id: str
@@ -57,6 +58,7 @@ class Source:
     manifest: Manifest | None = None
     term: int = 0
     superseded: bool = False
+    received: datetime | None = None
 
     @property
     def age(self) -> tuple[int, datetime, str]:
@@ -85,6 +87,55 @@ class Source:
             "term": self.term,
             "superseded": self.superseded,
         }
+
+
+class Place(Protocol):
+    """Of a store, what a source says of it."""
+
+    @property
+    def name(self) -> str:
+        """As sources call it."""
+
+    @property
+    def nearness(self) -> int:
+        """The smaller, the sooner it is read."""
+
+
+def describe(manifest: Manifest, backup_id: str, place: Place, environment: str, size: int | None) -> Source:
+    """A source by its manifest.
+
+    Args:
+        manifest: of the backup.
+        backup_id: the id its place gives it.
+        place: the store that holds it.
+        environment: the host's.
+        size: of the RDB in bytes, None where it is missing.
+    """
+    state: State = "complete"
+    note = ""
+    if manifest.id != backup_id:
+        state, note = "damaged", f"its manifest is that of backup {manifest.id}"
+    elif manifest.environment != environment:
+        state, note = "foreign", f"belongs to environment {manifest.environment}"
+    elif size is None:
+        state, note = "damaged", "its RDB is missing"
+    elif size != manifest.rdb_bytes:
+        state, note = "damaged", f"its RDB has {size} bytes instead of {manifest.rdb_bytes}"
+    return Source(
+        backup_id,
+        manifest.created,
+        place.name,
+        place.nearness,
+        state=state,
+        verified=manifest.verified and state == "complete",
+        environment=manifest.environment,
+        keys=manifest.keys,
+        bytes=manifest.rdb_bytes,
+        reason=manifest.reason,
+        term=manifest.term,
+        note=note,
+        manifest=manifest,
+    )
 
 
 @dataclass(frozen=True)
@@ -168,7 +219,9 @@ def superseded_at(source: Source, takeovers: Sequence[Takeover]) -> datetime | N
 
 def kept_of(source: Source, key: str) -> Kept:
     """What retention needs to know of a copy; `key` is what its place calls it."""
-    return Kept(key, source.created, source.usable and not source.superseded, source.term)
+    return Kept(
+        key, source.created, source.usable and not source.superseded, source.term, source.received, whole=source.usable
+    )
 
 
 def choose(sources: Sequence[Source], wanted: Wanted) -> list[Source]:

@@ -1,0 +1,32 @@
+<?php
+// SPDX-License-Identifier: GPL-3.0-or-later
+// The keys and defaults of Laravel 10.
+
+use Illuminate\Support\Str;
+
+// Both connections differ in the database alone.
+$redis = static fn ($database): array => [
+    'url' => env('REDIS_URL'),
+    'host' => env('REDIS_HOST', '127.0.0.1'),
+    'username' => env('REDIS_USERNAME'),
+    'password' => env('REDIS_PASSWORD'),
+    'port' => env('REDIS_PORT', '6379'),
+    'database' => $database,
+];
+
+return [
+    'default' => env('DB_CONNECTION', 'sqlite'),
+    'connections' => [
+        'sqlite' => ['driver' => 'sqlite', 'url' => env('DB_URL'), 'database' => env('DB_DATABASE', database_path('database.sqlite')), 'prefix' => ''],
+    ],
+    'migrations' => 'migrations',
+    'redis' => [
+        'client' => env('REDIS_CLIENT', 'phpredis'),
+        'options' => [
+            'cluster' => env('REDIS_CLUSTER', 'redis'),
+            'prefix' => env('REDIS_PREFIX', Str::slug(env('APP_NAME', 'laravel'), '_').'_database_'),
+        ],
+        'default' => $redis(env('REDIS_DB', '0')),
+        'cache' => $redis(env('REDIS_CACHE_DB', '1')),
+    ],
+];
