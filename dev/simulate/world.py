@@ -432,7 +432,12 @@ class World:
             raise Violation(f"(d) {host.id} deletes {backup_id}, the newest good backup")
 
     def check_choice(self, host: Host, chosen: Source, before: float) -> None:
-        """A boot takes no backup of an earlier term than the latest of which there was a good one."""
+        """A boot takes no backup of an earlier term than the latest of which there was a good one.
+
+        One that stood still while another host took over may: it has no lease any more, and lets nobody in with that.
+        """
+        if self.bucket.lease.get("host") != host.id:
+            return
         good = [
             one.manifest.term
             for one in self.bucket.backups.values()

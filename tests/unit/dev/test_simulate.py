@@ -4,13 +4,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from dev.simulate import __main__ as program
 from dev.simulate import run
+from dev.simulate.cloud import Stored, source_of
+from dev.simulate.host import Host
 from dev.simulate.mutations import MUTATIONS, patched
+from dev.simulate.world import Violation, World
+from tests.unit.keeper.examples import MANIFEST
 
 
 def test_one_seed_is_one_run() -> None:
@@ -49,6 +56,21 @@ def test_an_old_fault_is_found(name: str, broken: str | tuple[str, ...]) -> None
     assert outcome.violations[0][1].startswith(broken)
     # The seed tells the same again.
     assert outcome.trace[-1].endswith(outcome.violations[0][1])
+
+
+def test_what_a_host_takes_that_lost_its_lease_meanwhile_is_no_choice() -> None:
+    """It stood still while it booted; nobody is let in with what it gives its Redis."""
+    world = World(1, run.configuration(), {})
+    later = replace(MANIFEST, term=3)
+    world.bucket.backups[later.id] = Stored((), later)
+    place: Any = SimpleNamespace(name="s3", nearness=1)
+    chosen = source_of(replace(MANIFEST, term=1), place)
+    host = Host(world, "i-2", 0.0)
+    world.bucket.write("keeper/lease.json", {"host": "i-3", "term": 3}, None, new=True)
+    world.check_choice(host, chosen, 1.0)
+    world.bucket.write("keeper/lease.json", {"host": "i-2", "term": 4}, None, new=False)
+    with pytest.raises(Violation, match=r"\(c\) i-2 takes .* of term 1, and there is one of 3"):
+        world.check_choice(host, chosen, 1.0)
 
 
 def test_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
