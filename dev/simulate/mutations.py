@@ -114,6 +114,15 @@ def _not_found_is_gone(original: Callable[..., str]) -> Callable[..., str]:
     return state_of
 
 
+def _says_no_wait(original: Callable[..., Any]) -> Callable[..., Any]:
+    """The lease does not say for how long its holder waits."""
+
+    def write(self: Any, over: Any, _left: float = 0.0) -> Any:
+        return original(self, over)
+
+    return write
+
+
 def _by_time(items: Any, **named: Any) -> Any:
     """Retention that goes by time, and takes every backup for a good one."""
     return retention.given_up([replace(item, term=0, good=True) for item in items], **named)
@@ -209,6 +218,10 @@ MUTATIONS: dict[str, tuple[str, list[Patch]]] = {
     "a killed boot forgets to wait": (
         "what the host before may still go by is not waited for by the boot after one that was killed",
         [(acquire.Acquirer, "_outlast_again", _nothing)],
+    ),
+    "a lost host's wait is forgotten": (
+        "what a host waited for that was lost meanwhile is not waited for by the next one",
+        [(acquire.Acquirer, "_write", _says_no_wait(acquire.Acquirer._write))],
     ),
     "proved too long": (
         "the holder counts longer than the others",

@@ -541,6 +541,45 @@ def test_a_dead_hosts_lease_is_taken_at_once(world: World) -> None:
     assert said == []
 
 
+def test_what_a_dead_host_had_waited_for_is_waited_for_by_the_next_one(world: World) -> None:
+    """It was lost before it served: a host further back may still go by its own lease."""
+    lease, _ = lost(world, terminate=False)
+    leases = world.outside.leases
+    begun = time.monotonic()
+    leases.write_lease(replace(lease, outlast=4), leases.lease())
+    acquirer, said = acquirer_of(world, launch(world, ZONE))
+    world.client("ec2").terminate_instances(InstanceIds=[lease.host])
+    assert acquirer.state_of(lease.host) == "terminated"
+    acquirer.acquire()
+    assert 2.5 < time.monotonic() - begun < 8
+    assert "may still go by it" in said[-1]
+    held = leases.lease()
+    assert held is not None
+    assert held.lease.outlast > 0
+
+
+def test_what_a_host_waited_for_stands_in_its_lease_until_it_serves(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.host.fill("one")
+    world.host.backup("final")
+    lease, _ = lost(world)
+    leases = world.outside.leases
+    leases.write_lease(replace(lease, outlast=3), leases.lease())
+    written: list[Lease] = []
+    write = LeaseStore.write_lease
+
+    def watched(store: LeaseStore, lease: Lease, over: Any) -> None:
+        written.append(lease)
+        write(store, lease, over)
+
+    monkeypatch.setattr(LeaseStore, "write_lease", watched)
+    NewHost(world).boot().run()
+    assert len(written) > 1
+    # The one that says on which volume the data is lets clients in.
+    assert [bool(one.outlast) for one in written] == [not one.volume for one in written]
+
+
 def test_a_hung_hosts_lease_ends(world: World) -> None:
     lease, _ = lost(world, terminate=False)
     leases = world.outside.leases

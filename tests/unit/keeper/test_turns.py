@@ -223,6 +223,52 @@ def test_a_boot_after_one_that_was_killed_waits_as_well(turn: Turn) -> None:
     assert turn.now >= 1090.0
 
 
+@pytest.mark.parametrize("released", [False, True])
+def test_what_a_lost_host_had_waited_for_the_next_one_waits_for(turn: Turn, released: bool) -> None:
+    """The host that was lost never served; one before it may still go by its lease."""
+    turn.leases.put(Lease(OTHER, term=4, seconds=90, outlast=40, before="i-first", released=released))
+    turn.state = "running" if released else "terminated"
+    turn.now += 10
+    before = turn.acquirer().acquire()
+    assert before.term == 5
+    assert turn.now >= 1040.0
+    # So would one that comes next, should this one be lost in turn.
+    assert turn.leases.held is not None
+    assert 30 <= turn.leases.held.outlast <= 32
+
+
+def test_a_host_that_waits_says_in_the_lease_for_how_long(turn: Turn) -> None:
+    turn.leases.put(Lease(OTHER, term=3, seconds=90))
+    turn.host.config = replace(turn.host.config, timeouts=replace(turn.host.config.timeouts, handover=10))
+    turn.state = "shutting-down"
+    written: list[tuple[float, Lease]] = []
+    put = turn.leases.write_lease
+
+    def write(lease: Lease, over: Held | None) -> None:
+        put(lease, over)
+        written.append((turn.now, lease))
+
+    turn.leases.write_lease = write  # type: ignore[method-assign]
+    turn.acquirer().acquire()
+    ((at, lease),) = written
+    # The lease that was taken was written at 1000; the age of this one is told in whole seconds.
+    assert 1091.0 <= at + lease.outlast <= 1093.0
+
+
+@pytest.mark.parametrize(("age", "taken"), [(20.0, False), (40.0, True)])
+def test_the_watcher_takes_no_released_lease_while_a_host_further_back_may_go_by_its_own(
+    turn: Turn, age: float, taken: bool
+) -> None:
+    turn.host.config = replace(turn.host.config, boots=False)
+    turn.leases.put(Lease(OTHER, term=4, released=True, outlast=40))
+    turn.context.restored_path.write_text("{}")
+    turn.now += age
+    turn.holder().renew()
+    assert turn.leases.held is not None
+    assert (turn.leases.held.host == ME) is taken
+    assert (turn.gate.open_until is not None) is taken
+
+
 @pytest.mark.parametrize(
     ("final", "waits"),
     [

@@ -65,6 +65,8 @@ class Lease:
         before_zone: where that host was.
         before_volume: id of that host's data volume.
         before_term: of that host.
+        outlast: for so many seconds after this was written a host of an earlier term may still go by its own lease,
+            and whoever takes this one waits for that as well; 0 once this one serves.
         lost: what this host lacks of what was served before, for a person; kept like `before`.
         takeovers: how the environment changed hands, the newest last.
         mark: differs at every write, so that no two writes have the same ETag.
@@ -82,6 +84,7 @@ class Lease:
     before_zone: str = ""
     before_volume: str = ""
     before_term: int = 0
+    outlast: int = 0
     lost: str = ""
     takeovers: list[dict[str, Any]] = field(default_factory=list)
     mark: str = ""
@@ -160,8 +163,8 @@ class Held:
 
     @property
     def ended(self) -> bool:
-        """Whether its holder has had its time."""
-        return self.lease.released or self.age >= self.lease.seconds
+        """Whether its holder has had its time, and so has whoever held it before."""
+        return (self.lease.released or self.age >= self.lease.seconds) and self.age >= self.lease.outlast
 
 
 class Leases(Protocol):

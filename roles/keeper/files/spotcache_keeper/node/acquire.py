@@ -3,6 +3,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -101,7 +102,7 @@ class Acquirer:
                     BOOT,
                     outlast={"after": held.lease.host, "boot": self.outside.boot_id, "until": until},
                 )
-                if (term := self._write(held)) is not None:
+                if (term := self._write(held, until - self.ctx.clock())) is not None:
                     self._wait_until(until, held.lease.host)
                     # What nobody has been told of yet is missing in what this host will serve as well.
                     return Predecessor(held.lease, final, lost=held.lease.lost if held.lease.before else "", term=term)
@@ -130,11 +131,13 @@ class Acquirer:
     def _outlived(self, held: Held, final: FinalRecord | None, state: str) -> float:
         """When the host before cannot take its lease for its own any more, by the context's clock; 0 when now.
 
-        It cannot renew it once it was taken, but it may go by its last renewal for as long as that lasts.
+        It cannot renew it once it was taken, but it may go by its last renewal for as long as that lasts. So may one
+        further back, when the host that took over from it was lost while it waited.
         """
-        if held.lease.released or self._is_gone(held, state) or (final is not None and final.fenced):
-            return 0.0
-        return self.ctx.clock() + held.lease.seconds - held.age
+        left = held.lease.outlast - held.age
+        if not (held.lease.released or self._is_gone(held, state) or (final is not None and final.fenced)):
+            left = max(left, held.lease.seconds - held.age)
+        return self.ctx.clock() + left if left > 0 else 0.0
 
     def _outlast_again(self, held: Held) -> bool:
         """Wait for what an earlier boot waited for, should it have been killed meanwhile; whether it was to be."""
@@ -228,8 +231,12 @@ class Acquirer:
             return f"waiting: {host} serves this environment (EC2 says {state})"
         return f"waiting until the lease of {host} ends, since EC2 does not say how it is"
 
-    def _write(self, over: Held | None) -> int | None:
-        """Take the lease; its term, or None when another host was faster."""
+    def _write(self, over: Held | None, left: float = 0.0) -> int | None:
+        """Take the lease; its term, or None when another host was faster.
+
+        `left` is for how many seconds a host before may still go by its own: should this one be lost while it waits,
+        nothing else tells the next one.
+        """
         me = self.ctx.machine.identity()
         now = to_text(self.ctx.now())
         lease = Lease(me.instance_id, me.zone, since=now, renewed=now, seconds=self.ctx.config.timeouts.lease, term=1)
@@ -247,6 +254,8 @@ class Acquirer:
                 before_zone=old.zone,
                 before_volume=old.volume,
                 before_term=old.term,
+                # One more, since the next host tells the age of this in whole seconds.
+                outlast=math.ceil(left) + 1 if left > 0 else 0,
                 takeovers=old.with_takeover(Takeover(me.instance_id, term, at=now)),
             )
         try:

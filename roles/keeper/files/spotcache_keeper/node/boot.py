@@ -331,6 +331,8 @@ class Boot:
             lambda lease: replace(
                 lease,
                 volume=volume,
+                # Whom this host waited for has nothing to go by any more, and it serves itself from here on.
+                outlast=0,
                 lost=result.lost if result.before else "",
                 renewed=to_text(self.ctx.now()),
                 seconds=self.ctx.config.timeouts.lease,
