@@ -501,7 +501,9 @@ class SimContext(Context):
 
 
 class SimBoot(Boot):
-    """`Boot`, which shows what it found to whoever checks that nothing is lost without a word."""
+    """`Boot`, which shows what it found, and told people, to whoever checks that nothing is lost without a word."""
+
+    told = False
 
     def _fetch_secrets(self) -> None:
         if self.ctx.host.broken:  # type: ignore[attr-defined]
@@ -511,6 +513,15 @@ class SimBoot(Boot):
         result = super()._have_data(before, kept)
         self.ctx.host.boot_result = result  # type: ignore[attr-defined]
         return result
+
+    def _notify(self, result: BootResult) -> None:
+        super()._notify(result)
+        if self.told:
+            self.ctx.host.world.reported(self.ctx.host, result)  # type: ignore[attr-defined]
+
+    def notify(self, message: Any) -> None:
+        super().notify(message)
+        self.told = True
 
 
 class Early:
@@ -718,8 +729,7 @@ class Host:
         try:
             with self.only_run("boot.lock"):
                 disks: Any = SimDisks(self)
-                result = SimBoot(ctx, outside, self.say, Acquirer(ctx, outside, self.say), disks).run()
-                self.world.reported(self, result)
+                SimBoot(ctx, outside, self.say, Acquirer(ctx, outside, self.say), disks).run()
         except KeeperError as error:
             self.say(f"Redis does not serve: {error}")
             self.world.start("boot", self, self.run_boot, 10.0)

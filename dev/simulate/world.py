@@ -72,6 +72,8 @@ class World:
         self.crashed: set[int] = set()
         # The host that lost some while it was being ended: its successor has to report that something is missing.
         self.untold: Host | None = None
+        # A loss that is known, until people were told.
+        self.to_tell = ""
         # What a person gave up by restoring an older backup: it must not come back.
         self.gone_for_good: set[int] = set()
         self._given_up: set[int] = set()
@@ -164,6 +166,8 @@ class World:
         if not self._is_well():
             raise Violation(f"(e) nobody serves {HEAL_SECONDS:.0f} s after the last fault")
         self._check_newest()
+        if self.to_tell:
+            raise Violation(f"(b) {self.to_tell}, and nobody was told")
 
     def _draw(self) -> None:
         """Which faults there will be, and when: at a time, or at one of the moments at which some process waits."""
@@ -365,13 +369,18 @@ class World:
                     f"({result.what if result is not None else 'no boot'})"
                 )
             self._check_report(host, result, taken)
+            self.to_tell = f"{host.id} began to serve without {len(taken)} writes"
         for number in missing:
             del self.line[number]
         self.forgiving = False
 
     def reported(self, host: Host, result: BootResult) -> None:
         """People were told what a host lacks, which it may do without having served anybody."""
+        if self.bucket.lease.get("host") != host.id:
+            # Another one has taken over, and tells them itself.
+            return
         if result.lost:
+            self.to_tell = ""
             if self.forgiving:
                 self.line = {number: at for number, at in self.line.items() if number in host.held}
                 return

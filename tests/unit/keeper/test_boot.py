@@ -31,7 +31,7 @@ from spotcache_keeper.node.journal import Lines
 from spotcache_keeper.overview import make_status, status_table
 from spotcache_keeper.stores.s3 import S3Store
 from spotcache_keeper.system.commands import Completed
-from spotcache_keeper.system.state import BOOT, begin_anew, recall, save_state
+from spotcache_keeper.system.state import BOOT, CRASH, SERVING, begin_anew, recall, save_state
 
 from dev.keeper_json import KEEPER_JSON
 from tests.unit.keeper.support import ZONE, FakeMachine, TestHost
@@ -421,6 +421,53 @@ def test_a_host_that_was_only_started_anew_goes_on_with_its_own_data(world: Worl
     world.host.engine.kill()
     assert new.boot().run().lost == ""
     assert world.host.content() == one
+
+
+def crashed(world: World) -> NewHost:
+    """A host that went down without a shutdown; the engine has started its Redis again."""
+    world.host.fill("one")
+    world.host.backup()
+    new = NewHost(world)
+    new.mounted, world.host.machine.mounted_volume = new.blank, True
+    world.outside.leases.write_lease(Lease(new.instance, volume=new.blank, term=2), None)
+    directory = world.host.config.state_directory
+    save_state(directory, SERVING, host=new.instance, term=2, boot="an earlier boot", run="")
+    save_state(directory, CRASH, boot="an earlier boot", since="2026-11-22T00:15:00Z")
+    return new
+
+
+def test_what_a_crash_took_is_told_although_redis_served_already(world: World) -> None:
+    result = crashed(world).boot().run()
+    assert (result.what, result.before) == ("served already", "")
+    [message] = world.told()
+    assert (message["level"], message["fields"]["Lost"]) == (
+        "warning",
+        "what was written after 2026-11-22T00:15:00Z",
+    )
+
+
+def test_what_a_crash_took_is_told_by_the_boot_after_one_that_was_killed(world: World) -> None:
+    new = crashed(world)
+
+    class Kill(BaseException):
+        pass
+
+    def killed(_result: BootResult) -> None:
+        raise Kill
+
+    boot = new.boot()
+    setattr(boot, "_move_name", killed)  # noqa: B010 - a method of this one only
+    with pytest.raises(Kill):
+        boot.run()
+    assert world.guard.open_until is not None
+    assert world.told() == []
+    assert new.boot().run().what == "served already"
+    [message] = world.told()
+    assert message["fields"]["Lost"] == "what was written after 2026-11-22T00:15:00Z"
+    # Nobody tells it again.
+    held = world.outside.leases.lease()
+    assert held is not None
+    assert held.lease.lost == ""
 
 
 # --- secrets and the name

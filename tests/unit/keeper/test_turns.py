@@ -237,6 +237,11 @@ def test_what_a_lost_host_had_waited_for_the_next_one_waits_for(turn: Turn, rele
     assert 30 <= turn.leases.held.outlast <= 32
 
 
+def test_a_loss_that_nobody_was_told_of_is_left_to_the_next_host(turn: Turn) -> None:
+    turn.leases.put(Lease(OTHER, term=3, released=True, lost="what was written after 2026-11-22T00:15:00Z"))
+    assert turn.acquirer().acquire().lost == "what was written after 2026-11-22T00:15:00Z"
+
+
 def test_a_host_that_waits_says_in_the_lease_for_how_long(turn: Turn) -> None:
     turn.leases.put(Lease(OTHER, term=3, seconds=90))
     turn.host.config = replace(turn.host.config, timeouts=replace(turn.host.config.timeouts, handover=10))

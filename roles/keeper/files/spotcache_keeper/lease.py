@@ -67,7 +67,7 @@ class Lease:
         before_term: of that host.
         outlast: for so many seconds after this was written a host of an earlier term may still go by its own lease,
             and whoever takes this one waits for that as well; 0 once this one serves.
-        lost: what this host lacks of what was served before, for a person; kept like `before`.
+        lost: what this host lacks of what was served before, for a person; kept until people were told.
         takeovers: how the environment changed hands, the newest last.
         mark: differs at every write, so that no two writes have the same ETag.
     """

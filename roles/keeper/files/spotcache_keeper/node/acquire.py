@@ -105,7 +105,7 @@ class Acquirer:
                 if (term := self._write(held, until - self.ctx.clock())) is not None:
                     self._wait_until(until, held.lease.host)
                     # What nobody has been told of yet is missing in what this host will serve as well.
-                    return Predecessor(held.lease, final, lost=held.lease.lost if held.lease.before else "", term=term)
+                    return Predecessor(held.lease, final, lost=held.lease.lost, term=term)
                 continue
             if why != said:
                 said = why
@@ -184,7 +184,7 @@ class Acquirer:
     def _before(self, held: Held | None) -> Predecessor:
         """Whom a boot that was killed was about to follow."""
         if held is None or not held.lease.before:
-            return Predecessor()
+            return Predecessor(lost=held.lease.lost if held is not None else "")
         if held.lease.volume:
             # It came so far that clients may have written here since.
             return Predecessor(unfinished=held.lease.before, lost=held.lease.lost)

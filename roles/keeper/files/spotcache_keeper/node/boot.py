@@ -154,7 +154,7 @@ class Boot:
         result.seconds = seconds
         self.say(result.line)
         self._notify(result)
-        if result.before:
+        if result.before or result.lost:
             self._change_lease(
                 before.term,
                 lambda lease: replace(lease, before="", before_zone="", before_volume="", before_term=0, lost=""),
@@ -333,7 +333,7 @@ class Boot:
                 volume=volume,
                 # Whom this host waited for has nothing to go by any more, and it serves itself from here on.
                 outlast=0,
-                lost=result.lost if result.before else "",
+                lost=result.lost,
                 renewed=to_text(self.ctx.now()),
                 seconds=self.ctx.config.timeouts.lease,
                 takeovers=lease.with_takeover(
@@ -578,14 +578,14 @@ class Boot:
 
     def _notify(self, result: BootResult) -> None:
         """Tell people what this host serves now."""
-        if result.what == "served already" and not result.before:
+        if result.what == "served already" and not result.before and not result.lost:
             return
         environment, me = self.ctx.config.environment, self.ctx.machine.identity()
         fields = {"Host": f"{me.instance_id} ({me.zone})", "Source": result.source, "Keys": f"{result.keys:,}"}
         if result.created:
             age = age_text((self.ctx.now() - from_text(result.created)).total_seconds())
             fields |= {"Data of": result.created, "Age": age}
-        if result.before:
+        if result.before or result.lost:
             fields["Lost"] = result.lost or "nothing"
         level: Level = "good" if not (result.lost or result.problems or result.skipped) else "warning"
         text = f"{me.instance_id} {result.line}."
