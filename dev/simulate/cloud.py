@@ -103,14 +103,15 @@ class Way:
         return False
 
     def back(self) -> None:
-        """The answer's way, which mostly takes no time of its own.
+        """The answer's way, which mostly takes no time of its own; what was asked for is done before.
 
         Raises:
             AwsError: it is lost; what was asked for is done all the same.
         """
         world = self.host.world
-        if world.random.random() < 0.25:
-            world.wait(world.latency())
+        late, self.host.late = self.host.late, 0.0
+        if late or world.random.random() < 0.25:
+            world.wait(world.latency() + late)
         if self.host.lose == "answer":
             self.host.lose = ""
             raise AwsError(f"{self.service}: the answer was lost")

@@ -565,6 +565,7 @@ class Host:
     cut: dict[str, float] = field(default_factory=dict)
     lose: str = ""
     delay: float = 0.0
+    late: float = 0.0
     boot_result: BootResult | None = None
     forked_entitled: bool = True
     accepted: tuple[int, int] = (0, 0)

@@ -123,6 +123,15 @@ def _says_no_wait(original: Callable[..., Any]) -> Callable[..., Any]:
     return write
 
 
+def _forgets_loss(original: Callable[..., Any]) -> Callable[..., Any]:
+    """What an earlier boot found to be lost, and told nobody."""
+
+    def before(self: Any, held: Any) -> Any:
+        return replace(original(self, held), lost="")
+
+    return before
+
+
 def _by_time(items: Any, **named: Any) -> Any:
     """Retention that goes by time, and takes every backup for a good one."""
     return retention.given_up([replace(item, term=0, good=True) for item in items], **named)
@@ -223,6 +232,10 @@ MUTATIONS: dict[str, tuple[str, list[Patch]]] = {
         "what a host waited for that was lost meanwhile is not waited for by the next one",
         [(acquire.Acquirer, "_write", _says_no_wait(acquire.Acquirer._write))],
     ),
+    "a killed boot's loss is forgotten": (
+        "what a boot found to be lost that was killed before it told anybody",
+        [(acquire.Acquirer, "_before", _forgets_loss(acquire.Acquirer._before))],
+    ),
     "proved too long": (
         "the holder counts longer than the others",
         [(renew, "MARGIN", -20.0), (boot, "MARGIN", -20.0)],
@@ -239,11 +252,14 @@ MUTATIONS: dict[str, tuple[str, list[Patch]]] = {
     "retention by time": ("retention takes what a superseded host made for good", [(cloud, "given_up", _by_time)]),
     "retention asks first": (
         "how the environment changed hands is asked before the backups are listed",
-        [(cloud.SimS3Store, "prune", _asks_first(cloud.SimS3Store.prune))],
+        [
+            (create, "_still_entitled", _nothing),
+            (cloud.SimS3Store, "prune", _asks_first(cloud.SimS3Store.prune)),
+        ],
     ),
     "retention in between": (
         "backups are given up while a host takes over and has not looked",
-        [(retain, "takeovers_of", _unsettled)],
+        [(create, "_still_entitled", _nothing), (retain, "takeovers_of", _unsettled)],
     ),
     "newest by time": (
         "a clock decides which backup is the newest",

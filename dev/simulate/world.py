@@ -29,8 +29,8 @@ LEASE_SECONDS = 24
 NOTICE_SECONDS = 60.0
 FAULT_SECONDS = 110.0
 HEAL_SECONDS = 600.0
-# What is kept in S3. None is spared for being young: all of a run is.
-KEPT = Policy(2, 0)
+# What is kept in S3, in one run or another. None is spared for being young: all of a run is.
+KEPT = (Policy(1, 0), Policy(2, 0))
 
 
 class Violation(AssertionError):
@@ -190,7 +190,7 @@ class World:
         self.capacity_from = 0.0
         for host in self.hosts.values():
             host.cut.clear()
-            host.lose, host.delay, host.disk_full_until = "", 0.0, 0.0
+            host.lose, host.delay, host.late, host.disk_full_until = "", 0.0, 0.0, 0.0
             host.server.fate = ""
             host.server.hung_until = min(host.server.hung_until, self.now)
             host.paused_until = min(host.paused_until, self.now)
@@ -300,10 +300,14 @@ class World:
         function = Host(self, "retention", 0.0)
         objects: Any = SimObjects(function)
         leases = LeaseStore(objects, "keeper/")
-        stores: dict[Pruned, Policy] = {SimS3Store(function): KEPT}
+        # By dice of its own, for as far as a seed stays what it was.
+        dice = Random(f"retention {self.seed}")
+        stores: dict[Pruned, Policy] = {SimS3Store(function): dice.choice(KEPT)}
         while True:
             if not self.calm:
                 function.delay = self.random.choice((0.0, 0.0, 0.0, 3.0, 20.0))
+                # The world may change between one question and the next.
+                function.late = dice.choice((0.0, 0.0, 3.0, 20.0))
                 function.lose = self.random.choice(("", "", "", "request", "answer", "twice"))
             prune(stores, leases, self.true_time, [])
             self.wait(self.random.uniform(4.0, 20.0))
