@@ -608,6 +608,26 @@ def _taken_back_beside_another(world: World, host: Host, _process: Process | Non
     world.start_outside("EC2", back, world.random.uniform(20.0, 40.0))
 
 
+def _saves_what_is_superseded(world: World, host: Host, _process: Process | None) -> None:
+    """A host stands still until another one serves, saves what it held at its restart, and has its turn again."""
+    successor = world.launch(first=True)
+    host.paused_until = world.now + 1.5 * LEASE_SECONDS
+
+    def restart() -> None:
+        for _ in range(60):
+            if world.serving is successor and host.paused_until <= world.now:
+                break
+            world.wait(1.0)
+        else:
+            return
+        world.wait(world.random.uniform(3.0, 15.0))
+        host.shut_down()
+        world.wait(world.random.uniform(3.0, 15.0))
+        world.terminate(successor)
+
+    world.start_outside("EC2", restart)
+
+
 def _ended_by_group(world: World, host: Host, _process: Process | None) -> None:
     world._notify_group_end(host)
 
@@ -697,6 +717,7 @@ FAULTS: dict[str, Callable[[World, Host, Process | None], None]] = {
 COMBINED: dict[str, Callable[[World, Host, Process | None], None]] = {
     "ended slowly and unnoticed": _ended_slowly,
     "notice taken back beside another host": _taken_back_beside_another,
+    "what is superseded is saved again": _saves_what_is_superseded,
 }
 # What may hit any process at any of its moments; the others come at a time.
 AT_MOMENTS = frozenset(
