@@ -59,6 +59,8 @@ class Bucket:
         self.objects: dict[str, Written] = {}
         self.backups: dict[str, Stored] = {}
         self._etags = 0
+        # When the environment last changed hands, as S3 saw it.
+        self.taken_at = 0.0
 
     def write(self, key: str, data: Mapping[str, Any], etag: str | None, new: bool) -> str:
         """One PUT as S3 takes it, at this moment."""
@@ -66,6 +68,8 @@ class Bucket:
         if (new and found is not None) or (etag is not None and (found is None or found.etag != etag)):
             raise ConflictError(f"{key} was changed")
         self._etags += 1
+        if key == "keeper/lease.json" and (found is None or found.data.get("term") != data.get("term")):
+            self.taken_at = self.world.now
         self.objects[key] = Written(data, f"e{self._etags}", self.world.now)
         return f"e{self._etags}"
 
@@ -176,6 +180,9 @@ class SimS3Store:
         world = self.host.world
         self.way.cross()
         stored = world.bucket.backups.setdefault(manifest.id, Stored(directory.data, entitled=directory.entitled))
+        upload, self.host.upload = self.host.upload, 0.0
+        if upload:
+            world.wait(upload)
         self.way.cross()
         stored.manifest, stored.at = manifest, world.now
         world.trace("s3", f"{self.host.id} stored {manifest.id} of term {manifest.term}, {len(stored.data)} writes")

@@ -566,6 +566,7 @@ class Host:
     lose: str = ""
     delay: float = 0.0
     late: float = 0.0
+    upload: float = 0.0
     boot_result: BootResult | None = None
     forked_entitled: bool = True
     accepted: tuple[int, int] = (0, 0)

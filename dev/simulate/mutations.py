@@ -252,14 +252,11 @@ MUTATIONS: dict[str, tuple[str, list[Patch]]] = {
     "retention by time": ("retention takes what a superseded host made for good", [(cloud, "given_up", _by_time)]),
     "retention asks first": (
         "how the environment changed hands is asked before the backups are listed",
-        [
-            (create, "_still_entitled", _nothing),
-            (cloud.SimS3Store, "prune", _asks_first(cloud.SimS3Store.prune)),
-        ],
+        [(cloud.SimS3Store, "prune", _asks_first(cloud.SimS3Store.prune))],
     ),
     "retention in between": (
         "backups are given up while a host takes over and has not looked",
-        [(create, "_still_entitled", _nothing), (retain, "takeovers_of", _unsettled)],
+        [(retain, "takeovers_of", _unsettled)],
     ),
     "newest by time": (
         "a clock decides which backup is the newest",

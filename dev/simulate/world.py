@@ -163,11 +163,11 @@ class World:
         self.scheduler.run(FAULT_SECONDS, lambda: False)
         self._heal()
         self.scheduler.run(FAULT_SECONDS + HEAL_SECONDS, self._is_well)
+        if self.to_tell and self._served_since is not None:
+            raise Violation(f"(b) {self.to_tell}, and nobody was told")
         if not self._is_well():
             raise Violation(f"(e) nobody serves {HEAL_SECONDS:.0f} s after the last fault")
         self._check_newest()
-        if self.to_tell:
-            raise Violation(f"(b) {self.to_tell}, and nobody was told")
 
     def _draw(self) -> None:
         """Which faults there will be, and when: at a time, or at one of the moments at which some process waits."""
@@ -190,13 +190,13 @@ class World:
         self.capacity_from = 0.0
         for host in self.hosts.values():
             host.cut.clear()
-            host.lose, host.delay, host.late, host.disk_full_until = "", 0.0, 0.0, 0.0
+            host.lose, host.delay, host.late, host.upload, host.disk_full_until = "", 0.0, 0.0, 0.0, 0.0
             host.server.fate = ""
             host.server.hung_until = min(host.server.hung_until, self.now)
             host.paused_until = min(host.paused_until, self.now)
 
     def _is_well(self) -> bool:
-        """Whether one host has served for a while, after the faults."""
+        """Whether one host has served for a while, after the faults, and people know all that is to be told."""
         if not self.calm:
             return False
         accepting = self.serving
@@ -204,7 +204,7 @@ class World:
             self._served_since = None
             return False
         self._served_since = self._served_since if self._served_since is not None else self.now
-        return self.now - self._served_since > 15.0
+        return self.now - self._served_since > 15.0 and not self.to_tell
 
     # --- EC2 and Auto Scaling
 
@@ -443,6 +443,17 @@ class World:
         newest = self._newest_good()
         if newest is not None and newest == backup_id:
             raise Violation(f"(d) {host.id} deletes {backup_id}, the newest good backup")
+        lease = self.bucket.objects.get("keeper/lease.json")
+        history = lease_history(lease.data) if lease is not None else ()
+        sources = [source_of(one.manifest, self._s3) for one in self.bucket.backups.values() if one.manifest]
+        line = [one for one in newest_first(judge(sources, history)) if not one.superseded]
+        if line and line[0].id == backup_id:
+            raise Violation(f"(d) {host.id} deletes {backup_id}, the newest of the line that serves")
+        if any(one.term == self.bucket.lease["term"] and not one.looked for one in history):
+            # What is there when it takes over is what it finds: it may have looked without having said so yet.
+            newest = self._newest_good(self.bucket.taken_at)
+            if newest == backup_id:
+                raise Violation(f"(d) {host.id} deletes {backup_id}, which the host that takes over may go on with")
 
     def check_choice(self, host: Host, chosen: Source, before: float) -> None:
         """A boot takes no backup of an earlier term than the latest of which there was a good one.
@@ -459,9 +470,13 @@ class World:
         if chosen.term < max(good, default=0) and not chosen.superseded:
             raise Violation(f"(c) {host.id} takes {chosen.id} of term {chosen.term}, and there is one of {max(good)}")
 
-    def _newest_good(self) -> str | None:
-        """The newest backup that is the environment's in truth."""
-        good = [one.manifest for one in self.bucket.backups.values() if one.manifest is not None and one.entitled]
+    def _newest_good(self, before: float = 1e12) -> str | None:
+        """The newest backup that is the environment's in truth, of those that were there before a moment."""
+        good = [
+            one.manifest
+            for one in self.bucket.backups.values()
+            if one.manifest is not None and one.entitled and one.at < before
+        ]
         return max(good, key=lambda one: (one.term, one.created, one.id)).id if good else None
 
     def _check_newest(self) -> None:
@@ -628,6 +643,38 @@ def _saves_what_is_superseded(world: World, host: Host, _process: Process | None
     world.start_outside("EC2", restart)
 
 
+def _arrives_late(world: World, host: Host, _process: Process | None) -> None:
+    """A backup is on its way to S3 while another host takes over: while that waits, or when it serves already."""
+    slowly = world.random.random() < 0.5
+    host.start_backup("timer")
+
+    def take_over() -> None:
+        world.wait(5.0)
+        host.upload = world.random.uniform(20.0, 45.0) if slowly else 2.0
+        host.start_backup("timer")
+        for _ in range(100):
+            if not host.upload:
+                break
+            world.wait(0.1)
+        else:
+            host.upload = 0.0
+            return
+        successor = world.launch(first=True)
+        if slowly:
+            for service in ("imds", "ec2"):
+                host.cut[service] = world.now + 120.0
+            world.terminate(host, lingering=45.0)
+            return
+        for _ in range(60):
+            if world.serving is successor:
+                break
+            host.paused_until = world.now + 1.0
+            world.wait(0.9)
+        host.paused_until = world.now + world.random.uniform(0.0, 5.0)
+
+    world.start_outside("EC2", take_over)
+
+
 def _ended_by_group(world: World, host: Host, _process: Process | None) -> None:
     world._notify_group_end(host)
 
@@ -718,6 +765,7 @@ COMBINED: dict[str, Callable[[World, Host, Process | None], None]] = {
     "ended slowly and unnoticed": _ended_slowly,
     "notice taken back beside another host": _taken_back_beside_another,
     "what is superseded is saved again": _saves_what_is_superseded,
+    "a backup arrives when another host has taken over": _arrives_late,
 }
 # What may hit any process at any of its moments; the others come at a time.
 AT_MOMENTS = frozenset(

@@ -47,6 +47,8 @@ def test_hosts_change_under_load_and_nothing_is_broken() -> None:
         ("given back unfenced", "(a)"),
         ("not found is gone", "(a)"),
         ("a crash is not noted", "(b)"),
+        ("retention in between", "(d)"),
+        ("old data on the volume", "(b)"),
     ],
 )
 def test_an_old_fault_is_found(name: str, broken: str | tuple[str, ...]) -> None:
