@@ -123,6 +123,16 @@ def _says_no_wait(original: Callable[..., Any]) -> Callable[..., Any]:
     return write
 
 
+def _served_already(original: Callable[..., None]) -> Callable[..., None]:
+    """Where the engine has started Redis again there is nothing to tell, whatever it lacks."""
+
+    def notify(self: Any, result: Any) -> None:
+        if result.what != "served already" or result.before:
+            original(self, result)
+
+    return notify
+
+
 def _forgets_loss(original: Callable[..., Any]) -> Callable[..., Any]:
     """What an earlier boot found to be lost, and told nobody."""
 
@@ -231,6 +241,10 @@ MUTATIONS: dict[str, tuple[str, list[Patch]]] = {
     "a lost host's wait is forgotten": (
         "what a host waited for that was lost meanwhile is not waited for by the next one",
         [(acquire.Acquirer, "_write", _says_no_wait(acquire.Acquirer._write))],
+    ),
+    "served already is no news": (
+        "what a crash took is told to nobody where the engine has started Redis again",
+        [(boot.Boot, "_notify", _served_already(boot.Boot._notify))],
     ),
     "a killed boot's loss is forgotten": (
         "what a boot found to be lost that was killed before it told anybody",

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from spotcache_keeper.lease import Lease, Takeover
 
 from dev.simulate import __main__ as program
 from dev.simulate import run
@@ -47,6 +49,7 @@ def test_hosts_change_under_load_and_nothing_is_broken() -> None:
         ("given back unfenced", "(a)"),
         ("not found is gone", "(a)"),
         ("a crash is not noted", "(b)"),
+        ("served already is no news", "(b)"),
         ("retention in between", "(d)"),
         ("old data on the volume", "(b)"),
     ],
@@ -58,6 +61,26 @@ def test_an_old_fault_is_found(name: str, broken: str | tuple[str, ...]) -> None
     assert outcome.violations[0][1].startswith(broken)
     # The seed tells the same again.
     assert outcome.trace[-1].endswith(outcome.violations[0][1])
+
+
+def test_what_a_host_goes_on_with_is_not_to_be_deleted() -> None:
+    """A younger backup that came too late for it does not take its place, be that known already or not."""
+    world = World(1, run.configuration(), {})
+    found = replace(MANIFEST, term=1)
+    late = replace(found, id="20261122T130000Z-3f9a1c", created=found.created + timedelta(hours=1))
+    world.bucket.backups = {found.id: Stored((), found, at=1.0), late.id: Stored((), late, at=9.0)}
+    function = Host(world, "retention", 0.0)
+    takeover = Takeover("i-2", 2, looked=False)
+    lease = Lease("i-2", term=2, takeovers=[vars(takeover)])
+    world.check_deletion(found.id, function)
+    world.bucket.write("keeper/lease.json", vars(lease), None, new=True)
+    world.bucket.taken_at = 5.0
+    with pytest.raises(Violation, match="may go on with"):
+        world.check_deletion(found.id, function)
+    looked = replace(takeover, looked=True, newest=found.id, newest_term=1)
+    world.bucket.write("keeper/lease.json", vars(replace(lease, takeovers=[vars(looked)])), None, new=False)
+    with pytest.raises(Violation, match="the newest of the line that serves"):
+        world.check_deletion(found.id, function)
 
 
 def test_what_a_host_takes_that_lost_its_lease_meanwhile_is_no_choice() -> None:
