@@ -179,6 +179,10 @@ uses:
   description: What O(expect) would have to be for the application to be as it is. Empty when it does not say.
   returned: O(state=inspected)
   type: dict
+unreachable:
+  description: A sentence when nobody listens where php-fpm was looked for, else empty.
+  returned: O(state=inspected)
+  type: str
 apart:
   description: A sentence for everything in which php-fpm is another than artisan.
   returned: O(state=inspected)
@@ -229,6 +233,10 @@ PATIENCE = 60
 
 class Trouble(Exception):
     """A sentence for the person: what does not work, and the fix."""
+
+
+class Unreachable(Trouble):
+    """Nobody listens where php-fpm was looked for."""
 
 
 @dataclass(frozen=True)
@@ -363,7 +371,7 @@ class Application:
         if "unwritable" in done:
             raise Trouble(f"{self.place}: {self.user} cannot write to {done['unwritable']}: give the directory to it.")
         if "tried" in done:
-            raise Trouble(
+            raise Unreachable(
                 f"{self.place}: php-fpm does not answer at {' or '.join(done['tried'])}: start it, or say in fpm where "
                 "it listens (none when the application has no php-fpm)."
             )
@@ -503,6 +511,7 @@ def inspect(application: Application, params: Mapping[str, Any], check: bool) ->
         "env_file": params["try_env"],
     }
     found: list[str] = []
+    unreachable = ""
     answers: dict[str, dict[str, Any]] = {"cli": {}, "fpm": {}}
     for where, name in (("cli", "artisan"), ("fpm", "php-fpm")):
         if where == "fpm" and (check or application.fpm == "none" or params["try_env"]):
@@ -515,6 +524,7 @@ def inspect(application: Application, params: Mapping[str, Any], check: bool) ->
             if where == "cli":
                 raise
             found.append(str(trouble))
+            unreachable = str(trouble) if isinstance(trouble, Unreachable) else ""
             continue
         sentences = list(problems(answer, expect, params["passwords"], question["token"]))
         if not params["try_env"]:
@@ -526,7 +536,8 @@ def inspect(application: Application, params: Mapping[str, Any], check: bool) ->
         answers[where] = answer
     cached, own = bool(answers["cli"].get("config_cached")), uses(answers["cli"])
     apart = [f"{application.place}: php-fpm {sentence}." for sentence in disagreements(answers["fpm"], own)]
-    return {"changed": False, "problems": found, "config_cached": cached, "uses": own, "apart": apart, **answers}
+    result: dict[str, Any] = {"changed": False, "problems": found, "config_cached": cached, "unreachable": unreachable}
+    return {**result, "uses": own, "apart": apart, **answers}
 
 
 def disagreements(answer: Mapping[str, Any], own: Mapping[str, Any]) -> list[str]:
