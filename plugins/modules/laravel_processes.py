@@ -39,7 +39,10 @@ options:
     elements: str
     default: []
   patience:
-    description: Seconds that a job in hand may take to be finished. One that takes longer is named, and never killed.
+    description:
+      - Seconds that a job in hand may take to be finished. One that takes longer is named, and never killed.
+      - Where no Redis of O(not_connections) answers any more, that is no failure. Such a worker waits for an answer that
+        never comes (PHP does so for a minute, and once more after it has connected again) and ends then.
     type: int
     default: 60
   connections:
@@ -93,6 +96,11 @@ problems:
   returned: success
   type: list
   elements: str
+late:
+  description: A sentence for each that has been asked to end and still waits for a Redis that does not answer.
+  returned: success
+  type: list
+  elements: str
 """
 
 import contextlib
@@ -113,8 +121,16 @@ BACK = 15
 PAUSE = 0.2
 
 
+# Seconds for a Redis to say anything at all.
+ANSWER = 2
+
+
 class Trouble(Exception):
     """A sentence for the person: what does not work, and the fix."""
+
+
+class Busy(Trouble):
+    """One has been asked to end, and has not ended in time."""
 
 
 class Place:
@@ -187,6 +203,17 @@ class Place:
         return found
 
 
+def answers(address: str, port: int) -> bool:
+    """Whether a Redis says anything, be it that it wants a password, or TLS."""
+    try:
+        with socket.create_connection((address, port), timeout=ANSWER) as line:
+            line.sendall(b"PING\r\n")
+            line.recv(1)
+    except OSError as error:
+        return isinstance(error, ConnectionResetError)
+    return True
+
+
 def until(true: Callable[[], bool], seconds: float) -> bool:
     """Wait for something, and not for ever."""
     deadline = time.monotonic() + seconds
@@ -211,11 +238,20 @@ def restart(place: Place, parent: known.Parent, count: int, patience: int) -> No
     """Have one started anew, of so many with its command.
 
     Raises:
-        Trouble: nobody would, it does not end, or it does not come back.
+        Busy: it does not end.
+        Trouble: nobody would, or it does not come back.
     """
     keeper = parent.keeper
     if keeper.kind == "supervisor":
-        keeper = known.Keeper("supervisor", place.names().get(parent.process.inner, ""))
+        names: dict[int, str] = {}
+
+        def named() -> bool:
+            # One that has just started has no number in its status yet.
+            names.update(place.names())
+            return parent.process.inner in names
+
+        until(named, BACK)
+        keeper = known.Keeper("supervisor", names.get(parent.process.inner, ""))
         if not keeper.name:
             raise Trouble(
                 f"{parent} belongs to supervisor, and supervisorctl status does not name it: mend that first."
@@ -224,7 +260,7 @@ def restart(place: Place, parent: known.Parent, count: int, patience: int) -> No
         os.kill(parent.process.pid, signal.SIGTERM)
     if not until(lambda: ended(parent.process), patience):
         if parent.command in known.PATIENT:
-            raise Trouble(
+            raise Busy(
                 f"{parent} has not ended within {patience} s, since it has a job in hand, and is not killed: it still "
                 "uses the configuration of before. Run it again later, or give it more laravel_env_patience."
             )
@@ -244,16 +280,42 @@ def restart(place: Place, parent: known.Parent, count: int, patience: int) -> No
             raise Trouble(f"{parent} has ended, and {keeper} does not start it anew: look at its log, and start it.")
 
 
-def looked_at(place: Place, params: dict[str, Any], since: int) -> list[str]:
-    """What is wrong with those that run now.
+def restart_all(place: Place, params: dict[str, Any], found: Sequence[known.Parent]) -> list[known.Parent]:
+    """Have all of them started anew.
+
+    Returns:
+        those that have been asked to end and hang on a Redis that answers nobody: what keeps them starts them anew.
+
+    Raises:
+        Trouble: one cannot be started anew, or has not ended while its Redis answers.
+    """
+    before = place.addresses(params["not_connections"])
+    hanging = []
+    for parent in found:
+        if ended(parent.process):
+            continue
+        try:
+            restart(place, parent, [one.command for one in found].count(parent.command), params["patience"])
+        except Busy:
+            # With a Redis of before that answers, it goes on writing there.
+            if not before or any(answers(*one) for one in before):
+                raise
+            hanging.append(parent)
+    return hanging
+
+
+def looked_at(place: Place, params: dict[str, Any], since: int, hanging: Sequence[known.Parent]) -> list[str]:
+    """What is wrong with those that run now, but for some.
 
     Args:
         place: where.
         params: the module's parameters.
         since: ticks after the machine's start; what started earlier has the configuration of before.
+        hanging: those that are on their way to their end.
     """
     wanted, unwanted = place.addresses(params["connections"]), place.addresses(params["not_connections"])
-    found = place.parents()
+    leaving = {one.process.pid for one in hanging}
+    found = [one for one in place.parents() if one.process.pid not in leaving]
 
     def far_ends(parent: known.Parent) -> set[tuple[str, int]]:
         return known.endpoints(known.family(known.read_processes(), parent.process.pid))
@@ -307,17 +369,21 @@ def run(params: dict[str, Any], check: bool) -> dict[str, Any]:
     found = place.parents()
     problems = orphans(found)
     changed = False
+    hanging: list[known.Parent] = []
     if params["state"] == "restarted" and not check and not problems:
         with open("/proc/uptime", encoding="ascii") as handle:
             since = int(float(handle.read().split()[0]) * os.sysconf("SC_CLK_TCK"))
-        for parent in found:
-            if not ended(parent.process):
-                restart(place, parent, [one.command for one in found].count(parent.command), params["patience"])
-        problems = looked_at(place, params, since)
+        hanging = restart_all(place, params, found)
+        problems = looked_at(place, params, since, hanging)
         changed, found = bool(found), place.parents()
     told = [described(one) for one in found]
     words = [f"{one['command']} (process {one['process']}) belongs to {one['keeper']}." for one in told]
-    return {"changed": changed, "found": told, "words": words, "problems": problems}
+    late = [
+        f"{one} has been asked to end, and waits for the Redis of before, which does not answer: it ends as soon as it "
+        f"gives that up, and {one.keeper} starts it anew."
+        for one in hanging
+    ]
+    return {"changed": changed, "found": told, "words": words, "problems": problems, "late": late}
 
 
 def main() -> None:
@@ -339,6 +405,8 @@ def main() -> None:
         result = run(module.params, module.check_mode)
     except Trouble as trouble:
         module.fail_json(msg=str(trouble))
+    for sentence in result["late"]:
+        module.warn(sentence)
     if result["problems"] and module.params["state"] == "restarted":
         module.fail_json(msg=" ".join(result["problems"]), **result)
     module.exit_json(**result)

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -237,6 +238,25 @@ def test_a_job_in_hand_is_waited_for_and_never_killed(shop: Shop) -> None:
     with pytest.raises(module.Trouble, match=r"queue:work \(process \d+\) has not ended within 1 s.*is not killed"):
         shop.run(patience=1)
     assert Path(f"/proc/{shop.started()[-1]}").exists()
+
+
+def test_one_that_hangs_on_a_redis_that_is_gone_holds_nobody_up(
+    shop: Shop, servers: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "ANSWER", 0.5)
+    (shop.folder / "busy").touch()
+    old, new = servers
+    gone = {"connections": at(new), "not_connections": at(old)}
+    # The old one takes connections, and says nothing.
+    done = shop.run(patience=1, **gone)
+    assert done["problems"] == []
+    [sentence] = done["late"]
+    assert "which does not answer: it ends as soon as it gives that up, and supervisor starts it anew" in sentence
+    # One that answers would still be written to.
+    replies = threading.Thread(target=lambda: [old.accept()[0].sendall(b"-NOAUTH") for _ in range(4)], daemon=True)
+    replies.start()
+    with pytest.raises(module.Trouble, match=r"has not ended within 1 s"):
+        shop.run(patience=1, **gone)
 
 
 def test_one_that_does_not_come_back_is_started(shop: Shop) -> None:
