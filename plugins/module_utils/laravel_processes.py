@@ -234,7 +234,7 @@ def established(table: str) -> list[tuple[str, tuple[str, int]]]:
     for line in table.splitlines()[1:]:
         fields = line.split()
         if fields[3] == "01":
-            address, _, port = fields[2].partition(":")
+            address, _colon, port = fields[2].partition(":")
             found.append((fields[9], (_address(address), int(port, 16))))
     return found
 

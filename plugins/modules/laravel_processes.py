@@ -41,8 +41,8 @@ options:
   patience:
     description:
       - Seconds that a job in hand may take to be finished. One that takes longer is named, and never killed.
-      - Where no Redis of O(not_connections) answers any more, that is no failure. Such a worker waits for an answer that
-        never comes (PHP does so for a minute, and once more after it has connected again) and ends then.
+      - Where no Redis of O(not_connections) answers any more, that is no failure. Such a worker waits for an answer
+        that never comes (PHP does so for a minute, and once more after it has connected again) and ends then.
     type: int
     default: 60
   connections:

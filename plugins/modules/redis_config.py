@@ -257,7 +257,9 @@ def main() -> None:
         if tls
     ]
     gone = [
-        path for name, *_ in TLS_FILES if not tls and os.path.exists(path := os.path.join(params["directory"], name))
+        path
+        for name, *_rest in TLS_FILES
+        if not tls and os.path.exists(path := os.path.join(params["directory"], name))
     ]
     differing = [target for target in targets if target.differs()]
     checked = bool(differing) and (not module.check_mode or has_image(params["image"]))

@@ -218,7 +218,10 @@ SCRATCH_SOCKET = "/tmp/redis.sock"
 # Directives that no single setting stands for.
 NOT_SETTINGS = frozenset(("user", "include"))
 # What is kept of a configuration: its files by the names that they have there.
-CONFIG, SECRETS, USERS, PASSWORD = "redis.conf", "secrets.conf", "users.acl", "keeper-password"
+CONFIG = "redis.conf"
+SECRETS = "secrets.conf"
+USERS = "users.acl"
+PASSWORD = "keeper-password"
 AUTHORITY = "ca.crt"
 CERTIFICATES = (AUTHORITY, "tls.crt", "tls.key")
 # A server loads its certificates anew when it is told once more which they are.

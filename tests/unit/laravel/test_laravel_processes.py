@@ -240,6 +240,12 @@ def test_a_job_in_hand_is_waited_for_and_never_killed(shop: Shop) -> None:
     assert Path(f"/proc/{shop.started()[-1]}").exists()
 
 
+def reply(server: socket.socket) -> None:
+    """Answer those who have asked and those who ask, as a Redis that wants a password."""
+    for _ in range(4):
+        server.accept()[0].sendall(b"-NOAUTH Authentication required.\r\n")
+
+
 def test_one_that_hangs_on_a_redis_that_is_gone_holds_nobody_up(
     shop: Shop, servers: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -253,8 +259,7 @@ def test_one_that_hangs_on_a_redis_that_is_gone_holds_nobody_up(
     [sentence] = done["late"]
     assert "which does not answer: it ends as soon as it gives that up, and supervisor starts it anew" in sentence
     # One that answers would still be written to.
-    replies = threading.Thread(target=lambda: [old.accept()[0].sendall(b"-NOAUTH") for _ in range(4)], daemon=True)
-    replies.start()
+    threading.Thread(target=reply, args=(old,), daemon=True).start()
     with pytest.raises(module.Trouble, match=r"has not ended within 1 s"):
         shop.run(patience=1, **gone)
 

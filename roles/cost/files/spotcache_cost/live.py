@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from spotcache_cost.errors import CostError
 from spotcache_cost.kinds import KINDS
@@ -19,6 +19,13 @@ from spotcache_cost.kinds import KINDS
 Client = Callable[[str, str], Any]
 # Where the Price List is asked: it has few endpoints, and each knows all regions.
 PRICING_REGION = "us-east-1"
+
+
+class Quote(NamedTuple):
+    """A price in USD, and the day of the list that has it; empty where the list does not say."""
+
+    usd: float
+    day: str
 
 
 @dataclass(frozen=True)
@@ -122,7 +129,7 @@ def _amounts(item: Mapping[str, Any]) -> Iterator[float]:
             yield min(steps)[1]
 
 
-def chosen(items: list[str], one: Wanted) -> tuple[float, str] | None:
+def chosen(items: list[str], one: Wanted) -> Quote | None:
     """The one price among what GetProducts gives, and the day of the list; None where there is none or more than one.
 
     Args:
@@ -137,7 +144,7 @@ def chosen(items: list[str], one: Wanted) -> tuple[float, str] | None:
         if exact.fullmatch(item["product"]["attributes"].get("usagetype", "")):
             for usd in _amounts(item):
                 found[usd] = str(item.get("publicationDate", ""))[:10]
-    return next(iter(found.items())) if len(found) == 1 else None
+    return Quote(*found.popitem()) if len(found) == 1 else None
 
 
 def products(client: Any, one: Wanted, region: str) -> list[str]:
@@ -160,7 +167,7 @@ def spot(client: Any, kinds: list[str], now: datetime.datetime) -> dict[str, dic
             if at not in newest or row["Timestamp"] > newest[at][0]:
                 newest[at] = (row["Timestamp"], float(row["SpotPrice"]))
     found: dict[str, dict[str, float]] = {}
-    for (kind, zone), (_, usd) in sorted(newest.items()):
+    for (kind, zone), (_when, usd) in sorted(newest.items()):
         found.setdefault(kind, {})[zone] = usd
     return found
 
@@ -208,10 +215,12 @@ def renew(data: Mapping[str, Any], region: str, client: Client, now: datetime.da
         if found is None:
             done.kept.append(key)
             continue
-        usd, day = found
         source = f"list-{one.service}-{region}"
-        sources[source] = {"what": f"AWS Price List, {one.service}, {region}", "date": day or now.date().isoformat()}
-        put(key, source, {"usd": usd, "unit": one.unit})
+        sources[source] = {
+            "what": f"AWS Price List, {one.service}, {region}",
+            "date": found.day or now.date().isoformat(),
+        }
+        put(key, source, {"usd": found.usd, "unit": one.unit})
     hosts = [name for name in KINDS if not name.startswith("cache.")]
     for kind, zones in spot(client("ec2", region), hosts, now).items():
         sources[f"spot-{region}"] = {"what": f"EC2's history of Spot prices, {region}", "date": now.date().isoformat()}

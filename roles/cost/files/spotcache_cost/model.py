@@ -229,7 +229,7 @@ def task(text: str) -> tuple[float, float]:
     Raises:
         CostError: it is none.
     """
-    vcpu, _, gb = text.partition("/")
+    vcpu, _slash, gb = text.partition("/")
     try:
         found = float(vcpu), float(gb)
     except ValueError:

@@ -167,7 +167,7 @@ def _hosts(where: Where, client: Client, book: Mapping[str, Price], found: Stand
 def _schedule(where: Where, client: Client, _book: Mapping[str, Price], found: Standing) -> None:
     asked = {"AutoScalingGroupName": where.name}
     rows = _pages(client("autoscaling"), "describe_scheduled_actions", "ScheduledUpdateGroupActions", **asked)
-    found.scheduled = any(True for _ in rows)
+    found.scheduled = next(iter(rows), None) is not None
 
 
 def _objects(where: Where, client: Client, book: Mapping[str, Price], found: Standing) -> None:
