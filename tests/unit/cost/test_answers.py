@@ -149,7 +149,6 @@ def test_a_team_that_can_refill_a_cache_takes_spot() -> None:
     ("demands", "taken"),
     [
         ({"operator": "nobody"}, "ElastiCache serverless Valkey"),
-        ({"tls": True}, "ElastiCache serverless Valkey"),
         ({"failover": True}, "ElastiCache serverless Valkey"),
     ],
 )
@@ -160,6 +159,14 @@ def test_it_says_take_elasticache_when_that_is_right(demands: dict[str, Any], ta
     assert "spotcache does not set that up" in text
     assert "For the inventory" not in text
     assert "this, t3.micro Spot" in text.partition("Will not do:")[2]
+
+
+def test_a_host_of_ours_speaks_tls_where_that_is_asked() -> None:
+    text = said(judged(ways.Asked(options=Options(hours_a_week=55)), tls=True))
+    assert text.startswith("Take this, t3.micro Spot, working hours, lean: ")
+    assert "   redis_tls: true" in text
+    assert "redis_tls" not in said(judged(ways.Asked(options=Options(hours_a_week=55))))
+    assert "its Redis speaks without TLS" in text.partition("Will not do:")[2]
 
 
 def test_a_little_data_all_day_may_as_well_be_serverless() -> None:

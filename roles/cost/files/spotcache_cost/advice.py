@@ -100,7 +100,7 @@ def _against(row: Row, demands: Demands) -> Iterator[str]:
     if own or way in (FARGATE, FARGATE_SPOT):
         if demands.failover:
             yield "there is one host, and the next one is launched when it is lost"
-        if demands.tls:
+        if demands.tls and not own:
             yield "its Redis speaks without TLS, inside the VPC"
         if demands.operator == "nobody":
             yield "somebody has to look after it"
@@ -171,6 +171,8 @@ def judge(
         judged = row
         if setup.way == ELASTICACHE and (demands.failover or demands.may_lose == "minutes"):
             judged = replace(row, estimate=estimate(replace(setup, nodes=2), prices))
+        if demands.tls and judged.provided:
+            judged = replace(judged, inventory={**judged.inventory, "redis_tls": True})
         risk = _risk(judged, measured, grown.options.keeper_backup_interval)
         found.append(Choice(judged, tuple(_against(judged, demands)), risk))
     return sorted(found, key=lambda one: (not one.will_do, one.row.estimate.usd))
