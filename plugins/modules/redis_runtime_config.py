@@ -624,7 +624,8 @@ def main() -> None:
         connection = server.wait(params["timeout"])
         news = News(
             redis_conf.users_changed(last.get(USERS, ""), texts.get(USERS, "")),
-            certificates=bool(tls) and any(last.get(name) != texts[name] for name in CERTIFICATES),
+            # Without a configuration of before to compare with, they are loaded again where there are any.
+            certificates=RELOADED[0] in wanted and any(last.get(name) != texts.get(name) for name in CERTIFICATES),
         )
         result = converge(module, Live(connection, wanted, known_good, params["container"]), news)
         if params["save"] and not module.check_mode:

@@ -232,6 +232,12 @@ def test_certificates_are_loaded_anew_without_a_restart(server: Server, live: Li
     assert presented() == second.certificate
 
 
+def test_where_there_is_no_tls_no_certificate_is_loaded(server: Server, live: Live, tmp_path: Path) -> None:
+    # As when a configuration is put back: the folder is named, for what is put back may be one with TLS.
+    server.start()
+    assert live(f"port {server.port}\n", tls_directory=str(tmp_path))["certificates"] is False
+
+
 def test_a_server_of_a_strange_authority_is_not_believed(server: Server, live: Live, tmp_path: Path) -> None:
     server.start_with_tls(Authority().issue())
     (tmp_path / "ca.crt").write_text(Authority().pem)
