@@ -399,6 +399,8 @@ class SimGuard:
             return
         # Told to the kernel: a time-out that counts from now, in whole seconds, and an end by the host's time of day.
         host.open_until, host.open_end = world.now + int(seconds), float(int(now + seconds))
+        if host.clock() + int(seconds) > until + 1.0:
+            self.open(until)
 
     def close(self) -> None:
         self.host.world.perhaps(0.001)

@@ -47,6 +47,24 @@ def test_it_is_opened_in_one_transaction_until_a_moment_and_no_longer() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("standstill", "last"),
+    [
+        (0.5, "add element inet spotcache serving { 6390 timeout 30s }"),
+        (10.0, "add element inet spotcache serving { 6390 timeout 20s }"),
+        (35.0, "flush set inet spotcache serving"),
+    ],
+)
+def test_a_kernel_that_was_told_late_is_told_again(standstill: float, last: str) -> None:
+    # Its time of day says nothing of it: that was set back meanwhile.
+    nft = Nft()
+    guard = KernelGuard(
+        nft, 6390, 999, clock=lambda: 1000.0 + (standstill if nft.told else 0.0), time_of_day=lambda: 1_700_000_000.4
+    )
+    guard.open(1030.0)
+    assert nft.told[-1][-1] == last
+
+
 def test_redis_never_reaches_the_metadata_service() -> None:
     nft = Nft()
     guard_of(nft).open(1030.0)

@@ -5,8 +5,8 @@ it, and then no client reaches Redis and no answer of Redis reaches a client, wh
 keeper and the health check, on this host itself, always get through.
 
 The time-out counts from when the kernel is told, and a machine may stand still just before that. So the rules name the
-end as a time of day as well: told too late, they open nothing. Only a clock that is set back at that very moment would
-undo this.
+end as a time of day as well: told too late, they open nothing. A clock may be set back at that very moment, so it is
+looked afterwards whether the kernel was told in time, and a gate that would be open for too long is told again.
 """
 
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
@@ -22,6 +22,8 @@ from spotcache_keeper.system.commands import Commands
 from spotcache_keeper.system.times import since_boot
 
 _TIMEOUT = 10.0
+# Seconds by which a gate may be open for longer than was meant: much less than the lease leaves between two hosts.
+_LATE = 1.0
 _TABLE = "inet spotcache"
 # The instance metadata service (EC2 user guide, "Access instance metadata").
 _METADATA = "169.254.169.254"
@@ -138,6 +140,8 @@ class KernelGuard:
             ],
             "opened",
         )
+        if self._clock() + int(seconds) > until + _LATE:
+            self.open(until)
 
     def close(self) -> None:
         """See `Guard`."""
