@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Every test, in order: check, sanity, molecule, awx, e2e. Ends with a table and one line that counts."""
+"""Every test: check; then awx, sanity and molecule beside each other; then e2e. Ends with a line that counts."""
 
 from __future__ import annotations
 
@@ -181,9 +181,9 @@ def molecule_jobs() -> list[Job]:
     return [Job(f"molecule {path.name}", [tool("molecule"), "test", "-s", path.name]) for path in found]
 
 
-def run_awx() -> list[Outcome]:
-    """The suite `awx`: what configures AWX, against a controller's API, and what AWX runs."""
-    return run_jobs([Job("awx", pytest("-v", "--durations=10", "tests/awx"), junit=True)], side_by_side=1)
+def awx_jobs() -> list[Job]:
+    """What configures AWX, against a controller's API."""
+    return [Job("awx", pytest("-v", "--durations=10", "tests/awx"), junit=True)]
 
 
 # Tests of moments and of what is on the whole machine: nothing may run beside them.
@@ -235,14 +235,15 @@ def run_check() -> list[Outcome]:
     return run_jobs(check_jobs(), side_by_side=3)
 
 
-def run_sanity() -> list[Outcome]:
-    """The suite `sanity`."""
-    return run_jobs(sanity_jobs(), side_by_side=2)
+def run_beside(names: Sequence[str]) -> list[tuple[str, Outcome]]:
+    """Some of the suites whose jobs may run beside any other, as one heap of jobs: two at a time, until all are done.
 
-
-def run_molecule() -> list[Outcome]:
-    """The suite `molecule`, two scenarios at a time."""
-    return run_jobs(molecule_jobs(), side_by_side=2)
+    Returns:
+        the outcomes, each with its suite.
+    """
+    jobs = {job.name: (name, job) for name in names for job in BESIDE[name]()}
+    outcomes = run_jobs([job for _name, job in jobs.values()], side_by_side=2)
+    return [(jobs[outcome.name][0], outcome) for outcome in outcomes]
 
 
 def run_e2e() -> list[Outcome]:
@@ -260,13 +261,30 @@ def remove_test_sandboxes() -> None:
         subprocess.run([sys.executable, "-m", "sandbox", "down", home.name], cwd=ROOT, stdin=subprocess.DEVNULL)
 
 
-SUITES: dict[str, Callable[[], list[Outcome]]] = {
-    "check": run_check,
-    "sanity": run_sanity,
-    "molecule": run_molecule,
-    "awx": run_awx,
-    "e2e": run_e2e,
-}
+# The one with the longest job comes first, so that a run does not end with one job by itself.
+BESIDE: dict[str, Callable[[], list[Job]]] = {"awx": awx_jobs, "sanity": sanity_jobs, "molecule": molecule_jobs}
+SUITES = ("check", *BESIDE, "e2e")
+
+
+def run_suites(names: Sequence[str]) -> list[tuple[str, Outcome]]:
+    """Run suites, in their own order: what may run beside each other does."""
+    outcomes: list[tuple[str, Outcome]] = []
+    beside = [name for name in BESIDE if name in names]
+    steps: list[tuple[list[str], Callable[[], list[tuple[str, Outcome]]]]] = [
+        (["check"], lambda: [("check", one) for one in run_check()]),
+        (beside, lambda: run_beside(beside)),
+        (["e2e"], lambda: [("e2e", one) for one in run_e2e()]),
+    ]
+    for step, run in steps:
+        here = [name for name in step if name in names]
+        if not here:
+            continue
+        print(f"==> {', '.join(here)}", flush=True)
+        ran = run()
+        # A suite that found nothing to run has not passed.
+        nothing = [name for name in here if name not in {suite for suite, _one in ran}]
+        outcomes += [*ran, *((name, Outcome("nothing to run", 1, 0.0, Count(failed=1))) for name in nothing)]
+    return outcomes
 
 
 def report(outcomes: Sequence[tuple[str, Outcome]], seconds: float) -> str:
@@ -288,12 +306,7 @@ def main(arguments: Sequence[str]) -> int:
     shutil.rmtree(RESULTS, ignore_errors=True)
     RESULTS.mkdir(parents=True)
     started = time.monotonic()
-    outcomes: list[tuple[str, Outcome]] = []
-    for name in arguments or SUITES:
-        print(f"==> {name}", flush=True)
-        ran = SUITES[name]()
-        # A suite that found nothing to run has not passed.
-        outcomes += [(name, outcome) for outcome in ran or [Outcome("nothing to run", 1, 0.0, Count(failed=1))]]
+    outcomes = run_suites(arguments or SUITES)
     print(report(outcomes, time.monotonic() - started), flush=True)
     return 0 if outcomes and all(outcome.good for _, outcome in outcomes) else 1
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -100,3 +101,25 @@ def test_ansible_tests_installer_of_pip_is_named_as_the_one_that_is_installed_he
     assert re.fullmatch(r"get_pip_\d+_\d+(_\d+)?\.py", name)
     with pytest.raises(ValueError, match="which pip"):
         sanity.bootstrap_name("nothing")
+
+
+def test_what_may_run_beside_each_other_is_one_heap_of_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    heaps: list[tuple[list[str], int]] = []
+
+    def run_jobs(jobs: Sequence[suites.Job], side_by_side: int) -> list[suites.Outcome]:
+        heaps.append(([job.name for job in jobs], side_by_side))
+        return [suites.Outcome(job.name, 0, 1.0, suites.Count(passed=1)) for job in jobs]
+
+    beside = {"awx": lambda: [suites.Job("awx", [])], "sanity": lambda: [suites.Job("docs", [])], "molecule": list}
+    monkeypatch.setattr(suites, "run_jobs", run_jobs)
+    monkeypatch.setattr(suites, "BESIDE", beside)
+    monkeypatch.setattr(suites, "check_jobs", lambda: [suites.Job("ruff", [])])
+    outcomes = suites.run_suites(["molecule", "awx", "sanity", "check"])
+    assert heaps == [(["ruff"], 3), (["awx", "docs"], 2)]
+    assert [(suite, one.name, one.good) for suite, one in outcomes] == [
+        ("check", "ruff", True),
+        ("awx", "awx", True),
+        ("sanity", "docs", True),
+        # What found nothing to run has not passed.
+        ("molecule", "nothing to run", False),
+    ]
