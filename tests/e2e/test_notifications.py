@@ -236,7 +236,7 @@ def test_what_cannot_be_told_ends_in_the_dead_letter_queue_which_has_an_alarm(pl
 def test_mail_in_slacks_place_and_nobody_told_leaves_nothing(place: Place, tmp_path: Path) -> None:
     playbook = tmp_path / "mail.yml"
     playbook.write_text(MAIL)
-    more = {"spotcache_notify": "email", "notify_slack_webhook": ""}
+    more = {"notify_to": "email", "notify_slack_webhook": ""}
     assert place.play(str(playbook), **more).changed > 0
     place.confirm_mail()
     # What is still to be confirmed, or was, is no change.
@@ -244,10 +244,10 @@ def test_mail_in_slacks_place_and_nobody_told_leaves_nothing(place: Place, tmp_p
     place.publish("mailed", "spotcache-other", title="other: told by mail", fields={"keys": 3})
     [found] = wait(lambda: place.mailed("other: told by mail") or None, 20, "the mail")
     assert (found["to"], found["text"]) == ("ops@example.com", "mailed\n\nkeys: 3")
-    assert place.play(str(playbook), **{**more, "spotcache_notify": "none"}).changed > 0
+    assert place.play(str(playbook), **{**more, "notify_to": "none"}).changed > 0
     assert "other" not in str(everything(place))
     # Without the function nothing of it is there, and there is nothing to fail on.
-    assert place.play(str(playbook), **{**more, "spotcache_notify": "none"}).changed == 0
+    assert place.play(str(playbook), **{**more, "notify_to": "none"}).changed == 0
 
 
 def test_provision_tells_that_there_is_a_host_and_shows_the_webhook_nowhere(place: Place, slack: Slack) -> None:

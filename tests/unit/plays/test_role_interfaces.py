@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.utils.display import Display
 
 ROOT = Path(__file__).resolve().parents[3]
 ROLES = sorted(path for path in (ROOT / "roles").iterdir() if (path / "tasks/main.yml").is_file())
@@ -269,6 +271,18 @@ def test_what_roles_are_given_is_said_once() -> None:
     about = re.compile(rf"(?:{NAMES})_(?:environment|region|bucket|bucket_prefix)")
     missing = [name for name in options_of if about.fullmatch(name) and name not in given]
     assert missing == []
+
+
+def test_ansible_has_nothing_to_warn_of_in_what_it_loads(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A merged mapping whose keys are said once more, for one: each run would show that to its user.
+    found: list[str] = []
+    monkeypatch.setattr(Display, "_warning", lambda _self, warning, **_more: found.append(str(warning)))
+    folders = ("roles", "playbooks", "inventories", "molecule")
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*.yml") if "files" not in path.parts]
+    for path in files:
+        DataLoader().load_from_file(str(path))
+    assert len(files) > 100
+    assert found == []
 
 
 def test_a_playbook_that_gives_up_does_so_in_one_place() -> None:
