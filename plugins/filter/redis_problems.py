@@ -271,6 +271,8 @@ def _tls(inputs: Inputs, _memory_mb: int) -> Iterator[str]:
         return
     texts = {name: str(inputs.get(name) or "") for name in TLS_TEXTS}
     missing = [name for name, text in texts.items() if not text.strip()]
+    if len(missing) == len(texts) and _is_true(inputs.get("redis_tls_pending")):
+        return
     if missing:
         yield (
             f"redis_tls is true, and {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} empty: give a "

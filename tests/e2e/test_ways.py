@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The other ways to the same Redis: an existing VPC, a host on demand, and each way to reach it."""
+"""The other ways to the same Redis: an existing VPC, a host on demand, TLS, and each way to reach it."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Existing:
     def play(self, playbook: str, *words: str, log: str, **more: Any) -> Any:
         """Run a playbook in this VPC."""
         given = {"network_vpc_id": self.vpc, "network_subnet_ids": self.subnets, "spotcache_backend": "ec2", **more}
-        given |= {"spot_host_wait_timeout": 60}
+        given |= {"spot_host_wait_timeout": 60, "redis_tls": True}
         # Where the session-manager-plugin is. The keys stand in the inventory, and come to no way's arguments.
         environment = {"PATH": f"{ROOT / 'sandbox' / 'bin'}:{os.environ['PATH']}"}
         code, done = self.sandbox.attempt(playbook, *words, "-e", json.dumps(given), log=log, environment=environment)
@@ -101,6 +101,24 @@ def test_a_host_on_demand_in_an_existing_vpc(existing: Existing) -> None:
     assert "InstanceLifecycle" not in row
     assert existing.sandbox.on_host(host, "spotcache-keeper backup --json").returncode == 0
     assert existing.play("provision", log="again").changed == 0
+
+
+def test_its_redis_speaks_tls_and_nothing_else(existing: Existing) -> None:
+    def asked(options: str) -> str:
+        cli = f"docker exec spotcache-redis redis-cli -h 127.0.0.1 {options} ping"
+        done = existing.sandbox.on_host(existing.sandbox.host(), f"{cli} 2>&1 || true")
+        return str(done.stdout).strip()
+
+    # The password is not what is asked about.
+    assert asked("--tls --cacert /etc/redis/ca.crt").startswith("NOAUTH")
+    assert "certificate verify failed" in asked("--tls --cacert /etc/ssl/certs/ca-certificates.crt")
+    assert asked("") != "PONG"
+    assert not asked("").startswith("NOAUTH")
+    # The authority's key stays where no host reads it.
+    look = existing.sandbox.on_host(
+        existing.sandbox.host(), "grep -rl 'PRIVATE KEY' /etc/spotcache /etc/ssl/private | sort"
+    )
+    assert look.stdout.split() == ["/etc/spotcache/redis.last-known-good/tls.key", "/etc/spotcache/redis/tls.key"]
 
 
 def seen_from(existing: Existing, host: Any) -> list[str]:

@@ -182,6 +182,12 @@ def test_bad_certificates(changes: dict[str, Any], expected: str) -> None:
     assert "-----BEGIN PRIV" not in sentence
 
 
+def test_a_certificate_that_is_made_later_is_not_missed() -> None:
+    assert problems(redis_tls=True, redis_tls_pending=True) == []
+    [sentence] = problems(redis_tls=True, redis_tls_pending=True, redis_tls_ca="x")
+    assert "redis_tls_certificate and redis_tls_private_key are empty" in sentence
+
+
 def test_a_certificate_that_has_ended() -> None:
     ended = AUTHORITY.issue(timedelta(days=-1))
     given = {"redis_tls_certificate": ended.certificate, "redis_tls_private_key": ended.private_key}
