@@ -140,6 +140,8 @@ def test_a_team_that_can_refill_a_cache_takes_spot() -> None:
     assert text.startswith("Take this, t3.micro Spot, working hours, lean: ")
     assert "EC2 takes back 15-20 % of these hosts a month: 100 s without service" in text
     assert "200 s without service when it ends without a notice" in text
+    # What the role spot_host warns of is said before anybody takes it.
+    assert "t3.micro has 1 GiB for Docker, Redis and its fork, and provision warns of that" in text
     assert '   spotcache_backend: "ec2_spot"' in text
     assert '   spot_host_instance_types: ["t3.micro"]' in text
     assert "   spotcache_return_volume: true" in text

@@ -13,6 +13,7 @@ from spotcache_cost import words
 from spotcache_cost.errors import CostError
 from spotcache_cost.habits import Habits
 from spotcache_cost.hours import MONTH
+from spotcache_cost.kinds import KINDS
 from spotcache_cost.model import EC2, EC2_SPOT, ELASTICACHE, FARGATE, FARGATE_SPOT, SERVERLESS, estimate
 from spotcache_cost.prices import Prices
 from spotcache_cost.ways import Asked, Row, rows
@@ -127,6 +128,9 @@ def _risk(row: Row, measured: Drills | None, interval: str) -> str:
             f"{unnoticed} without service when it ends without a notice, and at worst what was written since the last "
             f"backup ({interval}) or save is lost"
         )
+        kind = KINDS.get(row.estimate.setup.type)
+        if kind is not None and kind.gib <= 1:
+            lost += f"; {kind.name} has {kind.gib:g} GiB for Docker, Redis and its fork, and provision warns of that"
         if way == EC2:
             return lost
         taken = (
