@@ -783,6 +783,29 @@ def test_a_dead_hosts_lease_is_taken_only_when_it_has_ended(world: World) -> Non
     assert holder.held is True
 
 
+def test_what_the_host_before_told_nobody_is_told_by_whoever_goes_on(world: World) -> None:
+    # No boot tells people on this host.
+    world.host.config = replace(world.host.config, boots=False)
+    watch = world.watch()
+    leases = world.outside.leases
+    leases.write_lease(Lease("i-dead", released=True, lost="everything since 10:00"), None)
+    watch._lease.renew()
+    watch.step()
+    world.line("this host took over from one that told nobody; lost: everything since 10:00")
+    [message] = world.told()
+    assert message["level"] == "warning"
+    held = leases.lease()
+    assert held is not None
+    # Should this one be lost as well before it has told them, the next one does.
+    assert held.lease.lost == "everything since 10:00"
+    watch._lease.renew()
+    watch.step()
+    held = leases.lease()
+    assert held is not None
+    assert (held.lease.host, held.lease.lost) == (watch._ctx.machine.identity().instance_id, "")
+    assert world.told() == [message]
+
+
 def test_a_lease_that_cannot_be_renewed_is_said_once(world: World) -> None:
     watch = world.watch()
     nowhere = Signed(REGION, "http://127.0.0.1:9", lambda: role_credentials(Imds()))

@@ -38,6 +38,8 @@ class LeaseHolder:
         proved_until: until when the lease is this host's for sure, by the context's clock.
         trouble: why it could not be renewed; empty when it could.
         lost_since: since when what was written is missing after a crash, as text, until people were told; else empty.
+        untold: what the lease says is missing, on a host where no boot tells people; until they were told.
+        told: the last of that which people were told of.
         stopped: no renewal follows.
         woken: the next renewal is due at once.
     """
@@ -50,6 +52,8 @@ class LeaseHolder:
     proved_until: float = float("-inf")
     trouble: str = ""
     lost_since: str = ""
+    untold: str = ""
+    told: str = ""
     stopped: threading.Event = field(default_factory=threading.Event)
     woken: threading.Event = field(default_factory=threading.Event)
     _opened: bool = False
@@ -85,6 +89,8 @@ class LeaseHolder:
             self.trouble = f"the lease is not renewed: {error}"
             return
         self.held, self.proved_until = True, began + lease.seconds - MARGIN
+        if lease.lost and not self.ctx.config.boots:
+            self.untold = lease.lost
         try:
             self._let_in(lease)
             self.trouble = ""
@@ -138,7 +144,8 @@ class LeaseHolder:
             if self.lost_to and self._may_serve(held.lease):
                 # Its boot had its turn again, and gave Redis what was served elsewhere meanwhile.
                 self.lost_to, self.closed = "", False
-            return None if held.lease.released else replace(held.lease, renewed=now, seconds=seconds)
+            lost = "" if held.lease.lost == self.told else held.lease.lost
+            return None if held.lease.released else replace(held.lease, renewed=now, seconds=seconds, lost=lost)
         if held is not None and (self.held or self.lost_to or self._served_before(held)):
             self.lost_to, self.held = held.lease.host, False
             return None
@@ -156,7 +163,8 @@ class LeaseHolder:
             return replace(fresh, term=serving.term if here and serving is not None else latest_term(self.ctx) + 1)
         term = (held.lease.term or latest_term(self.ctx)) + 1
         takeover = Takeover(host.instance_id, term, at=now)
-        return replace(fresh, term=term, takeovers=held.lease.with_takeover(takeover))
+        # What nobody has been told of yet is missing here as well.
+        return replace(fresh, term=term, lost=held.lease.lost, takeovers=held.lease.with_takeover(takeover))
 
     def _boots_now(self) -> bool:
         """Whether a boot was begun that has not come to its end: it takes the lease, and gives Redis what is newest.

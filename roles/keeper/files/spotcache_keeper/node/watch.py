@@ -422,6 +422,9 @@ class Watch:
         if lease.lost_since:
             self._notify_crash(lease.lost_since)
             lease.lost_since = ""
+        if lease.untold:
+            self._notify_loss(f"this host took over from one that told nobody; lost: {lease.untold}", "taken-over")
+            lease.told, lease.untold = lease.untold, ""
         if lease.waits and (restored := recall(self._ctx.config.state_directory).get("last_restore")) != self._restored:
             # What clients waited for, perhaps.
             self._restored = restored
@@ -434,12 +437,18 @@ class Watch:
 
     def _notify_crash(self, since: str) -> None:
         """Tell people what a crash took of a host that no boot brings back."""
-        host = self._ctx.machine.identity().instance_id
         lost = missing_since(from_text(since))
-        line = f"this host went down and serves again with what was on its disk; lost: {lost}"
+        self._notify_loss(
+            f"this host went down and serves again with what was on its disk; lost: {lost}", f"crashed/{since}"
+        )
+
+    def _notify_loss(self, line: str, event: str) -> None:
+        """Tell people that something is missing, once for each event."""
+        host = self._ctx.machine.identity().instance_id
         self.say(line)
+        kind, _slash, which = event.partition("/")
         title = f"{self._ctx.config.environment}: Redis lost data"
-        self._notify(Message(title, f"On {host}, {line}.", "warning", f"crashed/{host}/{since}"))
+        self._notify(Message(title, f"On {host}, {line}.", "warning", "/".join(filter(None, (kind, host, which)))))
 
     def _hold_back(self, held_back: bool) -> None:
         """Hold writes back while the lease is not proved, by Redis as well: it answers what it was sent before."""
