@@ -27,10 +27,15 @@ def place(baked: Sandbox) -> Sandbox:
     return baked
 
 
-def lease(place: Sandbox) -> dict[str, Any]:
-    """Who serves, by the lease."""
-    body = place.client("s3").get_object(Bucket=f"spotcache-{place.name}-backups", Key="sandbox/keeper/lease.json")
+def noted(place: Sandbox, name: str) -> dict[str, Any]:
+    """What hosts tell each other in S3."""
+    body = place.client("s3").get_object(Bucket=f"spotcache-{place.name}-backups", Key=f"sandbox/keeper/{name}.json")
     return dict(json.loads(body["Body"].read()))
+
+
+def lease(place: Sandbox) -> dict[str, Any]:
+    """Who serves."""
+    return noted(place, "lease")
 
 
 def resize(place: Sandbox, low: int, wanted: int, high: int) -> None:
@@ -190,6 +195,29 @@ def test_of_two_hosts_that_boot_at_once_one_serves(place: Sandbox) -> None:
     )
     until(lambda: True if place.hosts() == [new] else None, 60, "one host")
     resize(place, 1, 1, 1)
+
+
+def test_a_redis_that_dies_between_the_fence_and_its_fork_leaves_nothing_complete(place: Sandbox) -> None:
+    old = place.host()
+    assert place.on_host(old, "spotcache-keeper backup --json").returncode == 0
+    with Writer(place.connect(old), "unsaved") as writer:
+        time.sleep(1)
+    assert len(writer.acknowledged) > 20
+    # One that stands still can neither fork nor answer; the fence is the kernel's, and needs it for nothing.
+    signalled = "kill -{} $(docker inspect --format '{{{{.State.Pid}}}}' spotcache-redis)"
+    do(place, old, signalled.format("STOP"))
+    place.verb("spot-notice", "--in", "40", old.id)
+    fenced = "! nft list set inet spotcache serving | grep -q elements"
+    until(lambda: True if place.on_host(old, fenced).returncode == 0 else None, 30, "the fence")
+    do(place, old, signalled.format("KILL"))
+    new = place.successor(old)
+    final = noted(place, f"final/{old.id}")
+    assert (final["fenced"], final["complete"]) == (True, False)
+    status = json.loads(place.on_host(new, "spotcache-keeper status --json").stdout)
+    assert status["boot"]["last_boot"]["before"] == old.id
+    # Begun anew with what was on its disk, it was backed up; that is not all, and nobody takes it for that.
+    assert status["boot"]["last_boot"]["lost"]
+    assert held(place.connect(new), list(writer.acknowledged)) != writer.acknowledged
 
 
 # --- one writer
