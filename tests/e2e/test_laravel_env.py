@@ -24,6 +24,8 @@ from dev.sample_app.shop import Person, Shop
 from dev.sandboxes import Play
 from dev.work import ROOT
 from tests.unit.laravel.support import LAYOUTS, configuration
+from tests.unit.redis import certificates
+from tests.unit.redis.certificates import Authority
 
 PREFIX = "t-laravel"
 # Every character that has ever gone wrong in a .env.
@@ -363,6 +365,59 @@ def test_what_the_plans_are_tried_with_is_what_applications_say(world: World, tm
         application = laravel_app.Application("/srv/app", "www-data", "php", app.name, "auto", 2)
         told, known = laravel_app.describe(application), configuration(layout)
         assert {name: told[name] for name in known} == known
+    finally:
+        docker("rm", "-f", app.name, check=False)
+
+
+@pytest.fixture(scope="module")
+def encrypted(world: World) -> Authority:
+    """Whose certificates a Redis shows that speaks TLS alone and knows no user but `app`; it goes with the world."""
+    authority, name = Authority(), f"{PREFIX}-encrypted"
+    issued = authority.issue()
+    alias = ["--network", PREFIX, "--network-alias", certificates.NAME]
+    docker("run", "-d", "-i", "--rm", "--name", name, *alias, world.image, "sh", "-c", "sleep infinity")
+    files = {
+        "tls.crt": issued.certificate,
+        "tls.key": issued.private_key,
+        "ca.crt": issued.authority,
+        "users.acl": "user default off\n"
+        "user app on >correct-horse-battery ~* &* +@all -@admin -@dangerous +flushdb +info\n",
+        "redis.conf": "port 0\ntls-port 6379\ntls-auth-clients no\ntls-cert-file /tmp/tls.crt\n"
+        "tls-key-file /tmp/tls.key\ntls-ca-cert-file /tmp/ca.crt\naclfile /tmp/users.acl\n"
+        'protected-mode no\nsave ""\ndir /tmp\ndaemonize yes\n',
+    }
+    for file, text in files.items():
+        docker("exec", "-i", name, "sh", "-c", f"umask 077; cat > /tmp/{file}", stdin=text)
+    docker("exec", name, "redis-server", "/tmp/redis.conf")
+    return authority
+
+
+@pytest.mark.parametrize(("layout", "client"), [("", "phpredis"), ("", "predis"), ("skeleton", "phpredis")])
+def test_over_tls_with_a_user_of_its_own(
+    world: World, encrypted: Authority, tmp_path: Path, layout: str, client: str
+) -> None:
+    app = App(world, tmp_path, layout=layout)
+    given = {
+        "laravel_env_redis_host": certificates.NAME,
+        "laravel_env_redis_username": "app",
+        "laravel_env_redis_password": "correct-horse-battery",
+        "laravel_env_redis_tls": True,
+    }
+    try:
+        app.start(f"APP_NAME=Verify\nAPP_KEY={KEY}\nREDIS_CLIENT={client}\n")
+        before = app.env.read_bytes()
+        # PHP does not know the authority yet, and believes nobody.
+        code, done = app.play(**given)
+        assert code != 0
+        assert "certificate verify failed" in said(done) or "Unable to connect" in said(done), done.text
+        assert app.env.read_bytes() == before
+        docker("exec", "-i", app.name, "sh", "-c", "cat > /etc/spotcache-ca.crt", stdin=encrypted.pem)
+        app.shell("for one in /etc/php/*/*/conf.d; do echo openssl.cafile=/etc/spotcache-ca.crt > $one/99-ca.ini; done")
+        app.shell("pkill -USR2 -o php-fpm; sleep 1")
+        code, done = app.play(**given)
+        assert code == 0, done.text
+        assert [app.count(), app.count()] == [1, 2]
+        assert app.play(**given)[1].changed == 0
     finally:
         docker("rm", "-f", app.name, check=False)
 
