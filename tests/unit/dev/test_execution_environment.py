@@ -74,7 +74,7 @@ def test_what_the_tests_build_differs_by_where_packages_come_from_alone() -> Non
 def test_the_collections_own_needs_are_met_by_the_versions_that_are_tested() -> None:
     needs = yaml.safe_load((ROOT / "meta" / "execution-environment.yml").read_text())["dependencies"]
     chosen, lines = pins(), (ROOT / needs["python"]).read_text().split()
-    assert {Requirement(line).name for line in lines} == {"boto3", "botocore", "redis", "websockets"}
+    assert {Requirement(line).name for line in lines} == {"boto3", "botocore", "cryptography", "redis", "websockets"}
     for one in map(Requirement, lines):
         assert chosen[one.name] in one.specifier
     assert (ROOT / needs["system"]).is_file()

@@ -19,6 +19,8 @@ from moto.server import ThreadedMotoServer
 
 from dev.work import ROOT, tool
 
+pytestmark = pytest.mark.plays
+
 NAME = "redis.stg.spotcache.internal"
 PARAMETER = "/spotcache/stg/tls/authority"
 Play = Callable[..., tuple[int, str, dict[str, str]]]
