@@ -3,6 +3,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import signal
@@ -363,6 +364,33 @@ def test_a_damaged_copy_in_s3_gives_way_to_that_on_the_volume_that_was_not_waite
     assert (result.source, result.lost) == (f"final backup {final} (the kept volume)", "")
     assert new.mounted == volume
     assert world.host.content() == two != one
+
+
+def test_a_backup_that_a_newer_redis_made_is_not_passed_over(world: World) -> None:
+    world.host.fill("one")
+    world.host.backup()
+    world.host.fill("two")
+    newest = world.host.backup().manifest.id
+    lost(world, zone=OTHER_ZONE)
+    s3, folder = world.client("s3"), f"stg/backups/{newest}"
+
+    def stored(name: str) -> bytes:
+        return bytes(s3.get_object(Bucket="backups", Key=f"{folder}/{name}")["Body"].read())
+
+    before = stored("dump.rdb")
+    rdb = b"REDIS0099" + before[9:]
+    manifest = stored("manifest.json").replace(
+        hashlib.sha256(before).hexdigest().encode(), hashlib.sha256(rdb).hexdigest().encode()
+    )
+    for name, body in (("dump.rdb", rdb), ("manifest.json", manifest)):
+        s3.put_object(Bucket="backups", Key=f"{folder}/{name}", Body=body)
+    new = NewHost(world)
+    with pytest.raises(KeeperError, match=r"RDB version 99, which this server cannot read.*redis_image"):
+        new.boot().run()
+    # An older one is nothing that anybody asked for.
+    state = world.host.engine.state()
+    assert state is not None
+    assert not state.running
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped"])
