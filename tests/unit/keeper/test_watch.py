@@ -806,6 +806,30 @@ def test_what_the_host_before_told_nobody_is_told_by_whoever_goes_on(world: Worl
     assert world.told() == [message]
 
 
+def test_the_holder_says_again_where_clients_find_redis(world: World) -> None:
+    route53 = world.client("route53")
+    zone = route53.create_hosted_zone(Name="stg.example", CallerReference="x")["HostedZone"]["Id"].split("/")[-1]
+    world.host.config = replace(world.host.config, dns_zone_id=zone, dns_name="redis.stg.example")
+    watch = world.watch()
+
+    def address() -> str:
+        records = route53.list_resource_record_sets(HostedZoneId=zone)["ResourceRecordSets"]
+        return str(next(one for one in records if one["Type"] == "A")["ResourceRecords"][0]["Value"])
+
+    watch._lease.renew()
+    here = address()
+    # What a host says that is late.
+    late = {"Name": "redis.stg.example", "Type": "A", "TTL": 10, "ResourceRecords": [{"Value": "10.0.0.99"}]}
+    route53.change_resource_record_sets(
+        HostedZoneId=zone, ChangeBatch={"Changes": [{"Action": "UPSERT", "ResourceRecordSet": late}]}
+    )
+    watch._lease.renew()
+    assert address() == "10.0.0.99"
+    world.clock += 61.0
+    watch._lease.renew()
+    assert address() == here != "10.0.0.99"
+
+
 def test_a_lease_that_cannot_be_renewed_is_said_once(world: World) -> None:
     watch = world.watch()
     nowhere = Signed(REGION, "http://127.0.0.1:9", lambda: role_credentials(Imds()))
