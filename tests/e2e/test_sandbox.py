@@ -18,6 +18,7 @@ from botocore.exceptions import ClientError
 from dev.sandboxes import Host, Sandbox
 from dev.work import Failed
 from tests.e2e.conftest import LOGS
+from tests.pace import contention
 
 T = TypeVar("T")
 TYPES = ["t3.small", "t3a.small"]
@@ -154,7 +155,8 @@ def host(account: Account) -> Host:
 def test_a_host_is_reachable_within_five_seconds_and_is_what_its_template_says(account: Account) -> None:
     address = wait(lambda: next(iter(account.sandbox.hosts()), None), 10, "a running instance").ip
     wait(lambda: answers(address, 22) or None, 10, "sshd")
-    assert time.monotonic() - account.asked <= 5
+    took = time.monotonic() - account.asked
+    assert took <= 5 * contention()
     host = account.ready()
     row = account.ec2.describe_instances(InstanceIds=[host.id])["Reservations"][0]["Instances"][0]
     assert (row["InstanceLifecycle"], row["InstanceType"]) == ("spot", TYPES[0])
