@@ -288,3 +288,6 @@ def _at(instance: Any, path: str) -> str:
     if path not in values:
         raise LookupError(f"the filter {path} is none of {', '.join(values)}")
     return str(values[path]())
+
+
+iam.TAGS["fis"] = lambda here, arn: fis_backends[here.account][here.region].tagger.get_tag_dict_for_resource(arn)
