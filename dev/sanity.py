@@ -21,7 +21,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from dev.work import ROOT, tool
+from dev.work import ROOT, Failed, tool
 
 # Where ansible-test keeps what it installs for its tests, which is not to lie about in anybody's home.
 HOME = ROOT / ".cache" / "ansible-test"
@@ -32,13 +32,23 @@ BOOTSTRAP = "import ensurepip\n\nensurepip.bootstrap()\n"
 ON_HOSTS = ("roles/keeper/files/",)
 
 
-def run(command: Sequence[str], folder: Path, environment: Mapping[str, str] | None = None) -> int:
-    """Run a program there, with nothing of the checkout in its settings; its exit code."""
+def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment of a program that is to have nothing of the checkout in its settings."""
     kept = {name: value for name, value in os.environ.items() if name not in ("ANSIBLE_CONFIG", "PYTHONPATH")}
     path = os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", os.defpath)])
-    return subprocess.run(
-        command, cwd=folder, env={**kept, "PATH": path, **(environment or {})}, stdin=subprocess.DEVNULL
-    ).returncode
+    return {**kept, "PATH": path, **(more or {})}
+
+
+def run(command: Sequence[str], folder: Path, more: Mapping[str, str] | None = None) -> int:
+    """Run a program there, with nothing of the checkout in its settings; its exit code."""
+    return subprocess.run(command, cwd=folder, env=environment(more), stdin=subprocess.DEVNULL).returncode
+
+
+def built(source: Path, into: Path) -> Path:
+    """Build the collection's archive from its sources."""
+    if run([tool("ansible-galaxy"), "collection", "build", "--output-path", str(into), str(source)], into):
+        raise Failed("The collection cannot be built: the lines above say why.")
+    return next(into.glob("*.tar.gz"))
 
 
 def dependencies() -> Path:
@@ -53,13 +63,14 @@ def installed() -> Iterator[Path]:
     """The collection as its archive has it, where it would be installed, with what it depends on beside it."""
     with tempfile.TemporaryDirectory(prefix="spotcache-sanity-") as name:
         root = Path(name)
-        build = [tool("ansible-galaxy"), "collection", "build", "--output-path", name, str(ROOT)]
-        if run(build, root):
-            raise SystemExit("The collection cannot be built: the lines above say why.")
+        try:
+            archive = built(ROOT, root)
+        except Failed as failed:
+            raise SystemExit(str(failed)) from failed
         place = root / COLLECTION
         place.mkdir(parents=True)
         # Our own archive. Python's own unpacking has another signature on Debian 12 than later.
-        if run(["tar", "--extract", "--file", str(next(root.glob("*.tar.gz"))), "--directory", str(place)], root):
+        if run(["tar", "--extract", "--file", str(archive), "--directory", str(place)], root):
             raise SystemExit("The collection's archive cannot be unpacked: the lines above say why.")
         for namespace in dependencies().iterdir():
             if namespace.name in ("amazon", "ansible", "community"):
