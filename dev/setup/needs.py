@@ -35,6 +35,8 @@ class Tool:
 
 
 SSH = Tool("ssh", ("openssh-client",))
+GIT = Tool("git", ("git",))
+GPG = Tool("gpg", ("gpg", "gnupg"))
 # redis-tools alone: Debian's redis-server is the same binary as its redis-check-rdb, and its package would start a
 # daemon now and at every boot.
 REDIS = (Tool("redis-cli", ("redis-tools",)), Tool("redis-check-rdb", ("redis-tools",)))

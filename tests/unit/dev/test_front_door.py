@@ -60,6 +60,7 @@ def test_every_verb_is_in_the_help() -> None:
         "drill",
         "cost",
         "sandbox",
+        "release",
         "clean",
         "help",
     ):
@@ -160,6 +161,24 @@ def test_whoever_acts_in_a_sandbox_may_do_what_the_documents_say(
     # They are those that a person is told to attach.
     told = (SCRIPT.parent / "docs" / "iam" / "README.md").read_text()
     assert not documents or f"for name in {' '.join(f'{name}-policy' for name in documents)}; do" in told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "programs"),
+    [
+        (["0.2.0", "--check"], {"git"}),
+        (["0.2.0", "--sign", "KEYID"], {"git", "gpg"}),
+        (["--sign=KEYID", "0.2.0"], {"git", "gpg"}),
+    ],
+)
+def test_a_release_needs_what_builds_and_signs_it_and_no_root(
+    door: ModuleType, ran: list[list[str]], arguments: list[str], programs: set[str]
+) -> None:
+    need = door.VERBS["release"].need(arguments)
+    assert {tool.program for tool in need.tools} == programs
+    assert (need.sandbox, need.python) == (False, needs.DEVELOPS)
+    assert door.VERBS["release"].run(arguments, door.Machine({}, 0)) == 0
+    assert ran[0][1:] == ["-m", "dev.release", *arguments]
 
 
 def test_only_what_rehearses_the_application_needs_its_image(door: ModuleType) -> None:
