@@ -36,7 +36,8 @@ class Tool:
 
 SSH = Tool("ssh", ("openssh-client",))
 GIT = Tool("git", ("git",))
-GPG = Tool("gpg", ("gpg", "gnupg"))
+# The program alone cannot sign: its agent holds the keys.
+GPG = (Tool("gpg", ("gnupg",)), Tool("gpg-agent", ("gnupg",)))
 # redis-tools alone: Debian's redis-server is the same binary as its redis-check-rdb, and its package would start a
 # daemon now and at every boot.
 REDIS = (Tool("redis-cli", ("redis-tools",)), Tool("redis-check-rdb", ("redis-tools",)))
@@ -76,12 +77,12 @@ class Need:
 
 NOTHING = Need(python="")
 AWS = Need(tools=(SSH,), python=RUNS)
-CHECK = Need(tools=(*REDIS, *PHP))
+CHECK = Need(tools=(*REDIS, *PHP, *GPG))
 SANITY = Need(tools=SHELL)
 HOSTS = Need(tools=SANDBOX, sandbox=True)
 MACHINES = Need(tools=(*SANDBOX, QEMU), sandbox=True)
 REHEARSAL = Need(tools=SANDBOX, sandbox=True, laravel=True)
-EVERYTHING = Need(tools=(*SANDBOX, *PHP, *SHELL), sandbox=True, laravel=True)
+EVERYTHING = Need(tools=(*SANDBOX, *PHP, *GPG, *SHELL), sandbox=True, laravel=True)
 
 
 def fingerprint(pins: str) -> str:

@@ -167,8 +167,8 @@ def test_whoever_acts_in_a_sandbox_may_do_what_the_documents_say(
     ("arguments", "programs"),
     [
         (["0.2.0", "--check"], {"git"}),
-        (["0.2.0", "--sign", "KEYID"], {"git", "gpg"}),
-        (["--sign=KEYID", "0.2.0"], {"git", "gpg"}),
+        (["0.2.0", "--sign", "KEYID"], {"git", "gpg", "gpg-agent"}),
+        (["--sign=KEYID", "0.2.0"], {"git", "gpg", "gpg-agent"}),
     ],
 )
 def test_a_release_needs_what_builds_and_signs_it_and_no_root(

@@ -148,6 +148,8 @@ def test_check_needs_no_docker_and_aws_needs_only_ssh() -> None:
         "redis-check-rdb",
         "php",
         "/usr/share/php/Dotenv/autoload.php",
+        "gpg",
+        "gpg-agent",
     }
     assert {tool.program for tool in needs.AWS.tools} == {"ssh"}
     assert not needs.CHECK.sandbox

@@ -167,6 +167,7 @@ def populated(endpoint: str, folder: Path, ansible: kills.Ansible) -> Aws:
     more = [one for one in documents[2]["Statement"] if one["Sid"] in retaining]
     bare = {**policy, "Statement": [*plain["Statement"], *more]}
     users = {"root": anything, "operator": policy, "weak": without, "plain": plain, "bare": bare}
+    users["blind"] = {**policy, "Statement": [drop(statement, {"s3:GetObject"}) for statement in policy["Statement"]]}
     for user, document in users.items():
         iam.create_user(UserName=user)
         iam.put_user_policy(UserName=user, PolicyName=user, PolicyDocument=json.dumps(document))
@@ -694,7 +695,9 @@ def test_a_second_run_is_refused_while_one_runs(aws: Aws) -> None:
     assert json.loads(held)["owner"]["user"] == "alice"
 
 
-def known_hosts_play(aws: Aws, folder: Path, *, keep: bool, bucket: str = BUCKET) -> tuple[int, str]:
+def known_hosts_play(
+    aws: Aws, folder: Path, *, keep: bool, bucket: str = BUCKET, user: str = "operator"
+) -> tuple[int, str]:
     """What a control node that keeps nothing does before it connects, and after ssh has met the host i-1."""
     role = {"name": "spotcache.redis.spot_host"}
     met = f"i-1 {' '.join((aws.folder / 'id.pub').read_text().split()[:2])}"
@@ -715,7 +718,7 @@ def known_hosts_play(aws: Aws, folder: Path, *, keep: bool, bucket: str = BUCKET
     play = folder / "play.json"
     about = {"name": "Connect", "hosts": "localhost", "gather_facts": False, "tasks": tasks}
     play.write_text(json.dumps([{**about, "environment": "{{ spotcache_aws_environment }}"}]))
-    return aws.play(str(play), {**aws.variables(), **variables})
+    return aws.play(str(play), {**aws.variables(user), **variables})
 
 
 def test_a_control_node_that_keeps_nothing_knows_the_host_again(aws: Aws, tmp_path: Path) -> None:
@@ -734,7 +737,11 @@ def test_a_control_node_that_keeps_nothing_knows_the_host_again(aws: Aws, tmp_pa
         assert ("changed=1" if name == "first" else "changed=0") in text
     assert kept[0][1].startswith(b"i-1 ssh-ed25519 ")
     assert kept[0] == kept[1]
+    # Who may not read them would take any host for a new one.
+    code, text = known_hosts_play(aws, tmp_path, keep=False, user="blind")
     s3.delete_object(**there)
+    assert code != 0
+    assert re.search("Forbidden|AccessDenied|Failed to get|not authorized", text), text[-2000:]
 
 
 def test_a_host_is_met_for_the_first_time_where_there_is_no_bucket_yet(aws: Aws, tmp_path: Path) -> None:
