@@ -140,7 +140,8 @@ class SimObjects:
         world = self.host.world
         twice = self.way.cross()
         written = world.bucket.write(key, data, etag, new)
-        world.trace("s3", f"{self.host.id} wrote {key}: {world.brief(data)}")
+        if world.verbose:
+            world.trace("s3", f"{self.host.id} wrote {key}: {world.brief(data)}")
         if twice:
             written = world.bucket.write(key, data, etag, new)
         self.way.back()

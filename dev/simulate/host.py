@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Self
 
 from spotcache_keeper.aws.machine import Identity
@@ -78,6 +79,32 @@ class Server:
     fate: str = ""
 
 
+@lru_cache(1024)
+def server_state(
+    loading: bool, keys: int, last_save: int, saves: int, saving: bool, save_ok: bool, run: int
+) -> ServerState:
+    """What Redis says of itself: the same as long as nothing happens to it."""
+    return ServerState(
+        version="7.0.15",
+        loading=loading,
+        databases={0: DatabaseCount(keys, 0)} if keys else {},
+        changes=0,
+        last_save=last_save,
+        saves=saves,
+        saving=saving,
+        save_ok=save_ok,
+        aof_enabled=False,
+        aof_rewriting=False,
+        aof_rewrite_ok=True,
+        loaded=None,
+        loaded_expired=None,
+        gone=0,
+        data_bytes=0,
+        started_seconds=1,
+        run=f"run-{run}",
+    )
+
+
 class Connection:
     """`Redis`, one connection of the keeper."""
 
@@ -106,25 +133,14 @@ class Connection:
 
     def state(self) -> ServerState:
         server = self._ask()
-        now = self.host.world.now
-        return ServerState(
-            version="7.0.15",
-            loading=now < server.ready_at,
-            databases={0: DatabaseCount(len(server.data), 0)} if server.data else {},
-            changes=0,
-            last_save=int(server.last_save),
-            saves=server.saves,
-            saving=server.saving is not None,
-            save_ok=server.save_ok,
-            aof_enabled=False,
-            aof_rewriting=False,
-            aof_rewrite_ok=True,
-            loaded=None,
-            loaded_expired=None,
-            gone=0,
-            data_bytes=0,
-            started_seconds=1,
-            run=f"run-{server.run}",
+        return server_state(
+            self.host.world.now < server.ready_at,
+            len(server.data),
+            int(server.last_save),
+            server.saves,
+            server.saving is not None,
+            server.save_ok,
+            server.run,
         )
 
     def pause_writes(self, seconds: float) -> None:
@@ -414,7 +430,7 @@ class SimMachine:
         self.host = host
 
     def identity(self) -> Identity:
-        return Identity(self.host.id, ZONE)
+        return self.host.identity
 
     def is_mounted(self, path: Any) -> bool:
         return self.host.mounted
@@ -578,6 +594,11 @@ class Host:
 
     def __post_init__(self) -> None:
         self.imds = SimImds(self)
+        directory: Any = SimFile(self)
+        self.config = dataclasses.replace(
+            self.world.config, state_directory=directory, volume_path=directory, redis_directory=directory
+        )
+        self.identity = Identity(self.id, ZONE)
 
     # --- what is true of it
 
@@ -670,11 +691,8 @@ class Host:
 
     def context(self) -> SimContext:
         objects: Any = SimObjects(self)
-        directory: Any = SimFile(self)
         return SimContext(
-            config=dataclasses.replace(
-                self.world.config, state_directory=directory, volume_path=directory, redis_directory=directory
-            ),
+            config=self.config,
             engine=SimEngine(self),  # type: ignore[arg-type]
             machine=SimMachine(self),  # type: ignore[arg-type]
             volume=SimVolumeStore(self),  # type: ignore[arg-type]

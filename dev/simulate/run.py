@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import gc
+import json
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
 from random import Random
@@ -28,6 +29,7 @@ from spotcache_keeper.system.times import from_epoch
 
 from dev.keeper_json import KEEPER_JSON
 from dev.simulate import host
+from dev.simulate.cloud import EPOCH
 from dev.simulate.world import LEASE_SECONDS, Violation, World
 
 CONFIG: dict[str, Any] = {
@@ -67,6 +69,7 @@ class Dice:
 
 
 DICE = Dice()
+_SECOND = timedelta(seconds=1)
 
 
 class Now:
@@ -80,6 +83,46 @@ class Now:
 
 
 NOW = Now()
+
+
+class Records:
+    """`lease._read`, which is pure: each object that was written is read once in a run."""
+
+    def __init__(self) -> None:
+        # What was read is kept beside its record, so that no other object gets its id.
+        self.known: dict[tuple[str, int], tuple[Any, Any]] = {}
+
+    def __call__(self, kind: type[Any], data: Any) -> Any:
+        found = self.known.get((kind.__name__, id(data)))
+        if found is None:
+            found = self.known[kind.__name__, id(data)] = data, READ(kind, data)
+        return found[1]
+
+
+# As they are outside of a simulation.
+READ, WHOLE = lease_module._read, times.to_text
+RECORDS = Records()
+
+
+class Plain:
+    """`json` for a disk that is none: the same text without the white space, which only people need."""
+
+    @staticmethod
+    def dumps(data: Any, **_layout: Any) -> str:
+        return _PLAIN.encode(data)
+
+
+_PLAIN = json.JSONEncoder()
+
+
+@lru_cache(4096)
+def _text_of(second: int) -> str:
+    return WHOLE(EPOCH + timedelta(seconds=second))
+
+
+def to_text(moment: datetime) -> str:
+    """`times.to_text`, which knows whole seconds only: the same second is the same text in every run."""
+    return _text_of((moment - EPOCH) // _SECOND)
 
 
 def _modules() -> list[Any]:
@@ -101,7 +144,7 @@ def simulated() -> Iterator[None]:
         rdb.written_at: lambda path: from_epoch(path.forked),
         # They are pure: the same text is the same moment in every run.
         times.from_text: lru_cache(4096)(times.from_text),
-        times.to_text: lru_cache(4096)(times.to_text),
+        times.to_text: to_text,
         times.created_of: lru_cache(4096)(times.created_of),
     }
     for module in _modules():
@@ -118,11 +161,15 @@ def simulated() -> Iterator[None]:
         (boot, "databases_of", nothing),
         (boot, "recover", nothing),
         (drain, "recover", nothing),
+        # Written as it is: `write_atomically` takes a text apart again, and this one is written after every step.
+        (drain, "asdict", vars),
+        (drain, "json", Plain),
         (switch_data, "recover", nothing),
         (create, "examine", host.examine),
         (create, "check_free_space", nothing),
         (imds, "utc_now", NOW),
         (times, "secrets", DICE),
+        (lease_module, "_read", RECORDS),
         (crash, "known_host", lambda path: path.host.id),
         (serving, "known_host", lambda path: path.host.id),
         (lease_module, "secrets", DICE),
@@ -176,6 +223,7 @@ def configuration() -> Config:
 def one(seed: int, config: Config, outcome: Outcome, *, verbose: bool = False) -> World:
     """One run of that seed; what does not hold goes into the outcome."""
     DICE.random = Random(seed)
+    RECORDS.known.clear()
     NOW.world = world = World(seed, config, outcome.faults, verbose=verbose)
     try:
         world.run()
@@ -199,6 +247,8 @@ def many(seeds: range, *, stop_at_first: bool = True, progress: Callable[[Outcom
     outcome, config = Outcome(), configuration()
     begun = time.perf_counter()
     gc.disable()
+    # What is there so far stays: only what the runs leave is looked through.
+    gc.freeze()
     with simulated():
         for seed in seeds:
             one(seed, config, outcome)
@@ -213,5 +263,6 @@ def many(seeds: range, *, stop_at_first: bool = True, progress: Callable[[Outcom
         if outcome.violations:
             again = one(outcome.violations[0][0], config, Outcome(), verbose=True)
             outcome.trace = again.lines
+    gc.unfreeze()
     gc.enable()
     return outcome

@@ -63,6 +63,10 @@ class Scheduler:
     _queue: list[tuple[float, int, Process]] = field(default_factory=list)
     _count: int = 0
     _hub: Any = None
+    _until: float = 0.0
+    _over: Callable[[], bool] = lambda: False
+    _ended: bool = False
+    _wrong: Exception | None = None
 
     def start(
         self, name: str, host: Host | None, work: Callable[[], None], delay: float = 0.0, group: str = ""
@@ -96,9 +100,11 @@ class Scheduler:
         process = self.running
         if process is None or process.dead:
             raise Killed
-        self._push(self.now + seconds, process)
-        self._hub.switch()
-        self.running = process
+        at = self.now + seconds
+        if not self._goes_on(process, at):
+            self._push(at, process)
+            self._hub.switch()
+            self.running = process
         if process.dead:
             raise Killed
         self.moments += 1
@@ -109,6 +115,7 @@ class Scheduler:
     def run(self, until: float, over: Callable[[], bool]) -> None:
         """Let time pass until then, or until it is over."""
         self._hub = greenlet.getcurrent()
+        self._until, self._over, self._ended = until, over, False
         while self._queue:
             at, _, process = self._queue[0]
             if at > until:
@@ -131,9 +138,34 @@ class Scheduler:
             process.thread.parent = self._hub
             process.thread.switch()
             self.running = None
+            if self._wrong is not None:
+                raise self._wrong
+            if self._ended:
+                return
             self.after()
             if over():
                 return
+
+    def _goes_on(self, process: Process, at: float) -> bool:
+        """Whether the process that gives way is the next one as well: most are, and nothing needs to be switched.
+
+        What follows every step is done here then; what comes of that is for `run`, and not for the process.
+        """
+        if at > self._until or (self._queue and self._queue[0][0] <= at):
+            return False
+        host = process.host
+        if host is not None and (host.gone or host.paused_until > at):
+            return False
+        try:
+            self.after()
+        except Exception as error:  # noqa: BLE001 - whatever it is, `run` raises it
+            self._wrong = error
+            return False
+        if self._over():
+            self._ended = True
+            return False
+        self.now = at
+        return True
 
     def end(self) -> None:
         """Let go of everything that still waits."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from random import Random
 from typing import Any
@@ -35,14 +35,6 @@ KEPT = (Policy(1, 0), Policy(2, 0))
 
 class Violation(AssertionError):
     """An invariant does not hold."""
-
-
-@dataclass(frozen=True)
-class Acknowledged:
-    """A write that a client was told is done."""
-
-    number: int
-    at: float
 
 
 class World:
@@ -336,17 +328,18 @@ class World:
 
     def _after(self) -> None:
         """After every step: at most one host acknowledges; whoever does has what was acknowledged before."""
-        accepting = [host for host in self.hosts.values() if not host.gone and host.accepts]
+        now = self.scheduler.now
+        # Looked at first, since it decides for most: this is called after every step.
+        accepting = [host for host in self.hosts.values() if now < host.open_until and host.accepts]
         if not accepting:
             return
         if len(accepting) > 1:
             names = " and ".join(host.id for host in accepting)
             raise Violation(f"(a) {names} acknowledge writes at the same moment")
         host = accepting[0]
-        epoch = (host.boots, host.server.run)
-        if host is not self.serving or host.accepted != epoch:
+        if host is not self.serving or host.accepted != (host.boots, host.server.run):
             self._begins(host)
-            self.serving, host.accepted = host, epoch
+            self.serving, host.accepted = host, (host.boots, host.server.run)
         self.steps += 1
         if self.steps % 4 == 0:
             self.written += 1
