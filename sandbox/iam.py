@@ -124,6 +124,21 @@ def simulate(who: Principal, action: str, resource: str, context: Mapping[str, s
     return "explicitDeny" if "Deny" in said | limit else "allowed" if "Allow" in said & limit else "implicitDeny"
 
 
+# What IAM's simulator puts in by itself where nobody gives it.
+_SIMULATED = frozenset(
+    {"aws:currenttime", "aws:epochtime", "aws:principalarn", "aws:principalaccount", "aws:userid", "aws:username"}
+)
+
+
+def not_told(who: Principal, action: str, resource: str, context: Mapping[str, Any]) -> list[str]:
+    """The condition keys of what may decide about an action on a resource that the simulator was not given."""
+    policies = [*who.policies, *([] if who.boundary is None else [who.boundary])]
+    given = {key.lower() for key in context} | _SIMULATED
+    concerned = [s for s in statements(policies) if _is_about(s, action, Target(resource, {}))]
+    named = {key for s in concerned for pairs in (s.get("Condition") or {}).values() for key in pairs}
+    return sorted(key for key in named if key.lower() not in given)
+
+
 def _said(policies: Sequence[Any], action: str, target: Target, context: Context) -> set[str]:
     return {s["Effect"] for s in statements(policies) if _applies(s, action, target, context)}
 
@@ -193,21 +208,22 @@ def _pattern(pattern: str) -> re.Pattern[str]:
 
 
 def _applies(statement: Mapping[str, Any], action: str, target: Target, context: Context) -> bool:
+    return _is_about(statement, action, target) and all(
+        _holds(operator, key, [str(v) for v in listed(wanted)], context)
+        for operator, pairs in (statement.get("Condition") or {}).items()
+        for key, wanted in pairs.items()
+    )
+
+
+def _is_about(statement: Mapping[str, Any], action: str, target: Target) -> bool:
     if "NotAction" in statement:
         if any(glob(str(a), action, True) for a in listed(statement["NotAction"])):
             return False
     elif not any(glob(str(a), action, True) for a in listed(statement.get("Action", []))):
         return False
     if "NotResource" in statement:
-        if any(glob(str(r), target.arn) for r in listed(statement["NotResource"])):
-            return False
-    elif not any(glob(str(r), target.arn) for r in listed(statement.get("Resource", "*"))):
-        return False
-    return all(
-        _holds(operator, key, [str(v) for v in listed(wanted)], context)
-        for operator, pairs in (statement.get("Condition") or {}).items()
-        for key, wanted in pairs.items()
-    )
+        return not any(glob(str(r), target.arn) for r in listed(statement["NotResource"]))
+    return any(glob(str(r), target.arn) for r in listed(statement.get("Resource", "*")))
 
 
 def _holds(operator: str, key: str, wanted: Sequence[str], context: Any) -> bool:
@@ -733,7 +749,7 @@ def close_gaps() -> None:
                 "EvalResourceName": resource,
                 "EvalDecision": simulate(who, action, resource, context),
                 "MatchedStatements": [],
-                "MissingContextValues": [],
+                "MissingContextValues": not_told(who, action, resource, context),
             }
             for action in response._get_param("ActionNames", [])
             for resource in response._get_param("ResourceArns", []) or ["*"]

@@ -111,15 +111,40 @@ def principal(arn: str) -> str:
     return f"arn:{session[1]}:iam::{session[2]}:role/{session[3]}" if session else ""
 
 
+# What only AWS sees of a request: from where it comes, and how long ago a second factor was shown.
+UNKNOWN_KEYS = {
+    "aws:multifactorauthage": "aws:MultiFactorAuthAge",
+    "aws:sourceip": "aws:SourceIp",
+    "aws:sourcevpc": "aws:SourceVpc",
+    "aws:sourcevpce": "aws:SourceVpce",
+    "aws:vpcsourceip": "aws:VpcSourceIp",
+}
+# How the decision about what depends on such a thing begins.
+DEPENDS = "depends on "
+
+
+def is_uncertain(decision: str) -> bool:
+    """Whether a request may be allowed although the simulator did not allow it."""
+    return decision.startswith(("explicitDeny", DEPENDS))
+
+
 def refused(answers: list[dict[str, Any]]) -> Iterator[dict[str, str]]:
-    """Action, resource and decision of what the simulator did not allow."""
+    """Action, resource and decision of what the simulator did not allow.
+
+    A permission that is tied to something which only AWS sees comes out as one that nothing gives; the simulator names
+    what it was not told (MissingContextValues in IAM's API reference).
+    """
     for answer in answers:
         if answer.get("EvalDecision") == "allowed":
             continue
         limits = answer.get("OrganizationsDecisionDetail") or {}
         by = "by the organisation" if limits.get("AllowedByOrganizations") is False else ""
+        decision = " ".join(filter(None, [str(answer.get("EvalDecision", "implicitDeny")), by]))
+        missing = {UNKNOWN_KEYS.get(str(key).lower(), "") for key in answer.get("MissingContextValues") or []} - {""}
+        if missing and not by and decision == "implicitDeny":
+            decision = DEPENDS + ", ".join(sorted(missing))
         yield {
             "action": str(answer["EvalActionName"]),
             "resource": str(answer.get("EvalResourceName", "*")),
-            "decision": " ".join(filter(None, [str(answer.get("EvalDecision", "implicitDeny")), by])),
+            "decision": decision,
         }

@@ -92,7 +92,9 @@ boundary_there:
   returned: always
   type: bool
 uncertain:
-  description: What an explicit denial refuses, perhaps only under conditions that the simulator was not told of.
+  description:
+    - What an explicit denial refuses, perhaps only under conditions that the simulator was not told of.
+    - What may be allowed from where the requests come, which only AWS sees (C(aws:SourceIp) and its like).
   returned: always
   type: list
   elements: dict
@@ -127,6 +129,7 @@ from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleA
 from ansible_collections.spotcache.redis.plugins.module_utils.permissions import (
     Question,
     circumstances,
+    is_uncertain,
     principal,
     questions,
     refused,
@@ -235,7 +238,7 @@ def main() -> None:
         for question in questions(module.params["policy"], samples, account, arn.split(":")[1], always):
             refusals += ask(client, source, question) if question.actions else []
         for refusal in refusals:
-            result["uncertain" if refusal["decision"].startswith("explicitDeny") else "denied"].append(refusal)
+            result["uncertain" if is_uncertain(refusal["decision"]) else "denied"].append(refusal)
     except KeyError as error:
         module.fail_json(msg=f"policy is no policy document: it has no {error}")
     except ResponseParserError:

@@ -208,6 +208,37 @@ def test_the_simulator_is_told_what_is_so_of_every_request() -> None:
 
 
 @pytest.mark.parametrize(
+    ("answer", "decision", "uncertain"),
+    [
+        ({"EvalDecision": "implicitDeny"}, "implicitDeny", False),
+        ({"EvalDecision": "explicitDeny"}, "explicitDeny", True),
+        (
+            {"EvalDecision": "implicitDeny", "MissingContextValues": ["aws:sourceIp", "aws:ResourceTag/x"]},
+            "depends on aws:SourceIp",
+            True,
+        ),
+        # What the request itself would say is told by the question: it is missing for good.
+        ({"EvalDecision": "implicitDeny", "MissingContextValues": ["aws:ResourceTag/x"]}, "implicitDeny", False),
+        (
+            {
+                "EvalDecision": "implicitDeny",
+                "MissingContextValues": ["aws:SourceIp"],
+                "OrganizationsDecisionDetail": {"AllowedByOrganizations": False},
+            },
+            "implicitDeny by the organisation",
+            False,
+        ),
+    ],
+)
+def test_what_depends_on_something_that_only_aws_sees_is_uncertain(
+    answer: dict[str, Any], decision: str, uncertain: bool
+) -> None:
+    [found] = permissions.refused([{"EvalActionName": "ec2:CreateVpc", **answer}])
+    assert found["decision"] == decision
+    assert permissions.is_uncertain(found["decision"]) is uncertain
+
+
+@pytest.mark.parametrize(
     ("conditions", "entries"),
     [
         (

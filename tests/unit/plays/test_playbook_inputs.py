@@ -168,6 +168,10 @@ def populated(endpoint: str, folder: Path, ansible: kills.Ansible) -> Aws:
     bare = {**policy, "Statement": [*plain["Statement"], *more]}
     users = {"root": anything, "operator": policy, "weak": without, "plain": plain, "bare": bare}
     users["blind"] = {**policy, "Statement": [drop(statement, {"s3:GetObject"}) for statement in policy["Statement"]]}
+    # Allowed everything, part of it from the office's addresses alone.
+    office = {"IpAddress": {"aws:SourceIp": "203.0.113.0/24"}}
+    there = {"Effect": "Allow", "Action": sorted(lacking), "Resource": "*", "Condition": office}
+    users["office"] = {**policy, "Statement": [*without["Statement"], there]}
     for user, document in users.items():
         iam.create_user(UserName=user)
         iam.put_user_policy(UserName=user, PolicyName=user, PolicyDocument=json.dumps(document))
@@ -573,6 +577,24 @@ def test_what_is_missing_is_only_said_where_that_is_wanted(aws: Aws) -> None:
     code, text = aws.play("playbooks/provision.yml", {**aws.variables("weak"), "spotcache_permissions_check": "maybe"})
     assert code != 0
     assert "spotcache_permissions_check is 'maybe'. Use enforce" in text
+
+
+def test_what_is_allowed_from_certain_addresses_alone_is_a_warning(aws: Aws) -> None:
+    """From where AWS sees the requests come cannot be asked: IAM's simulator would say that nothing allows them."""
+    code, text = aws.play("playbooks/provision.yml", {**aws.variables("office"), "spot_host_instance_types": []})
+    assert code != 0
+    assert "spot_host_instance_types is empty" in text, text[-2000:]
+    assert "user/office are denied or may be, and this run goes on: ec2:CreateVpc, events:PutRule" in text
+
+
+def test_sessions_need_a_permission_of_their_own(aws: Aws) -> None:
+    ssm = {**aws.variables(), "spot_host_connection": "ssm"}
+    before = aws.made()
+    code, text = aws.play("playbooks/provision.yml", ssm)
+    assert code != 0
+    assert "user/operator lack ssm:StartSession" in text, text[-2000:]
+    assert "operator-roles-policy.json and docs/iam/operator-ssm-policy.json" in text
+    assert aws.made() == before
 
 
 def test_a_boundary_that_is_not_there_is_named_before_anything_is_made(aws: Aws) -> None:

@@ -42,6 +42,12 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
         {**VPC, "spot_host_connection": "jump", "network_ssh_cidrs": []},
         ["spot_host_connection is 'jump'", "the host to jump through comes"],
     ),
+    "own VPC, jump": (
+        {"spot_host_connection": "jump"},
+        ["spot_host_connection is 'jump'", "the VPC is made here", "network_vpc_id", "spot_host_ssh_routed: true"],
+    ),
+    "own VPC, jump, routed": ({"spot_host_connection": "jump", "spot_host_ssh_routed": True}, []),
+    "existing VPC, jump": ({**VPC, "spot_host_connection": "jump"}, []),
     "eice, port closed to all others": ({"network_ssh_cidrs": []}, []),
     "eice without an endpoint": (
         {"network_instance_connect_endpoint": "absent"},

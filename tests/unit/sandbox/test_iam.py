@@ -14,7 +14,7 @@ from moto import mock_aws
 from moto.core import DEFAULT_ACCOUNT_ID
 
 from sandbox import iam
-from sandbox.iam import Account, Principal, Target, decide, permits, sentence, unlimited
+from sandbox.iam import Account, Principal, Target, decide, not_told, permits, sentence, simulate, unlimited
 
 REGION = "ap-northeast-1"
 VOLUME = "arn:aws:ec2:ap-northeast-1:123456789012:volume/vol-0123456789abcdef0"
@@ -172,6 +172,16 @@ def test_a_star_in_the_last_part_of_an_arn_reaches_over_colons() -> None:
     for name, decision in (("spotcache-stg:live", "allowed"), ("other:spotcache-stg", "implicitDeny")):
         about = {"lambda:FunctionArn": f"arn:aws:lambda:{REGION}:1:function:{name}"}
         assert decide([policy], "lambda:CreateEventSourceMapping", Target("*", context=about), {}) == decision
+
+
+def test_the_simulator_names_the_keys_that_it_was_not_told() -> None:
+    office = allow("ec2:DeleteVolume", IpAddress={"aws:SourceIp": "203.0.113.0/24"})
+    other = allow("ec2:CreateVolume", StringEquals={"aws:RequestTag/a": "b"})
+    who = Principal("", [office, other])
+    assert simulate(who, "ec2:DeleteVolume", VOLUME, {}) == "implicitDeny"
+    assert not_told(who, "ec2:DeleteVolume", VOLUME, {}) == ["aws:SourceIp"]
+    assert not_told(who, "ec2:DeleteVolume", VOLUME, {"aws:sourceip": "203.0.113.7"}) == []
+    assert simulate(who, "ec2:DeleteVolume", VOLUME, {"aws:SourceIp": "203.0.113.7"}) == "allowed"
 
 
 def test_a_denial_is_worded_as_aws_words_it() -> None:
