@@ -188,6 +188,7 @@ def rehearse(
     report.problems += untold(slack, host, successor)
     left = sorted(f"{kind} {name}" for kind, name in sandbox.resources() - empty)
     left += [f"container {name}" for name in sandbox.containers()]
+    left += [f"{thing.kind} {thing.id}, which is paid for" for thing in sandbox.paid() if thing.paid]
     if left:
         report.problems.append(f"destroy left behind: {', '.join(left)}")
     report.finished = True

@@ -138,14 +138,22 @@ def test_an_empty_fleet_is_a_failure(fleet: WebFleet) -> None:
         assert not told.get("hosts")
 
 
+def logs_of_functions(fleet: WebFleet) -> list[Any]:
+    found = fleet.sandbox.client("logs").describe_log_groups(logGroupNamePrefix="/aws/lambda/")
+    return list(found["logGroups"])
+
+
 def told_of_ended_commands_and_logged_for_a_month(fleet: WebFleet) -> None:
     topics = fleet.sandbox.client("sns")
     [topic] = [one["TopicArn"] for one in topics.list_topics()["Topics"] if one["TopicArn"].endswith("-apcu")]
     policy = json.loads(topics.get_topic_attributes(TopicArn=topic)["Attributes"]["Policy"])
     assert permits(policy, "events.amazonaws.com", "sns:Publish", {})
     assert not permits(policy, "ssm.amazonaws.com", "sns:Publish", {"aws:SourceAccount": "999999999999"})
-    [log] = fleet.sandbox.client("logs").describe_log_groups(logGroupNamePrefix="/aws/lambda/")["logGroups"]
+    [log] = logs_of_functions(fleet)
     assert log["retentionInDays"] == 30
+    # The policies of docs/iam let nobody make a role without it.
+    role = fleet.sandbox.client("iam").get_role(RoleName=log["logGroupName"].rpartition("/")[2])["Role"]
+    assert role["PermissionsBoundary"]["PermissionsBoundaryArn"].endswith(":policy/spotcache-boundary")
 
 
 def test_the_function_for_slack_is_deployed_once(fleet: WebFleet) -> None:
@@ -155,7 +163,6 @@ def test_the_function_for_slack_is_deployed_once(fleet: WebFleet) -> None:
         "apcu_region": "{{ spotcache_region }}",
         "apcu_group": GROUP,
         "apcu_slack_parameter": "/spotcache/slack",
-        "apcu_permissions_boundary": f"arn:aws:iam::{fleet.sandbox.state['account']}:policy/spotcache-boundary",
         "apcu_build_directory": str(LOGS / "function"),
     }
     for entry, changes in (("notify", True), ("notify", False), ("notify_absent", True), ("notify_absent", False)):
@@ -168,3 +175,4 @@ def test_the_function_for_slack_is_deployed_once(fleet: WebFleet) -> None:
         assert (done.changed > 0) is changes, done.text
         if (entry, changes) == ("notify", True):
             told_of_ended_commands_and_logged_for_a_month(fleet)
+    assert logs_of_functions(fleet) == []

@@ -203,6 +203,20 @@ def test_the_service_may_write_the_data_volume_and_nothing_else() -> None:
     assert not any(line.startswith("PrivateDevices") for line in service)
 
 
+def test_no_unit_is_ordered_with_the_scopes_of_containers() -> None:
+    """Systemd would not start the container that checks the final backup before such a unit has stopped."""
+    role = ROOT / "roles" / "keeper"
+    templates = sorted(path.name for path in (role / "templates").glob("spotcache-*.j2"))
+    assert len(templates) > 3
+    for name in templates:
+        orders = [
+            line for line in render("keeper", name, EVERYTHING).splitlines() if line.startswith(("After=", "Before="))
+        ]
+        assert not [line for line in orders if ".scope" in line], name
+    # Nor by a drop-in for all of them.
+    assert not [path for path in role.rglob("*") if "scope" in path.name or path.suffix in (".scope", ".conf")]
+
+
 def test_the_watcher_is_ended_gently_and_may_write_the_data_volume_and_nothing_else() -> None:
     service = render("keeper", "spotcache-watch.service.j2", EVERYTHING).splitlines()
     assert "ExecStart=/usr/local/sbin/spotcache-keeper watch" in service

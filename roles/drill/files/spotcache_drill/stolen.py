@@ -146,7 +146,7 @@ def on_bucket(s3: Any, bucket: str) -> list[tuple[str, str, str, Call]]:
         "Effect": "Deny",
         "Principal": "*",
         "Action": "s3:PutBucketWebsite",
-        "Resource": f"arn:aws:s3:::{bucket}",
+        "Resource": f"arn:{s3.meta.partition}:s3:::{bucket}",
     }
     policy = json.dumps({"Version": "2012-10-17", "Statement": [nothing]})
     no_lock = {"ObjectLockConfiguration": {"ObjectLockEnabled": "Enabled"}}
