@@ -11,12 +11,12 @@ from __future__ import annotations
 import hashlib
 import random
 import socket
-import threading
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import redis
+
+from dev.tls import Secure, redis_client
 
 KINDS = ("string", "hash", "list", "set", "zset")
 # Share of the keys, in percent, that each database gets; Laravel too keeps cache, sessions and queues apart.
@@ -114,31 +114,34 @@ class Replies:
 USERNAME = "app"
 
 
-def load(host: str, port: int, password: str, pieces: Iterable[bytes]) -> None:
-    """Send the pieces, reading replies at the same time, and see every command answered without an error."""
-    replies = Replies()
-    with socket.create_connection((host, port), timeout=120) as connection:
-        end = b"spotcache-loaded"
-
-        def drain() -> None:
-            tail = b""
+def load(host: str, port: int, password: str, pieces: Iterable[bytes], secure: Secure | None = None) -> None:
+    """Send the pieces, reading replies on the way, and see every command answered without an error."""
+    replies, where = Replies(), f"Redis at {host}:{port}"
+    end = b"spotcache-loaded"
+    tail = b""
+    try:
+        with (
+            socket.create_connection((host, port), timeout=120) as opened,
+            secure(opened) if secure else opened as connection,
+        ):
+            connection.sendall(command(b"AUTH", USERNAME.encode(), password.encode()))
+            # By one thread: OpenSSL lets no two use a connection at once. Each piece has a reply of its own, which is
+            # waited for; what else is not read yet the server keeps.
+            for piece in filter(None, pieces):
+                connection.sendall(piece)
+                replies.feed(connection.recv(CHUNK))
+                if replies.error:
+                    break
+            connection.sendall(command(b"ECHO", end))
             while not replies.error and end not in tail and (data := connection.recv(CHUNK)):
                 replies.feed(data)
                 tail = (tail + data)[-2 * len(end) - 16 :]
-
-        reader = threading.Thread(target=drain, daemon=True)
-        reader.start()
-        connection.sendall(command(b"AUTH", USERNAME.encode(), password.encode()))
-        for piece in pieces:
-            connection.sendall(piece)
-            if replies.error:
-                break
-        connection.sendall(command(b"ECHO", end))
-        reader.join(120)
-        if replies.error:
-            raise LoadError(f"Redis at {host}:{port} refused a key: {replies.error}")
-        if reader.is_alive():
-            raise LoadError(f"Redis at {host}:{port} stopped answering while keys were loaded.")
+    except TimeoutError as error:
+        raise LoadError(f"{where} stopped answering while keys were loaded.") from error
+    if replies.error:
+        raise LoadError(f"{where} refused a key: {replies.error}")
+    if end not in tail:
+        raise LoadError(f"{where} closed the connection while keys were loaded.")
 
 
 # One page of keys: the next cursor, then a digest for each key over kind, expiry, name and value. Collections without
@@ -207,14 +210,20 @@ def database_print(client: redis.Redis, page: int = 4000) -> DatabasePrint:
     return DatabasePrint(len(digests), ordered.count(b"T"), ordered)
 
 
-def fingerprint(host: str, port: int, password: str, but: Collection[int] = ()) -> dict[int, DatabasePrint]:
+def fingerprint(
+    host: str, port: int, password: str, but: Collection[int] = (), secure: Secure | None = None
+) -> dict[int, DatabasePrint]:
     """The fingerprint of every database that holds a key, but for those that are in use meanwhile."""
-    login: Any = {"username": USERNAME, "password": password}
-    with redis.Redis(host=host, port=port, **login, socket_timeout=120) as client:
+
+    def connect(database: int = 0) -> redis.Redis:
+        login = {"username": USERNAME, "password": password}
+        return redis_client(host, port, secure, **login, db=database, socket_timeout=120)
+
+    with connect() as client:
         numbers = sorted({int(name.removeprefix("db")) for name in client.info("keyspace")} - set(but))
     found = {}
     for number in numbers:
-        with redis.Redis(host=host, port=port, **login, db=number, socket_timeout=120) as client:
+        with connect(number) as client:
             found[number] = database_print(client)
     return found
 
