@@ -34,7 +34,6 @@ from dev.sandboxes import Host, Sandbox
 from dev.work import BUILD, Failed, Journal, Step, end_on_sigterm, table
 
 FOLDER = BUILD / "demo"
-PORT = 6379
 
 
 class Modules(StrEnum):
@@ -162,12 +161,11 @@ def rehearse(
         sandbox.play("provision", *also, log="1-provision")
         report.problems += opened.result()
     sandbox.swift = modules is not Modules.AS_PROGRAMS
-    host, password = sandbox.host(), sandbox.password
+    host = sandbox.host()
     with ThreadPoolExecutor(1) as beside, journal.step(f"Load {count:,} keys, and customers of the application"):
         customers = shop.Customers(web)
         come = beside.submit(customers.come)
-        now = int(time.time() * 1000)
-        keys.load(host.ip, PORT, password, keys.load_commands(count, now))
+        sandbox.load(host, count)
         report.problems += come.result()
     with shop.Watch(shop.Person("witness", web)).going_on() as watch:
         before = backup(sandbox, journal, report, count)
@@ -198,7 +196,7 @@ def backup(sandbox: Sandbox, journal: Journal, report: Report, count: int) -> di
     """A verified backup, and what the data is."""
     # Reading changes nothing, and neither does what runs beside it: a machine has two cores.
     with ThreadPoolExecutor(1) as beside, journal.step("Snapshot, while every key is read"):
-        reading = beside.submit(keys.fingerprint, sandbox.host().ip, PORT, sandbox.password, shop.DATABASES)
+        reading = beside.submit(sandbox.fingerprint, sandbox.host(), shop.DATABASES)
         sandbox.play("backup", log="2-backup")
         before = reading.result()
     report.keys_before = sum(one.keys for one in before.values())
@@ -229,7 +227,7 @@ def lose(
     report.session_survived = not missed
     report.problems += missed
     with ThreadPoolExecutor(1) as beside, journal.step("Provision again, while every key is read"):
-        reading = beside.submit(keys.fingerprint, successor.ip, PORT, sandbox.password, shop.DATABASES)
+        reading = beside.submit(sandbox.fingerprint, successor, shop.DATABASES)
         again = sandbox.play("provision", *also, log="3-provision-again")
         report.second_provision_changed = again.changed
         report.env_second_run_changed = again.recap[shop.HOST]["changed"]
@@ -256,7 +254,7 @@ def restore(
     if set(report.lost_batches.values()) != {"done"}:
         report.problems.append(f"the restore should have run the lost batches: {report.lost_batches}")
     with ThreadPoolExecutor(1) as beside, journal.step("Provision in check mode, while every key is read"):
-        reading = beside.submit(keys.fingerprint, host.ip, PORT, sandbox.password, shop.DATABASES)
+        reading = beside.submit(sandbox.fingerprint, host, shop.DATABASES)
         report.check_mode_changed = sandbox.play("provision", "--check", "--diff", *also, log="5-check-mode").changed
         compare(report, before, reading.result(), "after the restore")
 
@@ -269,7 +267,7 @@ def untold(slack: Slack, *hosts: Host) -> list[str]:
 def interrupt(sandbox: Sandbox, journal: Journal, report: Report) -> None:
     """A Spot notice, and how long it takes until the next host serves the same."""
     host = sandbox.host()
-    before = keys.fingerprint(host.ip, PORT, sandbox.password, shop.DATABASES)
+    before = sandbox.fingerprint(host, shop.DATABASES)
     with ThreadPoolExecutor(1) as beside, journal.step("Spot notice; the next host serves by itself"):
         told = time.monotonic()
         sandbox.verb("spot-notice", host.id, "--name", sandbox.name)
@@ -282,7 +280,7 @@ def interrupt(sandbox: Sandbox, journal: Journal, report: Report) -> None:
         successor = coming.result()
         served = time.monotonic()
     report.notice_to_serving_s, report.end_to_serving_s = round(served - told, 1), round(served - ended, 1)
-    after = keys.fingerprint(successor.ip, PORT, sandbox.password, shop.DATABASES)
+    after = sandbox.fingerprint(successor, shop.DATABASES)
     report.problems += [f"after the Spot notice: {one}" for one in keys.differences(before, after)]
 
 

@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -20,12 +20,16 @@ import redis
 
 from dev import keys, permissions
 from dev.program import POOL
+from dev.tls import Secure, redis_client, secured
 from dev.work import ROOT, Failed, stream, tail, tool
 from sandbox import qemu
 from sandbox.paid import Thing, paid
 
 STATES = Path("/var/lib/spotcache-sandbox")
 INVENTORY = ROOT / "inventories" / "sandbox"
+# Where Redis is, whichever host it is on.
+PORT = 6379
+REDIS_NAME = "redis.sandbox.spotcache.internal"
 RECAP = re.compile(
     r"^(?P<host>\S+)\s+: ok=(?P<ok>\d+)\s+changed=(?P<changed>\d+)\s+"
     r"unreachable=(?P<unreachable>\d+)\s+failed=(?P<failed>\d+)",
@@ -247,18 +251,32 @@ class Sandbox:
                     return str(record["ResourceRecords"][0]["Value"])
         return ""
 
-    def connect(self, host: Host, database: int = 0, login: tuple[str, str] | None = None) -> Any:
+    @property
+    def secure(self) -> Secure | None:
+        """How clients speak TLS with Redis, where its playbooks are given `redis_tls`; None in the clear.
+
+        The authority is what SSM has for the hosts: the file for people is one for all sandboxes of a checkout.
+        """
+        if not self.given.get("redis_tls"):
+            return None
+        found = self.client("ssm").get_parameter(Name="/spotcache/sandbox/host/redis-tls-ca", WithDecryption=True)
+        return secured(found["Parameter"]["Value"], REDIS_NAME)
+
+    def connect(self, host: Host, database: int = 0, login: tuple[str, str] | None = None, **options: Any) -> Any:
         """A client of the Redis on a host: an application, or who else a user and a password are given of."""
         username, password = login or (keys.USERNAME, self.password)
-        return redis.Redis(
-            host=host.ip,
-            username=username,
-            password=password,
-            db=database,
-            socket_timeout=2,
-            socket_connect_timeout=2,
-            decode_responses=True,
-        )
+        usual = {"socket_timeout": 2, "socket_connect_timeout": 2, "decode_responses": True}
+        who = {"username": username, "password": password, "db": database}
+        return redis_client(host.ip, PORT, self.secure, **who, **{**usual, **options})
+
+    def load(self, host: Host, count: int) -> None:
+        """So many keys into the Redis on a host."""
+        pieces = keys.load_commands(count, int(time.time() * 1000))
+        keys.load(host.ip, PORT, self.password, pieces, self.secure)
+
+    def fingerprint(self, host: Host, but: Collection[int] = ()) -> dict[int, keys.DatabasePrint]:
+        """What the Redis on a host holds, but for databases that are in use meanwhile."""
+        return keys.fingerprint(host.ip, PORT, self.password, but, self.secure)
 
     def connect_as_keeper(self, host: Host) -> Any:
         """A client that may ask the server on a host for its settings, which no application may."""

@@ -17,8 +17,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from dev import keys
-from dev.demo import PORT
-from dev.sandboxes import Host, Sandbox
+from dev.sandboxes import PORT, Host, Sandbox
 from dev.work import BUILD, Failed, Journal, end_on_sigterm, table
 
 RESULT = BUILD / "bench" / "redis.json"

@@ -14,14 +14,12 @@ import os
 import random
 import shutil
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from dev import keys, permissions
-from dev.demo import PORT
 from dev.drill import floors, stolen
 from dev.sandboxes import Host, Sandbox
 from dev.work import BUILD, ROOT, Failed, Journal, end_on_sigterm, table
@@ -142,7 +140,7 @@ def drill_once(sandbox: Sandbox, plan: Plan, number: int, before: Mapping[int, k
     run: dict[str, Any] = json.loads(report.read_text())["runs"][0]
     shutil.copy(folder / "timeline.svg", FOLDER / f"timeline-{number}.svg")
     # A host on demand that stood in hands over what it has once there is Spot capacity again.
-    after = keys.fingerprint(sandbox.spot_host().ip, PORT, sandbox.password)
+    after = sandbox.fingerprint(sandbox.spot_host())
     different = keys.differences(dict(before), after)
     if plan.kind == "no_capacity" and sandbox.is_spot(run["successor"]):
         different.append(f"{run['successor']} is a Spot instance, where one on demand should have stood in")
@@ -178,10 +176,10 @@ def prepare(sandbox: Sandbox, journal: Journal, plan: Plan, state: State) -> dic
     host = sandbox.host()
     count = plan.size_mb * KEYS_PER_MB
     with journal.step(f"Load {count:,} keys"):
-        keys.load(host.ip, PORT, sandbox.password, keys.load_commands(count, int(time.time() * 1000)))
+        sandbox.load(host, count)
     with journal.step("Back up, and read every key"):
         steady(sandbox, plan)
-        before = keys.fingerprint(host.ip, PORT, sandbox.password)
+        before = sandbox.fingerprint(host)
     with journal.step("Measure the floors"):
         state.floor = floors.measure(sandbox, host)
     state.notice = plan.notice or notice_for(state.floor["backup_s"])

@@ -4,12 +4,10 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
 from dev import keys, permissions
-from dev.demo import PORT
 from dev.sandboxes import Sandbox
 from dev.work import Failed, Journal, table
 
@@ -22,8 +20,8 @@ def rehearse(sandbox: Sandbox, journal: Journal, folder: Path, count: int) -> di
         sandbox.play("provision", log="provision")
     host = sandbox.host()
     with journal.step(f"Load {count:,} keys, and read every one"):
-        keys.load(host.ip, PORT, sandbox.password, keys.load_commands(count, int(time.time() * 1000)))
-        before = keys.fingerprint(host.ip, PORT, sandbox.password)
+        sandbox.load(host, count)
+        before = sandbox.fingerprint(host)
     with journal.step("Try all that the host's credentials might allow, and restore"):
         chosen = {"drill_kind": "stolen", "drill_confirm": "sandbox", "drill_folder": str(folder)}
         code, _ = sandbox.attempt("drill", "-e", json.dumps(chosen), log="drill")
@@ -32,7 +30,7 @@ def rehearse(sandbox: Sandbox, journal: Journal, folder: Path, count: int) -> di
             raise Failed(f"the drill came to no report (exit {code}); its log is {sandbox.logs / 'drill.log'}")
         report: dict[str, Any] = json.loads(written.read_text())
     with journal.step("Read every key again"):
-        different = keys.differences(before, keys.fingerprint(sandbox.host().ip, PORT, sandbox.password))
+        different = keys.differences(before, sandbox.fingerprint(sandbox.host()))
     report["runs"][0]["values_equal"] = bool(before) and not different
     report["runs"][0]["problems"] += different
     if different:

@@ -7,7 +7,6 @@ import json
 import os
 import pwd
 import tempfile
-import time
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +19,6 @@ from botocore.exceptions import ClientError
 from spotcache_keeper.stores.manifest import Manifest
 
 from dev import keys
-from dev.demo import PORT
 from dev.drill import runs as drill
 from dev.sandboxes import Sandbox
 from dev.work import BUILD
@@ -126,9 +124,9 @@ def test_a_client_that_does_not_get_through_strikes_nothing(
 def filled(place: Sandbox) -> dict[int, keys.DatabasePrint]:
     """What Redis holds before the drills."""
     host = place.host()
-    keys.load(host.ip, PORT, place.password, keys.load_commands(KEYS, int(time.time() * 1000)))
+    place.load(host, KEYS)
     assert place.on_host(host, "spotcache-keeper backup --json").returncode == 0
-    return keys.fingerprint(host.ip, PORT, place.password)
+    return place.fingerprint(host)
 
 
 def test_check_mode_interrupts_nothing(place: Sandbox, filled: dict[int, keys.DatabasePrint]) -> None:
@@ -168,7 +166,7 @@ def test_with_a_hosts_credentials_no_backup_is_lost(place: Sandbox, filled: dict
         "PreconditionFailed",
         "UnauthorizedOperation",
     }
-    assert keys.differences(filled, keys.fingerprint(host.ip, PORT, place.password)) == []
+    assert keys.differences(filled, place.fingerprint(host)) == []
     # What it may do is add. However much of it is called newer, nothing of what was there goes.
     s3, bucket = place.client("s3"), f"spotcache-{place.name}-backups"
     pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix="sandbox/backups/")
@@ -212,7 +210,7 @@ def test_a_host_that_may_delete_is_found_out(place: Sandbox, filled: dict[int, k
         "write it where there is none",
     }
     assert "with the credentials of the host one can delete it" in said
-    assert keys.differences(filled, keys.fingerprint(place.host().ip, PORT, place.password)) == []
+    assert keys.differences(filled, place.fingerprint(place.host())) == []
 
 
 def test_with_a_notice_by_fis(place: Sandbox, filled: dict[int, keys.DatabasePrint]) -> None:
@@ -251,7 +249,7 @@ def test_with_a_notice_by_fis(place: Sandbox, filled: dict[int, keys.DatabasePri
     jobs = [file for home in homes for file in home.glob(".ansible_async/*")]
     jobs += list(Path(tempfile.gettempdir()).glob("spotcache-drill-*/*"))
     assert [file for file in jobs if place.password in file.read_text(errors="replace")] == []
-    after = keys.fingerprint(place.host().ip, PORT, place.password)
+    after = place.fingerprint(place.host())
     assert keys.differences(filled, after) == []
 
 
@@ -264,7 +262,7 @@ def test_without_a_notice(place: Sandbox, filled: dict[int, keys.DatabasePrint])
     assert one["acknowledged_lost"] > 0
     assert one["lost_older_than_backup"] == 0
     assert one["oldest_lost_s"] > 0
-    assert keys.differences(filled, keys.fingerprint(place.host().ip, PORT, place.password)) == []
+    assert keys.differences(filled, place.fingerprint(place.host())) == []
 
 
 def test_a_host_that_ends_while_it_restores_is_followed_by_another(
@@ -280,7 +278,7 @@ def test_a_host_that_ends_while_it_restores_is_followed_by_another(
     assert len(client["hosts"]) == 3
     assert client["hosts"][1]["gone_at"] is not None
     assert left_of_fis(place) == []
-    assert keys.differences(filled, keys.fingerprint(place.host().ip, PORT, place.password)) == []
+    assert keys.differences(filled, place.fingerprint(place.host())) == []
 
 
 def test_a_recommendation_brings_an_early_backup_and_nothing_else(
@@ -315,4 +313,4 @@ def test_without_spot_capacity_by_fis_a_host_on_demand_stands_in(
     assert left_of_fis(place) == []
     # With the drill its fault is over: Spot succeeds, and the on-demand fallback hands over what it has.
     host = place.spot_host()
-    assert keys.differences(filled, keys.fingerprint(host.ip, PORT, place.password)) == []
+    assert keys.differences(filled, place.fingerprint(host)) == []

@@ -4,11 +4,9 @@
 from __future__ import annotations
 
 import json
-import time
 from typing import Any
 
 from dev import keys
-from dev.demo import PORT
 from dev.sandboxes import Host, Play, Sandbox
 from tests.e2e.conftest import network_of
 from tests.e2e.test_sandbox import wait
@@ -52,10 +50,10 @@ class Closed:
 
 def filled(sandbox: Sandbox, host: Host) -> dict[int, keys.DatabasePrint]:
     """Have something to lose, and a verified backup of it."""
-    keys.load(host.ip, PORT, sandbox.password, keys.load_commands(KEYS, int(time.time() * 1000)))
+    sandbox.load(host, KEYS)
     done = sandbox.on_host(host, "spotcache-keeper backup --json")
     assert done.returncode == 0, done.stdout + done.stderr
-    return keys.fingerprint(host.ip, PORT, sandbox.password)
+    return sandbox.fingerprint(host)
 
 
 def reaches(sandbox: Sandbox, host: Host, name: str) -> bool:
@@ -73,7 +71,7 @@ def test_with_a_public_address_the_next_host_serves_by_itself(provisioned: Sandb
     before = filled(provisioned, host)
     provisioned.lose_host(90)
     served = provisioned.successor(host)
-    assert keys.differences(before, keys.fingerprint(served.ip, PORT, provisioned.password)) == []
+    assert keys.differences(before, provisioned.fingerprint(served)) == []
     for number in before:
         provisioned.connect(served, number).flushdb()
 
@@ -93,5 +91,5 @@ def test_without_a_way_out_a_person_brings_it_back_from_s3(provisioned: Sandbox)
     closed.play("restore")
     after = closed.host(not_id=host.id)
     assert after is not None
-    assert keys.differences(before, keys.fingerprint(after.ip, PORT, provisioned.password)) == []
+    assert keys.differences(before, provisioned.fingerprint(after)) == []
     closed.play("destroy", destroy_confirm="closed", destroy_backups=True)
