@@ -68,7 +68,11 @@ def provisioned(sandbox: Sandbox, password: str, watched: Watched) -> Sandbox:
 
 @pytest.fixture(scope="session")
 def baked() -> Iterator[Sandbox]:
-    """A provisioned sandbox whose host may be lost: the next one comes back by itself. Its operator may drill."""
+    """A provisioned sandbox whose host may be lost: the next one comes back by itself. Its operator may drill.
+
+    Its Redis speaks TLS alone, so that losses, restores and drills are seen to go well with it.
+    """
     with Sandbox(f"t-baked{JOB}", LOGS / f"baked{JOB}", swift=True).running(*permissions.also("drill")) as running:
+        running.given = {"redis_tls": True}
         running.play("provision", log="provision")
         yield running

@@ -15,12 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from botocore.exceptions import ClientError
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from spotcache_keeper.stores.manifest import Manifest
 
 from dev import keys
 from dev.drill import runs as drill
-from dev.sandboxes import Sandbox
+from dev.sandboxes import PORT, Host, Sandbox
 from dev.work import BUILD
 
 FOLDER = BUILD / "test" / "e2e" / "drill"
@@ -57,6 +60,17 @@ def run(place: Sandbox, name: str, **chosen: Any) -> tuple[int, str, dict[str, A
     code, play = place.attempt("drill", "-e", json.dumps(variables), log=name)
     report = folder / "report.json"
     return code, " ".join(play.text.split()), json.loads(report.read_text()) if report.exists() else {}
+
+
+def speaks_tls_alone(place: Sandbox, host: Host) -> None:
+    """Whoever writes to a host does so over TLS: in the clear nobody is let in."""
+    login: Any = {"username": keys.USERNAME, "password": place.password}
+    in_the_clear = redis.Redis(host=host.ip, port=PORT, **login, retry=Retry(NoBackoff(), 0), socket_timeout=5)
+    with in_the_clear, pytest.raises(redis.ConnectionError):
+        in_the_clear.ping()
+    # Not because nobody answers there.
+    with place.connect_as_keeper(host) as client:
+        assert client.config_get("port", "tls-port") == {"port": "0", "tls-port": str(PORT)}
 
 
 def refused(place: Sandbox, name: str, **chosen: Any) -> str:
@@ -137,6 +151,23 @@ def test_check_mode_interrupts_nothing(place: Sandbox, filled: dict[int, keys.Da
     assert place.host() == host
 
 
+def test_a_restore_brings_back_every_value(place: Sandbox, filled: dict[int, keys.DatabasePrint]) -> None:
+    host = place.host()
+    speaks_tls_alone(place, host)
+    backed_up = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+    with place.connect(host, max(filled)) as client:
+        client.flushdb()
+        client.set("written", "after the backup")
+    assert len(keys.differences(filled, place.fingerprint(host))) == 1
+    place.play("restore", "-e", json.dumps({"restore_from": backed_up, "restore_force": True}), log="restore")
+    assert place.host() == host
+    assert keys.differences(filled, place.fingerprint(host)) == []
+    # The Redis that was started on the backup, too.
+    speaks_tls_alone(place, host)
+    # What a forced restore replaced was backed up; the hosts that the drills bring come back to what is there now.
+    assert place.on_host(host, "spotcache-keeper backup --json").returncode == 0
+
+
 def forge(place: Sandbox, number: int) -> list[str]:
     """Backups as a thief writes them: whole, called verified, of a term that no host has reached; their keys."""
     s3, bucket = place.client("s3"), f"spotcache-{place.name}-backups"
@@ -215,6 +246,7 @@ def test_a_host_that_may_delete_is_found_out(place: Sandbox, filled: dict[int, k
 
 def test_with_a_notice_by_fis(place: Sandbox, filled: dict[int, keys.DatabasePrint]) -> None:
     old = place.host()
+    speaks_tls_alone(place, old)
     code, said, report = run(place, "notice")
     assert code == 0, said[-3000:]
     [one] = report["runs"]
@@ -249,8 +281,8 @@ def test_with_a_notice_by_fis(place: Sandbox, filled: dict[int, keys.DatabasePri
     jobs = [file for home in homes for file in home.glob(".ansible_async/*")]
     jobs += list(Path(tempfile.gettempdir()).glob("spotcache-drill-*/*"))
     assert [file for file in jobs if place.password in file.read_text(errors="replace")] == []
-    after = place.fingerprint(place.host())
-    assert keys.differences(filled, after) == []
+    speaks_tls_alone(place, place.host())
+    assert keys.differences(filled, place.fingerprint(place.host())) == []
 
 
 def test_without_a_notice(place: Sandbox, filled: dict[int, keys.DatabasePrint]) -> None:

@@ -15,7 +15,6 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from dev import keys
 from dev.sandboxes import Host, Sandbox
 from tests.writer import Writer, held, until
 
@@ -58,7 +57,8 @@ def test_the_image_holds_no_secret(place: Sandbox) -> None:
         if any(tag["Key"] == "spotcache:fingerprint" for tag in image.get("Tags", []))
     ]
     folders = "/etc /root /home /var/lib/spotcache"
-    command = f"! grep -rqs -F '{place.password}' {folders} && ls /etc/ssh/*_key 2>/dev/null | wc -l"
+    command = f"! grep -rqs -F '{place.password}' {folders} && ! grep -rqs 'PRIVATE KEY' {folders}"
+    command += " && ls /etc/ssh/*_key 2>/dev/null | wc -l"
     done = subprocess.run(
         ["docker", "run", "--rm", "--entrypoint", "sh", f"spotcache-sandbox/ami:{image['ImageId']}", "-c", command],
         capture_output=True,
@@ -242,14 +242,7 @@ class Clients:
             thread.join()
 
     def _write(self, place: Sandbox, host: Host) -> None:
-        client = redis.Redis(
-            host=host.ip,
-            username=keys.USERNAME,
-            password=place.password,
-            socket_timeout=0.5,
-            socket_connect_timeout=0.5,
-            retry=NO_RETRY,
-        )
+        client = place.connect(host, socket_timeout=0.5, socket_connect_timeout=0.5, retry=NO_RETRY)
         while not self._stop.is_set():
             with suppress(redis.RedisError):
                 if client.set("who", host.id):
