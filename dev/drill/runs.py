@@ -14,6 +14,7 @@ import os
 import random
 import shutil
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Any
 
 from dev import keys, permissions
 from dev.drill import floors, stolen
+from dev.sample_app.slack import Slack
 from dev.sandboxes import Host, Sandbox
 from dev.work import BUILD, ROOT, Failed, Journal, end_on_sigterm, table
 
@@ -201,6 +203,15 @@ def rehearse(sandbox: Sandbox, journal: Journal, plan: Plan, state: State) -> No
                 steady(sandbox, plan)
 
 
+def untold(slack: Slack, runs: Sequence[Mapping[str, Any]], patience: float = 60.0) -> list[str]:
+    """Of which host that took another's place people were not told, by way of queues and functions."""
+    new = [str(run["successor"]) for run in runs if run.get("successor") not in (None, "", run["host"])]
+    deadline = time.monotonic() + patience
+    while not all(slack.count(host) for host in new) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return [f"people were not told that {host} was launched" for host in new if not slack.count(host)]
+
+
 def whole_report(plan: Plan, state: State) -> dict[str, Any]:
     """report.json."""
     reached = goals(plan, state.runs, state.floor) if state.runs and state.floor else []
@@ -259,8 +270,9 @@ def as_text(report: Mapping[str, Any]) -> str:
 
 def run(name: str, plan: Plan, keep: bool = False) -> dict[str, Any]:
     """Rehearse in a sandbox of that name, write the report, and leave nothing behind."""
-    state, journal = State(), Journal()
+    state, journal, slack = State(), Journal(), Slack()
     sandbox = Sandbox(name, FOLDER / "logs")
+    sandbox.given = dict(slack.variables)
     shutil.rmtree(FOLDER, ignore_errors=True)
     FOLDER.mkdir(parents=True)
     told: dict[str, Any] = {}
@@ -269,12 +281,14 @@ def run(name: str, plan: Plan, keep: bool = False) -> dict[str, Any]:
             told = stolen.rehearse(sandbox, journal, FOLDER / "run-1", plan.size_mb * KEYS_PER_MB)
         else:
             rehearse(sandbox, journal, plan, state)
+            state.problems += untold(slack, state.runs)
     except (Failed, keys.LoadError) as error:
         state.problems.append(str(error))
     finally:
         if not keep:
             with journal.step("Sandbox down"):
                 sandbox.down()
+        slack.down()
         report = told or whole_report(plan, state)
         (FOLDER / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     return report

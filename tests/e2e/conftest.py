@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from dev import permissions
+from dev.sample_app.slack import Slack
 from dev.sandboxes import Sandbox
 from dev.work import BUILD
 from tests.watched import Watched
@@ -67,12 +68,20 @@ def provisioned(sandbox: Sandbox, password: str, watched: Watched) -> Sandbox:
 
 
 @pytest.fixture(scope="session")
-def baked() -> Iterator[Sandbox]:
+def people() -> Iterator[Slack]:
+    """Who is told what becomes of the hosts that are lost."""
+    slack = Slack()
+    yield slack
+    slack.down()
+
+
+@pytest.fixture(scope="session")
+def baked(people: Slack) -> Iterator[Sandbox]:
     """A provisioned sandbox whose host may be lost: the next one comes back by itself. Its operator may drill.
 
     Its Redis speaks TLS alone, so that losses, restores and drills are seen to go well with it.
     """
     with Sandbox(f"t-baked{JOB}", LOGS / f"baked{JOB}", swift=True).running(*permissions.also("drill")) as running:
-        running.given = {"redis_tls": True}
+        running.given = {"redis_tls": True, **people.variables}
         running.play("provision", log="provision")
         yield running

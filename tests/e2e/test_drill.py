@@ -23,6 +23,8 @@ from spotcache_keeper.stores.manifest import Manifest
 
 from dev import keys
 from dev.drill import runs as drill
+from dev.sample_app.slack import Slack
+from dev.sample_app.web_fleet import until
 from dev.sandboxes import PORT, Host, Sandbox
 from dev.work import BUILD
 
@@ -244,7 +246,12 @@ def test_a_host_that_may_delete_is_found_out(place: Sandbox, filled: dict[int, k
     assert keys.differences(filled, place.fingerprint(place.host())) == []
 
 
-def test_with_a_notice_by_fis(place: Sandbox, filled: dict[int, keys.DatabasePrint]) -> None:
+def are_told(people: Slack, words: str) -> None:
+    """What a host says reaches people by way of queues and functions."""
+    until(lambda: people.count(words) > 0, f"that people are told of {words}", 60)
+
+
+def test_with_a_notice_by_fis(place: Sandbox, filled: dict[int, keys.DatabasePrint], people: Slack) -> None:
     old = place.host()
     speaks_tls_alone(place, old)
     code, said, report = run(place, "notice")
@@ -282,6 +289,24 @@ def test_with_a_notice_by_fis(place: Sandbox, filled: dict[int, keys.DatabasePri
     jobs += list(Path(tempfile.gettempdir()).glob("spotcache-drill-*/*"))
     assert [file for file in jobs if place.password in file.read_text(errors="replace")] == []
     speaks_tls_alone(place, place.host())
+    assert keys.differences(filled, place.fingerprint(place.host())) == []
+    are_told(people, str(one["successor"]))
+
+
+def test_an_instance_that_fis_terminates_is_measured_through_the_host(
+    place: Sandbox, filled: dict[int, keys.DatabasePrint]
+) -> None:
+    """As on AWS from a laptop: what ends the host shuts it down in good order, and the client comes by ssh."""
+    old = place.host()
+    code, said, report = run(place, "terminate", drill_kind="kill", drill_client_ways=["ssh"])
+    assert code == 0, said[-3000:]
+    [one] = report["runs"]
+    assert "The client writes through ssh to the host" in said
+    assert (one["host"], one["successor"]) == (old.id, place.host().id)
+    # The final backup of a shutdown has everything.
+    assert one["acknowledged_lost"] == 0
+    assert one["keys_acknowledged"] > 0
+    assert left_of_fis(place) == []
     assert keys.differences(filled, place.fingerprint(place.host())) == []
 
 
