@@ -199,3 +199,12 @@ def test_after_a_power_cut_the_next_host_takes_over_the_volume(place: Sandbox, f
     assert held(place.connect(new), list(writer.acknowledged)) == writer.acknowledged
     assert any(f"took over the volume {volume}" in one["line"] for one in last_boot(place, new)["lines"])
     assert_healthy(place, new, filesystem)
+
+    # It is this machine's own now: at its next boot it is found and mounted as any other.
+    boot = boot_of(place, new)
+    goes_down(place, new, "reboot")
+    until(lambda: None if boot_of(place, new) in (None, boot) else True, PATIENCE_S, "another boot")
+    until(lambda: None if silent(place, new) else True, PATIENCE_S, "Redis after the reboot")
+    assert lease(place)["volume"] == volume
+    assert held(place.connect(new), list(writer.acknowledged)) == writer.acknowledged
+    assert_healthy(place, new, filesystem)
