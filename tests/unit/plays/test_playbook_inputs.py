@@ -172,6 +172,8 @@ def populated(endpoint: str, folder: Path, ansible: kills.Ansible) -> Aws:
     office = {"IpAddress": {"aws:SourceIp": "203.0.113.0/24"}}
     there = {"Effect": "Allow", "Action": sorted(lacking), "Resource": "*", "Condition": office}
     users["office"] = {**policy, "Statement": [*without["Statement"], there]}
+    ssm = json.loads((ROOT / "docs" / "iam" / "operator-ssm-policy.json").read_text())
+    users["sessions"] = {**policy, "Statement": [*policy["Statement"], *ssm["Statement"]]}
     for user, document in users.items():
         iam.create_user(UserName=user)
         iam.put_user_policy(UserName=user, PolicyName=user, PolicyDocument=json.dumps(document))
@@ -595,6 +597,11 @@ def test_sessions_need_a_permission_of_their_own(aws: Aws) -> None:
     assert "user/operator lack ssm:StartSession" in text, text[-2000:]
     assert "operator-roles-policy.json and docs/iam/operator-ssm-policy.json" in text
     assert aws.made() == before
+    # With the policy that is named it is enough, and the next check says its own.
+    code, text = aws.play(
+        "playbooks/provision.yml", {**ssm, **aws.variables("sessions"), "spot_host_instance_types": []}
+    )
+    assert "spot_host_instance_types is empty" in text, text[-2000:]
 
 
 def test_a_boundary_that_is_not_there_is_named_before_anything_is_made(aws: Aws) -> None:
