@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -199,6 +200,26 @@ def test_at_the_end_of_its_term_a_backup_must_be_younger_than_its_beginning() ->
         assert superseded([lost], [], NOW, TERM, [Backup("i-2", days(created))]).over == over
     young = volume("vol-lost", 30, since=days(6).isoformat())
     assert superseded([young], [], NOW, TERM, [Backup("i-2", days(1))]) == Superseded([], [], [])
+
+
+def test_backups_are_asked_for_only_where_they_decide() -> None:
+    asked: list[str] = []
+
+    class Listed:
+        def __iter__(self) -> Iterator[Backup]:
+            asked.append("S3")
+            return iter([Backup("i-2", days(1))])
+
+    # The night of a volume that is kept: nothing runs, so that nothing can be in its place.
+    lost = volume("vol-lost", 30)
+    used = {**volume("vol-used", 3, "in-use"), "Attachments": [{"InstanceId": "i-2"}]}
+    assert superseded([lost], [], NOW, TERM, Listed()).marked == []
+    # One whose term has begun, and is not over.
+    marked = volume("vol-lost", 30, since=days(2).isoformat())
+    assert superseded([marked, used], [], NOW, TERM, Listed()) == Superseded([], [], [])
+    assert asked == []
+    assert superseded([lost, used], [], NOW, TERM, Listed()).marked == ["vol-lost"]
+    assert asked == ["S3"]
 
 
 GOOD = {"verified": True, "environment": "stg", "created": "2026-11-22T12:00:00Z", "host": "i-2"}

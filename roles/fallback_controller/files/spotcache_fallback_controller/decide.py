@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -146,7 +146,7 @@ def superseded(
     snapshots: list[dict[str, Any]],
     now: datetime,
     term: timedelta,
-    backups: Sequence[Backup] = (),
+    backups: Iterable[Backup] = (),
 ) -> Superseded:
     """Volumes in whose place another one is, from all volumes and snapshots of the environment.
 
@@ -158,6 +158,8 @@ def superseded(
     Where there are no snapshots (a host without a way to EC2 takes none), a verified backup in S3 does as well: taken
     by a host that runs, and younger than anything known of the volume. At the end of the term it must be younger than
     the term's beginning, before which the volume may have been written to by somebody of whom nothing is known.
+
+    `backups` is gone through only where it decides: S3 bills each question, and at night this is asked for hours.
     """
     known = {
         volume["VolumeId"]: max(
@@ -178,7 +180,7 @@ def superseded(
         elif volume["State"] != "available":
             continue
         elif since is None or since < known[name]:
-            if younger & in_use or any(one.host in hosts and one.created > known[name] for one in backups):
+            if younger & in_use or (hosts and any(one.host in hosts and one.created > known[name] for one in backups)):
                 found.marked.append(name)
         elif now - since >= term and (younger or any(one.created > since for one in backups)):
             found.over.append(name)

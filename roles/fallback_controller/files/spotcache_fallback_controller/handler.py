@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -35,6 +36,19 @@ CONFIG = Config(connect_timeout=3, read_timeout=10, retries={"max_attempts": 4, 
 def log(text: str, **more: Any) -> None:
     """A line for the log."""
     print(json.dumps({"message": text, **more}))
+
+
+class Asked:
+    """What is asked for once, and not before somebody wants to know."""
+
+    def __init__(self, ask: Callable[[], list[Backup]]) -> None:
+        self._ask = ask
+        self._answer: list[Backup] | None = None
+
+    def __iter__(self) -> Iterator[Backup]:
+        if self._answer is None:
+            self._answer = self._ask()
+        return iter(self._answer)
 
 
 class FallbackController:
@@ -121,9 +135,7 @@ class FallbackController:
         """Delete data volumes in whose place another one has been for long."""
         now = datetime.now(UTC)
         volumes, snapshots = self.volumes_and_snapshots()
-        # S3 is asked only when there is a volume that nobody uses.
-        backups = self.backups() if any(one["State"] == "available" for one in volumes) else []
-        found = superseded(volumes, snapshots, now, self.term, backups)
+        found = superseded(volumes, snapshots, now, self.term, Asked(self.backups))
         if found.marked:
             since = now.isoformat(timespec="seconds")
             self.ec2.create_tags(Resources=found.marked, Tags=[{"Key": SUPERSEDED, "Value": since}])
