@@ -89,6 +89,18 @@ options:
     description: Name of the private DNS zone. Empty means none.
     type: str
     default: ''
+  dns_zone_shared:
+    description: Whether other VPCs may ask that zone as well, whoever has made it.
+    type: bool
+    default: false
+  dns_other_zone:
+    description: Name of the zone that the environment would have with the other choice of O(dns_zone_shared).
+    type: str
+    default: ''
+  dns_record:
+    description: Name by which clients find Redis, in either zone.
+    type: str
+    default: ''
   tags:
     description: Tags that everything carries, besides a name.
     type: dict
@@ -168,6 +180,12 @@ instance_connect_endpoint:
   type: dict
 dns_zone_id:
   description: The private DNS zone; empty when there is none.
+  returned: always
+  type: str
+dns_answered_by:
+  description:
+    - Name of another private zone from which the VPC is answered for O(dns_record), after a change of
+      O(dns_zone_shared); empty without one.
   returned: always
   type: str
 """
@@ -294,24 +312,41 @@ class Network:
         answer = self.ec2.describe_vpc_attribute(VpcId=vpc_id, Attribute=name)
         return bool(answer[f"{name[0].upper()}{name[1:]}"]["Value"])
 
-    def zone_of(self, vpc_id: str, region: str) -> dict[str, Any] | None:
-        """The private DNS zone of that name which the VPC, and no other, asks."""
-        if not self.params["dns_zone"]:
-            return None
+    def zones_of(self, vpc_id: str, region: str) -> dict[str, Any]:
+        """The zone of that name which the VPC, and no other unless it is shared, asks; and who else would answer."""
+        wanted, other = str(self.params["dns_zone"]), str(self.params["dns_other_zone"])
         found: list[dict[str, Any]] = []
-        for page in self.route53.get_paginator("list_hosted_zones").paginate():
+        besides: list[dict[str, Any]] = []
+        for page in self.route53.get_paginator("list_hosted_zones").paginate() if wanted else ():
             for zone in page["HostedZones"]:
-                if zone["Name"] != f"{self.params['dns_zone']}." or not zone["Config"].get("PrivateZone"):
+                if zone["Name"] not in (f"{wanted}.", f"{other}.") or not zone["Config"].get("PrivateZone"):
                     continue
                 vpcs = self.route53.get_hosted_zone(Id=zone["Id"])["VPCs"]
-                if [(vpc["VPCId"], vpc["VPCRegion"]) for vpc in vpcs] == [(vpc_id, region)]:
+                asking = [(vpc["VPCId"], vpc["VPCRegion"]) for vpc in vpcs]
+                if zone["Name"] != f"{wanted}.":
+                    besides += [zone] if (vpc_id, region) in asking else []
+                elif asking == [(vpc_id, region)] or (self.params["dns_zone_shared"] and (vpc_id, region) in asking):
                     found.append(zone)
         match = only(found)
+        # The longer name answers for all below it, whatever it holds; the shorter one for what it holds.
+        answers = [one for one in besides if self.params["dns_zone_shared"] or (not match and self.holds(one))]
         if match is not None:
             short = match["Id"].rpartition("/")[2]
             asked = self.route53.list_tags_for_resource(ResourceType="hostedzone", ResourceId=short)
             match = {**match, "Tags": asked["ResourceTagSet"]["Tags"]}
-        return match
+        return {"zone": match, "answered_by": answers[0]["Name"].rstrip(".") if answers else ""}
+
+    def holds(self, zone: dict[str, Any]) -> bool:
+        """Whether a zone has the name by which clients find Redis."""
+        record = str(self.params["dns_record"])
+        rows = self.route53.list_resource_record_sets(
+            HostedZoneId=zone["Id"], StartRecordName=record, StartRecordType="A", MaxItems="1"
+        )["ResourceRecordSets"]
+        return bool(record) and any(row["Name"].rstrip(".") == record for row in rows)
+
+    def zone_is_right(self, zone: dict[str, Any]) -> bool:
+        """There, and with its tags where it is this environment's alone."""
+        return bool(zone) if self.params["dns_zone_shared"] else has_tags(zone, self.named())
 
     def look(self, region: str) -> dict[str, Any]:
         """What there is, and what differs."""
@@ -332,7 +367,7 @@ class Network:
                 "tables": lambda: self.pages("describe_route_tables", "RouteTables", inside),
                 "endpoints": lambda: self.pages("describe_vpc_endpoints", "VpcEndpoints", inside),
                 "groups": lambda: self.pages("describe_security_groups", "SecurityGroups", inside),
-                "zone": lambda: self.zone_of(vpc_id, region),
+                "zones": lambda: self.zones_of(vpc_id, region),
                 "endpoint": lambda: find(self.ec2, vpc_id),
             }
         )
@@ -341,7 +376,7 @@ class Network:
         groups = {group["GroupName"]: group for group in answers["groups"]}
         client, host = (groups.get(f"{self.name}-{part}", {}) for part in ("client", "host"))
         gate = groups.get(self.endpoint_name, {})
-        zone = answers["zone"] or {}
+        zone = answers["zones"]["zone"] or {}
         endpoint = answers["endpoint"]
         # What is made later may depend on what is changed earlier.
         vpc_differs = own and not self.vpc_is_right(vpc, answers["support"] and answers["hostnames"])
@@ -355,7 +390,7 @@ class Network:
             "instance_connect_endpoint": not self.endpoint_is_right(
                 endpoint, gate, cidrs_of(vpc), shared=lets_in(gate, answers["groups"], besides=host)
             ),
-            "dns": bool(self.params["dns_zone"]) and not has_tags(zone, self.named()),
+            "dns": bool(self.params["dns_zone"]) and not self.zone_is_right(zone),
         }
         stranded = [] if own else self.stranded(usable, answers["tables"], answers["endpoints"])
         return result(
@@ -363,6 +398,7 @@ class Network:
             subnets=usable,
             groups={"host": host, "client": client, "endpoint": gate},
             zone=zone,
+            answered_by=answers["zones"]["answered_by"],
             endpoint=described(endpoint, self.endpoint_name),
             stranded=stranded,
             resolves=answers["support"] and answers["hostnames"],
@@ -524,6 +560,7 @@ def result(
     subnets: Sequence[dict[str, Any]] = (),
     groups: Mapping[str, dict[str, Any]] | None = None,
     zone: Mapping[str, Any] | None = None,
+    answered_by: str = "",
     endpoint: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The task's result."""
@@ -547,6 +584,7 @@ def result(
         "endpoint_security_group_id": ids.get("endpoint", ""),
         "instance_connect_endpoint": endpoint or {},
         "dns_zone_id": (zone or {}).get("Id", "").rpartition("/")[2],
+        "dns_answered_by": answered_by,
     }
 
 
@@ -575,6 +613,9 @@ def main() -> None:
             },
             "endpoint_name": {"type": "str", "default": ""},
             "dns_zone": {"type": "str", "default": ""},
+            "dns_zone_shared": {"type": "bool", "default": False},
+            "dns_other_zone": {"type": "str", "default": ""},
+            "dns_record": {"type": "str", "default": ""},
             "tags": {"type": "dict", "required": True},
         },
         required_if=[("instance_connect_endpoint", "present", ["endpoint_name"])],

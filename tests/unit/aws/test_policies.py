@@ -42,6 +42,7 @@ SCENARIOS: dict[str, dict[str, Any]] = {
         "spot_host_topic_arn": "{}:sns:{region}:{account}:spotcache-stg",
         "spot_host_dns_zone_id": "Z0123456789ABCDEFGHIJ",
         "spot_host_dns_zone_name": "spotcache.internal",
+        "spot_host_dns_name": "redis.stg.spotcache.internal",
         "spot_host_data_volume_kms_key": "{}:kms:{region}:{account}:key/01234567-89ab-cdef-0123-456789abcdef",
         "spot_host_connection": "ssm",
         "spot_host_bake": True,
@@ -298,6 +299,24 @@ def test_a_host_adds_backups_and_takes_none_away() -> None:
     assert allowed(HOST, "ec2", snapshot, own) == {"ec2:CreateVolume"}
     # Nor another's.
     assert allowed(HOST, "s3", BACKUP.replace("/stg/", "/prod/"), s3__if_none_match="*") == set()
+
+
+@pytest.mark.parametrize(
+    ("names", "decision"),
+    [
+        (["redis.stg.spotcache.internal"], "allowed"),
+        (["redis.prod.spotcache.internal"], "implicitDeny"),
+        (["redis.stg.spotcache.internal", "redis.prod.spotcache.internal"], "implicitDeny"),
+        ([], "implicitDeny"),
+    ],
+)
+def test_a_host_moves_its_own_environments_name_alone(names: list[str], decision: str) -> None:
+    """The zone may be one that environments share."""
+    zone = "arn:aws:route53:::hostedzone/Z0123456789ABCDEFGHIJ"
+    key = "route53:ChangeResourceRecordSetsNormalizedRecordNames"
+    target = Target(zone, {}, context={key: names} if names else {})
+    policy = json.loads(rendered(HOST, "aws"))
+    assert decide([policy], "route53:ChangeResourceRecordSets", target, {}) == decision
 
 
 def test_what_gives_backups_up_may_not_get_past_a_lock_nor_write_one() -> None:

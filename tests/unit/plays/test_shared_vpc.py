@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Environments in one VPC share its EC2 Instance Connect Endpoint, of which EC2 allows one; the last one deletes it."""
+"""Environments share what need not be there twice: a VPC's EC2 Instance Connect Endpoint, and a zone; the last one deletes it."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ class Vpc:
         self.stage, self.account = stage, stage.empty
         self.ec2 = self.account.client("ec2")
         self.id = self.ec2.create_vpc(CidrBlock="10.9.0.0/16")["Vpc"]["VpcId"]
+        self.ec2.modify_vpc_attribute(VpcId=self.id, EnableDnsHostnames={"Value": True})
         self.subnets = [
             self.ec2.create_subnet(VpcId=self.id, CidrBlock=f"10.9.{n}.0/24", AvailabilityZone=f"{kills.REGION}{zone}")
             for n, zone in enumerate("ac")
@@ -38,7 +39,7 @@ class Vpc:
         self.play = stage.folder / "network.yml"
         self.play.write_text(PLAY)
 
-    def run(self, entry: str, environment: str, **more: Any) -> str:
+    def run(self, entry: str, environment: str, fails: bool = False, **more: Any) -> str:
         """The role's entry point for one of the environments; what it said."""
         given = {
             "entry": entry,
@@ -54,7 +55,7 @@ class Vpc:
         }
         log = self.stage.folder / f"{entry}-{environment}.log"
         code = self.stage.ansible.run([str(self.play), "-i", "localhost,", "-c", "local", "-e", json.dumps(given)], log)
-        assert code == 0, log.read_text()[-3000:]
+        assert (code != 0) is fails, log.read_text()[-3000:]
         return log.read_text()
 
     def endpoints(self) -> list[dict[str, Any]]:
@@ -102,3 +103,60 @@ def test_two_environments_share_the_endpoint_and_the_last_one_deletes_it(vpc: Vp
     vpc.run("destroy", "two")
     assert vpc.endpoints() == []
     assert vpc.groups() == {}
+
+
+def zones(vpc: Vpc) -> dict[str, list[str]]:
+    """The VPC's zones, and what stands in them."""
+    route53 = vpc.account.client("route53")
+    found = {}
+    for zone in route53.list_hosted_zones_by_vpc(VPCId=vpc.id, VPCRegion=kills.REGION)["HostedZoneSummaries"]:
+        rows = route53.list_resource_record_sets(HostedZoneId=zone["HostedZoneId"])["ResourceRecordSets"]
+        found[zone["Name"]] = [row["Name"] for row in rows if row["Type"] == "A"]
+    return found
+
+
+def name_redis(vpc: Vpc, environment: str, action: str = "UPSERT") -> None:
+    """What a host does at its boot, and spot_host at the environment's end."""
+    route53 = vpc.account.client("route53")
+    [zone] = route53.list_hosted_zones()["HostedZones"]
+    record = {
+        "Name": f"redis.{environment}.spotcache.internal",
+        "Type": "A",
+        "TTL": 10,
+        "ResourceRecords": [{"Value": "10.9.0.5"}],
+    }
+    change = {"Changes": [{"Action": action, "ResourceRecordSet": record}]}
+    route53.change_resource_record_sets(HostedZoneId=zone["Id"], ChangeBatch=change)
+
+
+def test_environments_share_a_zone_and_the_last_one_deletes_it(vpc: Vpc) -> None:
+    shared = {"network_dns_zone": "spotcache.internal", "network_dns_zone_shared": True}
+    for environment in ("one", "two"):
+        vpc.run("main", environment, **shared)
+        name_redis(vpc, environment)
+    # One zone is paid, and nothing is changed again.
+    names = [f"redis.{one}.spotcache.internal." for one in ("one", "two")]
+    assert zones(vpc) == {"spotcache.internal.": names}
+    assert "changed=0" in vpc.run("main", "two", **shared)
+
+    # Its name would be looked for in a zone of its own, where it is not yet.
+    said = vpc.run("main", "two", fails=True, network_dns_zone="spotcache.internal")
+    assert "network_dns_zone_shared is false, and two has its name in the zone spotcache.internal" in said
+    assert len(vpc.account.client("route53").list_hosted_zones()["HostedZones"]) == 1
+
+    name_redis(vpc, "one", "DELETE")
+    vpc.run("destroy", "one", **shared)
+    assert zones(vpc) == {"spotcache.internal.": names[1:]}
+    name_redis(vpc, "two", "DELETE")
+    vpc.run("destroy", "two", **shared)
+    assert zones(vpc) == {}
+
+
+def test_who_has_a_zone_of_its_own_is_not_answered_from_a_shared_one(vpc: Vpc) -> None:
+    vpc.run("main", "one", network_dns_zone="spotcache.internal")
+    said = vpc.run(
+        "main", "one", fails=True, network_dns_zone="spotcache.internal", network_dns_zone_shared=True
+    )
+    assert "one has its name in the zone one.spotcache.internal" in said
+    vpc.run("destroy", "one", network_dns_zone="spotcache.internal")
+    assert zones(vpc) == {}
