@@ -196,6 +196,8 @@ def test_every_interval_is_a_calendar_that_fires_that_often(interval: str) -> No
 def test_the_service_may_write_the_data_volume_and_nothing_else() -> None:
     service = render("keeper", "spotcache-backup.service.j2", EVERYTHING).splitlines()
     assert "ExecStart=/usr/local/sbin/spotcache-keeper backup --reason timer" in service
+    fewer = render("keeper", "spotcache-backup.service.j2", EVERYTHING | {"keeper_timer_snapshots": False})
+    assert "ExecStart=/usr/local/sbin/spotcache-keeper backup --reason timer --no-snapshot\n" in fewer
     assert [line for line in service if "WritePaths" in line] == ["ReadWritePaths=/data"]
     assert "RequiresMountsFor=/data" in service
     assert "ProtectSystem=strict" in service

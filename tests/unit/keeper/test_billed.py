@@ -5,18 +5,23 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from spotcache_cost import habits
+from spotcache_fallback_controller.handler import FallbackController
 from spotcache_keeper.aws.imds import Imds
 from spotcache_keeper.aws.signed import Objects, Signed, role_credentials
 from spotcache_keeper.backup import retain
+from spotcache_keeper.backup.create import backup
+from spotcache_keeper.backup.switch_data import recover
 from spotcache_keeper.lease import LeaseStore
 from spotcache_keeper.node.renew import LeaseHolder
 from spotcache_keeper.stores.retention import Policy
+from spotcache_keeper.stores.s3 import S3Store
 
 from sandbox.billed import Calls, count
 from tests.unit.keeper.support import REGION
@@ -82,20 +87,60 @@ def test_an_idle_hour(world: World) -> None:
     compare("idle", hour(world))
 
 
-def test_a_backup_and_what_each_one_that_is_kept_adds(world: World) -> None:
-    found, looked = [], []
+def lock_the_bucket(world: World) -> None:
+    """Make the bucket once more, as the role keeper makes one."""
+    s3 = world.client("s3")
+    s3.delete_bucket(Bucket="backups")
+    s3.create_bucket(
+        Bucket="backups", CreateBucketConfiguration={"LocationConstraint": REGION}, ObjectLockEnabledForBucket=True
+    )
+
+
+def backed_up(world: World) -> dict[str, int]:
+    """What a backup by the timer is billed on a host that has the lease, as every host has."""
+    counted()
+    context = world.host.context(leases=world.outside.leases, boot_id=world.outside.boot_id)
+    recover(context)
+    assert backup(context, "timer").problems == []
+    return counted()
+
+
+def looked(world: World, policy: Policy) -> dict[str, int]:
+    """What the function that gives up backups is billed, once."""
+    counted()
+    warnings: list[str] = []
+    retain.prune({world.host.s3: policy}, world.outside.leases, world.host.context().now(), warnings)
+    assert warnings == []
+    return counted()
+
+
+def less(more: Mapping[str, int], fewer: Mapping[str, int]) -> dict[str, int]:
+    """What the one has beyond the other."""
+    return {key: more[key] - fewer.get(key, 0) for key in more if more[key] != fewer.get(key, 0)}
+
+
+def test_a_backup_and_a_look_of_what_gives_backups_up(world: World) -> None:
+    lock_the_bucket(world)
+    hour(world)
+    all_of_them = Policy(24, 7, 4)
+    taken, looks = [], []
     for number in range(3):
         world.host.fill(str(number))
-        counted()
-        world.host.backup("timer")
-        found.append(counted())
-        # The function that gives up older ones looks at each, as often as backups are taken by default.
-        retain.prune({world.host.s3: Policy(24, 7, 4)}, world.outside.leases, world.host.context().now(), [])
-        looked.append(counted())
-    more = {key: looked[2][key] - looked[1][key] for key in looked[2] if looked[2][key] != looked[1][key]}
-    compare("kept", more)
-    assert found[1] == found[2]
-    compare("backup", {key: found[2][key] + looked[2][key] - 3 * more.get(key, 0) for key in found[2]})
+        taken.append(backed_up(world))
+        looks.append(looked(world, all_of_them))
+    assert taken[1] == taken[2]
+    compare("backup", taken[2])
+    kept = less(looks[2], looks[1])
+    compare("kept", kept)
+    compare("look", less(looks[2], {key: 3 * calls for key, calls in kept.items()}))
+    gone = looked(world, Policy(2, 0))
+    assert len(world.host.s3.ids()) == 2
+    compare("given_up", less(gone, looks[2]))
+    # Today's first is locked once, and looked at each time.
+    locks = replace(all_of_them, first_days=14)
+    fewer, locking, again = looked(world, all_of_them), looked(world, locks), looked(world, locks)
+    compare("lock", less(locking, again))
+    compare("locked", less(again, fewer))
 
 
 def test_the_end_of_a_host(world: World) -> None:
@@ -131,3 +176,81 @@ def test_a_restore(world: World) -> None:
     counted()
     world.host.restore(kept, force=True)
     compare("restore", counted())
+
+
+def test_a_day_of_working_hours_the_night_and_the_morning_after_it(world: World) -> None:
+    """Together, as they follow each other: what acts add up to is what really happens. The day is a short one."""
+    lock_the_bucket(world)
+    policy = Policy(24, 7, 4, first_days=14)
+    world.host.fill("today")
+    hours, per_hour = 1, 4
+    found = Counter(hour(world))
+    for _ in range(hours * per_hour):
+        found += Counter(backed_up(world))
+        found += Counter(looked(world, policy))
+    world.imds.notice()
+    watch = world.watch()
+    counted()
+    watch.step()
+    assert watch.drain is not None
+    assert watch.drain.over
+    found += Counter(counted())
+    table = habits.load()
+    there = len(world.host.s3.ids())
+    night = Counter[str]()
+    for _ in range(13):
+        night += Counter(looked(world, policy))
+    lease, _ = lost(world, zone="ap-northeast-1c")
+    record(world, lease, max(world.host.s3.ids()))
+    new = NewHost(world)
+    counted()
+    assert new.boot().run().what == "restored"
+    found += Counter(counted())
+    # While it fills; the evening's own backup is in the act of the end.
+    wanted = table.day(hours, per_hour, (1 + per_hour) / 2)
+    assert found.keys() == wanted.keys()
+    for key, calls in wanted.items():
+        assert found[key] == pytest.approx(calls, rel=0.1), (key, dict(found), wanted)
+    wanted = table.night(13, 1, there, 1)
+    assert night.keys() == wanted.keys()
+    for key, calls in wanted.items():
+        assert night[key] == pytest.approx(calls, rel=0.1), (key, dict(night), wanted)
+
+
+def test_the_fallback_controller_asks_s3_nothing_at_night(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each minute of every night, with a volume that is kept: a list and five objects would cost 0.19 USD a month."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", world.endpoint)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", REGION)
+    world.host.fill("one")
+    world.host.backup("final")
+    ec2 = world.client("ec2")
+    tags = [{"ResourceType": "volume", "Tags": [{"Key": "spotcache:environment", "Value": world.host.environment}]}]
+    ec2.create_volume(AvailabilityZone=f"{REGION}a", Size=8, TagSpecifications=tags)
+    scaling = world.client("autoscaling")
+    image = ec2.register_image(Name="host", RootDeviceName="/dev/xvda")["ImageId"]
+    scaling.create_launch_configuration(LaunchConfigurationName="t", ImageId=image, InstanceType="t3.micro")
+    scaling.create_auto_scaling_group(
+        AutoScalingGroupName="spotcache-t",
+        LaunchConfigurationName="t",
+        MinSize=0,
+        MaxSize=1,
+        DesiredCapacity=0,
+        AvailabilityZones=[f"{REGION}a"],
+    )
+    controller = FallbackController(
+        {
+            "SPOTCACHE_ENVIRONMENT": world.host.environment,
+            "GROUP": "spotcache-t",
+            "FALLBACK_GROUP": "spotcache-t-on-demand",
+            "FALLBACK": "true",
+            "RETURN_VOLUME": "false",
+            "SUPERSEDED_DAYS": "7",
+            "BUCKET": "backups",
+            "PREFIX": "",
+        }
+    )
+    counted()
+    assert controller.reconcile()["superseded"] == []
+    assert counted() == {}

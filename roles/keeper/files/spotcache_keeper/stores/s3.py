@@ -321,11 +321,14 @@ class S3Store:
 
     def remove(self, backup_id: str) -> None:
         """Delete a backup with all its versions, the manifest first."""
+        below = f"{self._prefix}{backup_id}/"
+        with aws_errors(f"listing s3://{self._bucket}/{below}"):
+            # One list for both, since S3 bills each.
+            answer = self._client().list_object_versions(Bucket=self._bucket, Prefix=below)
+        found = [*answer.get("Versions", []), *answer.get("DeleteMarkers", [])]
         for name in (MANIFEST_NAME, RDB_NAME):
-            key = f"{self._prefix}{backup_id}/{name}"
+            key = f"{below}{name}"
             with aws_errors(f"deleting s3://{self._bucket}/{key}"):
-                answer = self._client().list_object_versions(Bucket=self._bucket, Prefix=key)
-                found = [*answer.get("Versions", []), *answer.get("DeleteMarkers", [])]
                 for one in [one for one in found if one["Key"] == key]:
                     self._client().delete_object(Bucket=self._bucket, Key=key, VersionId=one["VersionId"])
 
