@@ -175,7 +175,9 @@ def ensure_absent(module: AnsibleAWSModule, zones: Zones) -> dict[str, Any]:
     else:
         after = asked["vpcs"]
         if params["vpc_leaves"]:
-            module.warn(f"The zone {zones.name}, {asked['id']}, stays, and is billed: it has {', '.join(sorted(left))}.")
+            module.warn(
+                f"The zone {zones.name}, {asked['id']}, stays, and is billed: it has {', '.join(sorted(left))}."
+            )
     return _result(asked if after else None, asked["vpcs"], after)
 
 

@@ -80,9 +80,7 @@ def test_the_last_name_takes_it_along(route53: Any, run: Callable[..., dict[str,
     assert run("vpc-2", state="absent", vpc_leaves=True)["changed"] is False
 
 
-def test_a_zone_of_somebody_else_is_used_and_never_changed(
-    route53: Any, run: Callable[..., dict[str, Any]]
-) -> None:
+def test_a_zone_of_somebody_else_is_used_and_never_changed(route53: Any, run: Callable[..., dict[str, Any]]) -> None:
     route53.create_hosted_zone(
         Name=NAME,
         CallerReference="theirs",

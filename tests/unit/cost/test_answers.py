@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
-from spotcache_cost import advice, cli, habits, prices, report, svg, ways, words
+from spotcache_cost import advice, cli, drills, habits, prices, report, svg, ways, words
 from spotcache_cost.environments import Options
 from spotcache_cost.errors import CostError
 from spotcache_cost.model import PROVIDED
@@ -108,6 +108,8 @@ def test_the_readmes_table_is_the_programs(page: str, language: str) -> None:
         (["--requests-per-second", "-1"], "requests_per_second is -1."),
         (["--zone-shares", "-1"], "--zone-shares is -1."),
         (["--prices", "nowhere.json"], "nowhere.json cannot be read"),
+        (["--advise", "--drills", "nowhere.json"], "What drills measured cannot be read in nowhere.json"),
+        (["--update-drills", "nowhere.json"], "nowhere.json is no report of a drill"),
     ],
 )
 def test_what_cannot_be_gets_a_sentence(arguments: list[str], said: str) -> None:
@@ -123,7 +125,14 @@ def test_old_prices_are_said_to_be_old() -> None:
     assert not any("days old" in one for one in report.remarks(ROWS, BOOK, YEN, BOOK.date))
 
 
-MEASURED = advice.Drills(100.0, 200.0, "2026-11-30")
+DAY = date(2026, 11, 30)
+MEASURED = drills.Drills(
+    {
+        "notice": drills.Drill(130.0, 10.0, 0, 0.0, 3, "a sandbox", DAY, "./spotcache drill --kind notice --runs 3"),
+        "kill": drills.Drill(90.0, 90.0, 7, 12.0, 3, "a sandbox", DAY, "./spotcache drill --kind kill --runs 3"),
+    },
+    drills.load().documented,
+)
 
 
 def judged(asked: ways.Asked | None = None, **demands: Any) -> list[advice.Choice]:
@@ -131,20 +140,36 @@ def judged(asked: ways.Asked | None = None, **demands: Any) -> list[advice.Choic
 
 
 def said(choices: list[advice.Choice]) -> str:
-    return "\n".join(advice.text(choices, lambda usd: f"{usd:.2f} USD"))
+    return "\n".join(advice.text(choices, lambda usd: f"{usd:.2f} USD", MEASURED))
 
 
 def test_a_team_that_can_refill_a_cache_takes_spot() -> None:
     asked = ways.Asked(options=Options(hours_a_week=55))
     text = said(judged(asked))
     assert text.startswith("Take this, t3.micro Spot, working hours, lean: ")
-    assert "EC2 takes back 15-20 % of these hosts a month: 100 s without service" in text
-    assert "200 s without service when it ends without a notice" in text
+    assert (
+        "EC2 takes back 15-20 % of these hosts a month: 130 s without service, 120 of them the notice, and nothing lost"
+        in text
+    )
+    assert "90 s without service when it ends without a notice" in text
+    assert "what was written since the last backup (15min) or save is lost: 12 s of it in the drill" in text
+    assert "Measured in a sandbox on 2026-11-30, 3 runs: ./spotcache drill --kind kill --runs 3." in text
+    assert "Not measured here, read on 2026-11-30: ElastiCache's documentation" in text
     # What the role spot_host warns of is said before anybody takes it.
     assert "t3.micro has 1 GiB for Docker, Redis and its fork, and provision warns of that" in text
     assert '   spotcache_backend: "ec2_spot"' in text
     assert '   spot_host_instance_types: ["t3.micro"]' in text
     assert "   spotcache_return_volume: true" in text
+    assert "   network_dns_zone_shared: true" in text
+    best = judged(asked)[0]
+    own, shared, anyway = best.zones
+    assert own - shared == pytest.approx(0.5 * 2 / 3)
+    assert shared - anyway == pytest.approx(0.5 / 3)
+    assert best.row.estimate.usd == pytest.approx(shared)
+    assert (
+        f"Of that the DNS zone is a choice: {own:.2f} USD with one of its own, {shared:.2f} USD with one that 3 "
+        f"environments share (network_dns_zone_shared: true), {anyway:.2f} USD with one that is paid for anyway."
+    ) in text
 
 
 @pytest.mark.parametrize(
@@ -216,6 +241,91 @@ def test_an_answer_that_is_none(about: str, answered: str, word: str) -> None:
     given = cli.parser().parse_args(["--advise"])
     with pytest.raises(CostError, match=word):
         cli.ask(given, lambda question: answered if about in question else "")
+
+
+def report_of(kind: str, **more: Any) -> dict[str, Any]:
+    """As ./spotcache drill leaves it."""
+    run = {
+        "kind": kind,
+        "values_equal": True,
+        "acknowledged_lost": 0 if kind == "notice" else 5,
+        "oldest_lost_s": 0.0 if kind == "notice" else 9.0,
+        "injected_at": 1796083200.0,
+        "gone_to_serving_s": 11.0,
+    }
+    runs = [{**run, "outage_s": outage} for outage in (131.0, 140.0, 129.0)]
+    return {"runs": runs, "verdict": "passed", "floors": {}, "size_mb": 200, "notice_s": 120.0, **more}
+
+
+def test_drills_write_the_file_that_the_advice_shows(tmp_path: Path) -> None:
+    (tmp_path / "mine.json").write_text(drills.SNAPSHOT.read_text())
+    for kind in ("notice", "kill"):
+        (tmp_path / f"{kind}.json").write_text(json.dumps(report_of(kind)))
+    done = run("--drills", "mine.json", "--update-drills", "notice.json", "kill.json", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert drills.load(tmp_path / "mine.json").measured == {
+        "notice": drills.Drill(
+            131.0,
+            11.0,
+            0,
+            0.0,
+            3,
+            "a sandbox",
+            date(2026, 12, 1),
+            "./spotcache drill --kind notice --runs 3 --size-mb 200 --notice 120",
+        ),
+        "kill": drills.Drill(
+            131.0,
+            11.0,
+            5,
+            9.0,
+            3,
+            "a sandbox",
+            date(2026, 12, 1),
+            "./spotcache drill --kind kill --runs 3 --size-mb 200",
+        ),
+    }
+    text = run("--advise", "--drills", "mine.json", folder=tmp_path).stdout
+    assert "131 s without service, 120 of them the notice" in text
+    assert "9 s of it in the drill" in text
+    # What a drill on AWS itself leaves has no floors.
+    aws = {key: value for key, value in report_of("kill").items() if key == "runs"}
+    (tmp_path / "kill.json").write_text(json.dumps(aws))
+    run("--drills", "mine.json", "--update-drills", "kill.json", folder=tmp_path)
+    assert drills.load(tmp_path / "mine.json").measured["kill"].where == "AWS"
+
+
+@pytest.mark.parametrize(
+    ("report", "said"),
+    [
+        (report_of("notice", notice_s=16.0), "its notice was 16 s, and AWS gives 120"),
+        (report_of("zone_lost"), "has zone_lost. Give reports of"),
+        (report_of("kill", runs=[]), "has no drill"),
+        (report_of("kill", runs=[{**report_of("kill")["runs"][0], "values_equal": False}]), "data was not equal"),
+        ({}, "is no report of a drill: KeyError 'runs'"),
+    ],
+)
+def test_a_drill_that_measured_nothing_is_not_taken(tmp_path: Path, report: dict[str, Any], said: str) -> None:
+    before = drills.SNAPSHOT.read_text()
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    done = run("--update-drills", "report.json", folder=tmp_path)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert drills.SNAPSHOT.read_text() == before
+
+
+def test_the_projects_own_file_of_drills_says_what_the_advice_needs() -> None:
+    book = drills.load()
+    assert set(book.measured) == {"notice", "kill"}
+    for drill in book.measured.values():
+        assert drill.runs >= 1
+        assert drill.outage_s >= drill.serving_s > 0
+        assert drill.source.startswith("./spotcache drill")
+        assert drill.date <= date.today()
+    elsewhere = {"elasticache", "elasticache_replicated", "elasticache_serverless", "fargate", "fargate_spot"}
+    assert set(book.documented) == elsewhere
+    assert all("docs.aws.amazon.com/" in one.source for one in book.documented.values())
+    assert f"{book.measured['notice'].outage_s:.0f} s without service" in run("--advise").stdout
 
 
 def test_inventory_lines_are_variables_that_there_are() -> None:

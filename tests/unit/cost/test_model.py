@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from spotcache_cost import habits, hours, model, prices, ways
-from spotcache_cost.environments import LEAN, Options, ec2, options
+from spotcache_cost.environments import LEAN, ZONE_SHARES, Options, ec2, options
 from spotcache_cost.errors import CostError
 from spotcache_cost.kinds import KINDS
 from spotcache_cost.model import Setup, estimate
+from spotcache_keeper.stores.retention import Kept, Policy, given_up
 
+ROOT = Path(__file__).resolve().parents[3]
 BOOK = prices.load()
 TOKYO = BOOK.of("ap-northeast-1")
 # The figures of the note that the project began with, JPY a month.
@@ -74,8 +77,9 @@ def test_a_host_that_always_runs() -> None:
     assert found["host, t3.small on Spot"].amount == pytest.approx(0.0093 * 730)
     assert found["root volume, while the host runs"].amount == pytest.approx(8 * 0.096)
     assert found["data volume"].amount == pytest.approx(8 * 0.096)
-    assert found["EBS snapshots of backups"].quantity == pytest.approx(36 * 0.5)
-    assert found["backups in S3"].quantity == pytest.approx(35 * 0.5)
+    # 24 of the last six hours, seven days' and four weeks' less what is among them, and for EBS what else there is.
+    assert found["backups in S3"].quantity == pytest.approx(33 * 0.5)
+    assert found["EBS snapshots of backups"].quantity == pytest.approx(34 * 0.5)
     assert found["private DNS zone"].amount == 0.5
     assert "public IPv4 addresses" not in found
     assert "CloudWatch alarms" not in found
@@ -293,17 +297,14 @@ def test_the_defaults_are_those_of_the_roles() -> None:
     assert set(LEAN) <= set(own)
 
 
-def lean(**more: Any) -> float:
+def lean(zone_shares: float = ZONE_SHARES, **more: Any) -> float:
     base = Setup(way="ec2_spot", type="t3.micro", data_gib=0.35, requests_per_second=1)
-    band = BOOK.band("ap-northeast-1", "t3.micro")
-    return estimate(ec2(base, options({**LEAN, **more}), band=band, habits=habits.load()), BOOK).usd
+    chosen = replace(options({**LEAN, **more}), zone_shares=zone_shares)
+    return estimate(ec2(base, chosen, band=BOOK.band("ap-northeast-1", "t3.micro"), habits=habits.load()), BOOK).usd
 
 
-def test_what_a_lean_host_costs_is_what_the_page_says() -> None:
-    page = (Path(__file__).resolve().parents[3] / "docs/costs.md").read_text()
-    own, without = lean(), lean(zone_shares=0)
-    assert f"| together | {own:.2f} |" in page
-    assert f"Without the zone it is {without:.2f}" in page
+def test_what_a_lean_host_costs_is_what_the_pages_say() -> None:
+    page = (ROOT / "docs/costs.md").read_text()
     floor, node = (
         estimate(one, BOOK).usd
         for one in (
@@ -311,19 +312,103 @@ def test_what_a_lean_host_costs_is_what_the_page_says() -> None:
             Setup(way="elasticache", type="cache.t3.small", engine="redis"),
         )
     )
-    assert without <= min(2.00, 0.3 * floor, 0.05 * node)
-    assert f"{without / floor:.0%} of what serverless".replace("%", " %") in page
-    assert f"{without / node:.1%} of a cache.t3.small".replace("%", " %") in page
+    assert f"| together | {lean():.2f} |" in page
+    for name, shares in (
+        ("its own", 1),
+        ("shared by two environments", 2),
+        ("shared by three", 3),
+        ("shared by four", 4),
+        ("paid for anyway", 0),
+    ):
+        usd = lean(shares)
+        row = f"| {name} | {usd:.2f} | {usd / floor:.0%} | {usd / node:.1%} |"
+        assert row.replace("%", " %") in page
+    assert lean(1) == pytest.approx(lean(network_dns_zone_shared=False))
+    # What it is meant to cost, and with which zone it does.
+    assert lean(0) <= min(2.00, 0.3 * floor, 0.05 * node)
+    assert lean(4) <= min(2.00, 0.3 * floor)
+    assert lean(3) <= 0.3 * floor
+    english, japanese = ((ROOT / name).read_text() for name in ("README.md", "README.ja.md"))
+    for usd in (lean(1), lean(4), lean(0)):
+        assert f" {usd:.2f}" in english.partition("In the lean row")[2].partition("\n\n")[0]
+        assert f" {usd:.2f} 米ドル" in japanese.partition("節約設定の行では")[2].partition("\n\n")[0]
+    # The variables are those of the page.
+    told = page.partition('"Lean" in the table')[2].partition("A t3.micro holds")[0].replace("\n", " ")
+    assert all(f"`{name}: {json.dumps(LEAN[name])}`" in told for name in LEAN if not name.startswith("schedule_"))
     # The host alone, of the type that holds 1 GiB of data.
     small = Setup(way="ec2_spot", type="t3.small", hours=hours.of_week(55))
     assert estimate(small, BOOK).group("compute") > 2.00
 
 
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        Options(),
+        Options(hours_a_week=55),
+        Options(hours_a_week=55, keeper_keep_count=4, keeper_keep_days=2, keeper_keep_weeks=0),
+        Options(keeper_spared_hours=0, keeper_lock_days=0, keeper_keep_count=8),
+        Options(hours_a_week=40, keeper_backup_interval="1h", keeper_keep_count=12, keeper_keep_days=1),
+    ],
+)
+def test_as_many_backups_are_paid_as_the_keepers_own_retention_keeps(chosen: Options) -> None:
+    """The planner that gives backups up, run for seven weeks; the last two are looked at."""
+    running, day = chosen.week
+    every = {"15min": 1, "1h": 4}[chosen.keeper_backup_interval]
+    policy = Policy(
+        chosen.keeper_keep_count,
+        chosen.keeper_keep_days,
+        chosen.keeper_keep_weeks,
+        int(chosen.keeper_spared_hours),
+        chosen.keeper_lock_days,
+    )
+    monday, items, held = datetime(2026, 9, 7, tzinfo=UTC), [], []
+    for quarter in range(7 * 7 * 96):
+        now = monday + timedelta(minutes=15 * quarter)
+        hour = quarter % 96 / 4
+        if now.weekday() < running and hour < day and quarter % every == 0:
+            items.append(Kept(str(quarter), now, good=True, term=1, received=now, whole=True))
+        gone = {one.key for one in given_up(items, now=now, policy=policy)}
+        items = [one for one in items if one.key not in gone]
+        if quarter >= 5 * 7 * 96:
+            held.append(len(items))
+    per_hour = 4 / every
+    paid = chosen.kept(policy.count, per_hour, policy.days, policy.weeks) + chosen.locked
+    assert paid == pytest.approx(sum(held) / len(held), rel=0.07)
+
+
+def test_locked_backups_and_the_function_that_gives_others_up_have_lines() -> None:
+    base = Setup(way="ec2_spot", type="t3.micro", data_gib=0.4)
+    found = lines(ec2(base, Options(), habits=habits.load()))
+    assert found["backups in S3 that are locked"].amount == pytest.approx(14 * 0.4 * 0.025)
+    unlocked = lines(ec2(base, options({"keeper_lock_days": 0}), habits=habits.load()))
+    assert "backups in S3 that are locked" not in unlocked
+    # Four looks an hour, by day and by night, each of which reads every backup.
+    seldom = lines(ec2(base, options({"keeper_retention_minutes": 60}), habits=habits.load()))
+    looks = 730 * 3
+    assert found["functions called"].quantity - seldom["functions called"].quantity == pytest.approx(looks)
+    item = "functions' memory and time"
+    assert found[item].quantity - seldom[item].quantity == pytest.approx(looks * 2 * 0.25)
+    assert found["logs written"].quantity > seldom["logs written"].quantity
+    assert found["S3 GET, HEAD"].quantity - seldom["S3 GET, HEAD"].quantity == pytest.approx(looks * (1 + 47 + 14))
+
+
+def test_snapshots_of_the_timers_backups_are_spared_however_few_are_kept() -> None:
+    base = Setup(way="ec2_spot", type="t3.micro", data_gib=0.4)
+    one = {"keeper_keep_snapshot_count": 1}
+    spared = lines(ec2(base, options(one)))["EBS snapshots of backups"]
+    assert spared.quantity == pytest.approx((24 + 1) * 0.4)
+    without = lines(ec2(base, options({**one, "keeper_timer_snapshots": False})))["EBS snapshots of backups"]
+    assert without.quantity == pytest.approx((1 + 1) * 0.4)
+
+
 def test_what_the_page_says_of_habits_is_the_table() -> None:
-    page = (Path(__file__).resolve().parents[3] / "docs/costs.md").read_text()
+    page = (ROOT / "docs/costs.md").read_text()
     counted = habits.load()
-    day = counted.day(11, 4, 35)
-    assert f"| {day['s3/write']:,.0f} | {day['s3/read']:,.0f} |" in page
+    working = Options(hours_a_week=55)
+    kept = round(working.kept(24, 4, 7, 4) + working.locked)
+    assert f"{kept} kept" in page
+    for found in (counted.day(11, 4, kept), counted.night(13, 4, kept, round(working.locked))):
+        assert f"| {found['s3/write']:,.0f} | {found['s3/read']:,.0f} |" in page
     for act, words in (
         ("idle", "its lease"),
         ("end", "its final backup"),
@@ -337,7 +422,7 @@ def test_what_the_page_says_of_habits_is_the_table() -> None:
 
 
 def test_a_longer_lease_and_a_slower_clock_cost_less() -> None:
-    base = {"keeper_timeouts": {}, "fallback_controller_look_minutes": 1}
+    base: dict[str, Any] = {"keeper_timeouts": {}, "fallback_controller_look_minutes": 1}
     dear = lean(**base)
     saved = dear - lean(**{**base, "keeper_timeouts": {"lease": 270}})
     assert saved == pytest.approx(239 * (120 - 40) * (4.7e-6 + 0.37e-6), rel=0.01)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,8 @@ def account() -> Iterator[dict[str, str]]:
         logs.create_log_group(logGroupName="/aws/lambda/spotcache-stg-fallback-controller")
         logs.put_retention_policy(logGroupName="/aws/lambda/spotcache-stg-fallback-controller", retentionInDays=30)
         logs.create_log_group(logGroupName="/aws/lambda/spotcache-stg-apcu")
+        logs.create_log_group(logGroupName="/aws/lambda/spotcache-stg-retention")
+        logs.put_retention_policy(logGroupName="/aws/lambda/spotcache-stg-retention", retentionInDays=30)
         logs.create_log_group(logGroupName="/aws/lambda/spotcache-stg2-apcu")
         client("ssm").put_parameter(Name="/spotcache/stg/host/redis-secrets", Value="x", Type="String", Tier="Advanced")
         client("sns").create_topic(Name="spotcache-stg")
@@ -110,6 +113,7 @@ def test_what_there_is_and_what_it_is_to_the_environment(account: dict[str, str]
     assert known[account["lost"]] == "forgotten"
     assert known["/aws/lambda/spotcache-stg-apcu"] == "forgotten"
     assert known["/aws/lambda/spotcache-stg-fallback-controller"] == "in use"
+    assert known["/aws/lambda/spotcache-stg-retention"] == "in use"
     assert known["/spotcache/stg/host/redis-secrets"] == "in use"
     assert account["other"] not in known
     assert not any("stg2" in name for name in known)
@@ -148,6 +152,38 @@ def test_the_forecast_counts_nothing_twice(account: dict[str, str]) -> None:
     assert standing.forecast(found, wanted, options(hours), BOOK, habits.load()).usd == pytest.approx(cast.usd)
     found.scheduled = True
     assert standing.forecast(found, wanted, options(hours), BOOK, habits.load()).usd < cast.usd - 2
+
+
+def test_a_shared_zone_is_paid_by_those_that_are_named_in_it(account: dict[str, str]) -> None:
+    route53 = client("route53")
+    zone = next(
+        one["Id"] for one in route53.list_hosted_zones()["HostedZones"] if one["Name"] == "stg.spotcache.internal."
+    )
+    for environment in ("stg", "dev"):
+        record = {
+            "Name": f"redis.{environment}.stg.spotcache.internal",
+            "Type": "A",
+            "TTL": 10,
+            "ResourceRecords": [{"Value": "10.0.0.5"}],
+        }
+        change = {"Changes": [{"Action": "UPSERT", "ResourceRecordSet": record}]}
+        route53.change_resource_record_sets(HostedZoneId=zone, ChangeBatch=change)
+    found = standing.look(replace(WHERE, shares_zone=True), client, BOOK)
+    assert [(one.usd, one.note) for one in found.things if one.kind == "DNS zone"] == [
+        (0.25, "stg.spotcache.internal, shared by 2 environments")
+    ]
+
+
+def test_older_versions_of_backups_are_paid_as_well(account: dict[str, str]) -> None:
+    s3 = client("s3")
+    s3.put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Enabled"})
+    key = "stg/backups/20261221T0/dump.rdb"
+    before = next(one for one in standing.look(WHERE, client, BOOK).things if one.kind == "objects")
+    for _ in range(2):
+        s3.put_object(Bucket=BUCKET, Key=key, Body=b"x" * 2**20)
+    after = next(one for one in standing.look(WHERE, client, BOOK).things if one.kind == "objects")
+    assert after.usd == pytest.approx((before.usd or 0) + 2 * 2**20 / 2**30 * 0.025)
+    assert after.note == "3 backups, 0.00 GiB, 2 older versions in it"
 
 
 def settings(folder: Path, **changes: Any) -> dict[str, Any]:

@@ -21,7 +21,6 @@ from spotcache_keeper.backup.switch_data import recover
 from spotcache_keeper.lease import LeaseStore
 from spotcache_keeper.node.renew import LeaseHolder
 from spotcache_keeper.stores.retention import Policy
-from spotcache_keeper.stores.s3 import S3Store
 
 from sandbox.billed import Calls, count
 from tests.unit.keeper.support import REGION
@@ -217,9 +216,7 @@ def test_a_day_of_working_hours_the_night_and_the_morning_after_it(world: World)
         assert night[key] == pytest.approx(calls, rel=0.1), (key, dict(night), wanted)
 
 
-def test_the_fallback_controller_asks_s3_nothing_at_night(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_fallback_controller_asks_s3_nothing_at_night(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each minute of every night, with a volume that is kept: a list and five objects would cost 0.19 USD a month."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", world.endpoint)
     monkeypatch.setenv("AWS_DEFAULT_REGION", REGION)

@@ -6,10 +6,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from spotcache_cost import words
+from spotcache_cost.drills import KILL, NOTICE, NOTICE_SECONDS, Drill, Drills
+from spotcache_cost.environments import ZONE_SHARES
 from spotcache_cost.errors import CostError
 from spotcache_cost.habits import Habits
 from spotcache_cost.hours import MONTH
@@ -18,7 +19,6 @@ from spotcache_cost.model import EC2, EC2_SPOT, ELASTICACHE, FARGATE, FARGATE_SP
 from spotcache_cost.prices import Prices
 from spotcache_cost.ways import Asked, Row, rows
 
-DRILLS = Path(__file__).parent / "data" / "drills.json"
 LOSSES = ("nothing", "minutes", "everything")
 OPERATORS = ("team", "nobody")
 # So much dearer may a managed one be, in USD a month, before work of one's own is worth it: an hour of anybody's time
@@ -46,36 +46,6 @@ class Demands:
 
 
 @dataclass(frozen=True)
-class Drills:
-    """How long a loss is felt, as drills measured it with AWS's own times in the sandbox.
-
-    Attributes:
-        noticed: seconds without service after a Spot notice.
-        unnoticed: seconds after a host that ends without one.
-        date: of the drills.
-    """
-
-    noticed: float
-    unnoticed: float
-    date: str
-
-
-def drills(path: Path = DRILLS) -> Drills | None:
-    """What was measured; None where nothing was.
-
-    Raises:
-        CostError: it cannot be read.
-    """
-    if not path.exists():
-        return None
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        return Drills(float(data["noticed_s"]), float(data["unnoticed_s"]), str(data["date"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CostError(f"What drills measured cannot be read in {path}: {error}.") from error
-
-
-@dataclass(frozen=True)
 class Choice:
     """A way, judged.
 
@@ -83,11 +53,14 @@ class Choice:
         row: what it is and costs.
         against: why it will not do; empty when it will.
         risk: what is to be expected of it.
+        zones: what it costs with a DNS zone of its own, with a shared one, and with one that is paid for anyway. Empty
+            where it needs none.
     """
 
     row: Row
     against: tuple[str, ...]
     risk: str
+    zones: tuple[float, ...] = ()
 
     @property
     def will_do(self) -> bool:
@@ -118,39 +91,61 @@ def _against(row: Row, demands: Demands) -> Iterator[str]:
         yield "it is replicated, and promises no write"
 
 
-def _risk(row: Row, measured: Drills | None, interval: str) -> str:
-    way = row.estimate.setup.way
-    if way in (EC2, EC2_SPOT):
-        noticed, unnoticed = (
-            (f"{measured.noticed:.0f} s", f"{measured.unnoticed:.0f} s") if measured else ("some time", "some time")
-        )
-        lost = (
-            f"{unnoticed} without service when it ends without a notice, and at worst what was written since the last "
-            f"backup ({interval}) or save is lost"
-        )
-        kind = KINDS.get(row.estimate.setup.type)
-        if kind is not None and kind.gib <= 1:
-            lost += f"; {kind.name} has {kind.gib:g} GiB for Docker, Redis and its fork, and provision warns of that"
-        if way == EC2:
-            return lost
-        taken = (
-            f"EC2 takes back {row.band} % of these hosts a month"
-            if row.band
-            else "how often EC2 takes such hosts back is not known"
-        )
-        return f"{taken}: {noticed} without service then, and nothing lost; {lost}"
-    if way == ELASTICACHE:
-        if row.estimate.setup.nodes > 1:
-            return "two nodes: a replica takes over in seconds"
-        return "minutes without service when AWS replaces the node; backups once a day"
-    if way == SERVERLESS:
-        return "replicated between zones by AWS; what it grows to is billed, so set a maximum"
-    return "a new task begins empty" + (", and AWS may end it at any time" if way == FARGATE_SPOT else "")
+def _felt(measured: Drill | None, more: str = "") -> str:
+    """How long there is no service."""
+    return (
+        f"{measured.outage_s:.0f} s without service{more}"
+        if measured
+        else "no drill has measured how long without service"
+    )
 
 
-def judge(
-    asked: Asked, demands: Demands, prices: Prices, habits: Habits | None, measured: Drills | None
-) -> list[Choice]:
+def _own_risk(row: Row, measured: Drills, interval: str) -> str:
+    """Of a host of one's own."""
+    unnoticed = measured.measured.get(KILL)
+    lost = (
+        f"{_felt(unnoticed)} when it ends without a notice, and at worst what was written since the last backup "
+        f"({interval}) or save is lost"
+    )
+    if unnoticed:
+        lost += f": {unnoticed.oldest_lost_s:.0f} s of it in the drill"
+    kind = KINDS.get(row.estimate.setup.type)
+    if kind is not None and kind.gib <= 1:
+        lost += f"; {kind.name} has {kind.gib:g} GiB for Docker, Redis and its fork, and provision warns of that"
+    if row.estimate.setup.way == EC2:
+        return lost
+    noticed = measured.measured.get(NOTICE)
+    taken = (
+        f"EC2 takes back {row.band} % of these hosts a month"
+        if row.band
+        else "how often EC2 takes such hosts back is not known"
+    )
+    gone = f"{noticed.lost} writes lost" if noticed and noticed.lost else "nothing lost"
+    return f"{taken}: {_felt(noticed, f', {NOTICE_SECONDS:.0f} of them the notice')}, and {gone}; {lost}"
+
+
+def _risk(row: Row, measured: Drills, interval: str) -> str:
+    setup = row.estimate.setup
+    if setup.way in (EC2, EC2_SPOT):
+        return _own_risk(row, measured, interval)
+    said = measured.documented[f"{setup.way}_replicated" if setup.nodes > 1 else setup.way]
+    grows = "; what it grows to is billed, so set a maximum" if setup.way == SERVERLESS else ""
+    return f"{said.felt}; lost at worst: {said.lost}{grows}"
+
+
+def sources(choices: Sequence[Choice], measured: Drills) -> Iterator[str]:
+    """Where what is said of risks comes from, of which day it is, one line each."""
+    ways = {one.row.estimate.setup.way for one in choices}
+    if ways & {EC2, EC2_SPOT}:
+        for drill in measured.measured.values():
+            yield f"Measured in {drill.where} on {drill.date}, {drill.runs} runs: {drill.source}."
+    seen = {
+        said.source: said.date for way, said in measured.documented.items() if way.removesuffix("_replicated") in ways
+    }
+    yield from (f"Not measured here, read on {day}: {source}." for source, day in seen.items())
+
+
+def judge(asked: Asked, demands: Demands, prices: Prices, habits: Habits | None, measured: Drills) -> list[Choice]:
     """Every way, those that will do first, and among them the cheapest first.
 
     Raises:
@@ -178,20 +173,28 @@ def judge(
         if demands.tls and judged.provided:
             judged = replace(judged, inventory={**judged.inventory, "redis_tls": True})
         risk = _risk(judged, measured, grown.options.keeper_backup_interval)
-        found.append(Choice(judged, tuple(_against(judged, demands)), risk))
+        zones = _zones(judged, grown.options.zone_shares or ZONE_SHARES, prices) if judged.estimate.setup.zones else ()
+        found.append(Choice(judged, tuple(_against(judged, demands)), risk, zones))
     return sorted(found, key=lambda one: (not one.will_do, one.row.estimate.usd))
+
+
+def _zones(row: Row, shares: float, prices: Prices) -> tuple[float, ...]:
+    """USD a month with a zone of its own, with one that so many environments share, and with one that is there."""
+    return tuple(estimate(replace(row.estimate.setup, zones=part), prices).usd for part in (1.0, 1 / shares, 0.0))
 
 
 def _inventory(variables: Mapping[str, Any]) -> list[str]:
     return [f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in variables.items()]
 
 
-def text(choices: Sequence[Choice], amount: Any) -> list[str]:
+def text(choices: Sequence[Choice], amount: Any, measured: Drills, shares: float = ZONE_SHARES) -> list[str]:
     """The ranking, for a person.
 
     Args:
         choices: as `judge` ranks them.
         amount: what an amount of dollars is called.
+        measured: what risks were said by.
+        shares: environments that share a zone.
     """
     good = [one for one in choices if one.will_do]
     if not good:
@@ -208,6 +211,12 @@ def text(choices: Sequence[Choice], amount: Any) -> list[str]:
             f"Think about {words.name(near.row)} all the same: it costs {amount(more)} a month more, and nobody has to "
             "look after it."
         )
+    if best.zones:
+        own, shared, anyway = map(amount, best.zones)
+        lines.append(
+            f"Of that the DNS zone is a choice: {own} with one of its own, {shared} with one that {shares:g} "
+            f"environments share (network_dns_zone_shared: true), {anyway} with one that is paid for anyway."
+        )
     if not best.row.provided:
         lines.append("spotcache does not set that up: make it with AWS's console or your own Terraform.")
     lines.append("")
@@ -218,6 +227,7 @@ def text(choices: Sequence[Choice], amount: Any) -> list[str]:
     if bad:
         lines += ["", "Will not do:"]
         lines += [f"   {words.name(one.row)}, {amount(one.row.estimate.usd)}: {'; '.join(one.against)}." for one in bad]
+    lines += ["", *sources(good, measured)]
     if best.row.provided:
         lines += ["", "For the inventory:", *(f"   {line}" for line in _inventory(best.row.inventory))]
     return lines

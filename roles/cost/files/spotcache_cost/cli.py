@@ -14,8 +14,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from spotcache_cost import advice, habits, live, prices, report, standing, svg, ways, words
-from spotcache_cost.environments import Options, ec2, options
+from spotcache_cost import advice, drills, habits, live, prices, report, standing, svg, ways, words
+from spotcache_cost.environments import ZONE_SHARES, Options, ec2, options
 from spotcache_cost.errors import CostError
 from spotcache_cost.hours import of_week
 from spotcache_cost.kinds import KINDS
@@ -46,7 +46,9 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--other-zone", type=float, default=0.5, help="part of them from another zone (default: 0.5)")
     what.add_argument("--apcu-share", type=float, default=0.0, help="part of them that APCu answers (default: 0)")
     what.add_argument(
-        "--zone-shares", type=float, default=1.0, help="environments that share the DNS zone, 0: paid anyway"
+        "--zone-shares",
+        type=float,
+        help="environments that share the DNS zone, 0: paid anyway (default: 3, where lean)",
     )
     what.add_argument("--type", help="one type alone, line by line; with --way")
     what.add_argument("--way", default="ec2_spot", choices=WAYS, help="of --type (default: ec2_spot)")
@@ -70,6 +72,10 @@ def parser() -> argparse.ArgumentParser:
     how = made.add_argument_group("advice")
     how.add_argument(
         "--advise", action="store_true", help="which way to take; asks on a terminal for what is not given"
+    )
+    how.add_argument("--drills", type=Path, default=drills.SNAPSHOT, help="a file of what drills measured")
+    how.add_argument(
+        "--update-drills", type=Path, nargs="+", metavar="REPORT", help="write reports of drills into that file"
     )
     how.add_argument("--may-lose", choices=advice.LOSSES, help="how much of the data may be lost at worst")
     how.add_argument("--operator", choices=advice.OPERATORS, help="who looks after it")
@@ -123,8 +129,11 @@ def asked_of(given: argparse.Namespace) -> ways.Asked:
     data = 0.35 if given.data_gib is None else given.data_gib
     if not 0 < data < 1e6:
         raise CostError(f"--data-gib is {data:g}. Give GiB of data, for example 0.35.")
-    if given.zone_shares < 0:
+    if given.zone_shares is not None and not 0 <= given.zone_shares < 1e6:
         raise CostError(f"--zone-shares is {given.zone_shares:g}. Give how many environments share the zone.")
+    zone: dict[str, Any] = (
+        {} if given.zone_shares is None else {"network_dns_zone_shared": True, "zone_shares": given.zone_shares}
+    )
     week = given.hours_a_week or 0.0
     if given.hours_a_week is not None:
         of_week(week)
@@ -135,7 +144,7 @@ def asked_of(given: argparse.Namespace) -> ways.Asked:
         request_kib=given.request_kib,
         other_zone=given.other_zone,
         apcu_share=given.apcu_share,
-        options=Options(zone_shares=given.zone_shares, hours_a_week=week),
+        options=Options(hours_a_week=week, **zone),
     )
 
 
@@ -240,6 +249,9 @@ def run(given: argparse.Namespace, today: date, answer: Callable[[str], str] | N
     if given.update_prices:
         update(given.prices, given.region, sdk)
         return
+    if given.update_drills:
+        drills.update(given.drills, given.update_drills)
+        return
     found = prices.load(given.prices)
     currency = given.currency or default_currency(os.environ)
     rate = prices.rate(found, currency, given.rate, given.rate_date)
@@ -255,8 +267,12 @@ def run(given: argparse.Namespace, today: date, answer: Callable[[str], str] | N
         asked = asked_of(given)
         if given.hours_a_week >= 168:
             asked = replace(asked, options=replace(asked.options, hours_a_week=0))
-        choices = advice.judge(asked, demands, found, habits.load(), advice.drills())
-        print("\n".join(advice.text(choices, lambda usd: svg.amount(usd, rate))))
+        measured = drills.load(given.drills)
+        choices = advice.judge(asked, demands, found, habits.load(), measured)
+        shares = asked.options.zone_shares or ZONE_SHARES
+        print("\n".join(advice.text(choices, lambda usd: svg.amount(usd, rate), measured, shares)))
+        if old := found.age_words(today):
+            print(f"\n{old}")
         return
     rows = _one(given, found) if given.type else ways.rows(asked_of(given), found, habits.load())
     if given.json:
@@ -293,7 +309,14 @@ def stands(settings: Mapping[str, Any], client: Callable[[str], Any], today: dat
     """
     found_prices = prices.load(Path(settings["prices"]) if settings["prices"] else prices.SNAPSHOT)
     chosen = options(settings["variables"])
-    where = standing.Where(*(str(settings[name]) for name in ("environment", "region", "bucket", "prefix", "zone")))
+    where = standing.Where(
+        str(settings["environment"]),
+        str(settings["region"]),
+        bucket=str(settings["bucket"]),
+        prefix=str(settings["prefix"]),
+        zone=str(settings["zone"]),
+        shares_zone=chosen.network_dns_zone_shared,
+    )
     given = str(settings["rate"])
     try:
         per_usd, budget = float(given) if given else None, float(settings["budget"] or 0)

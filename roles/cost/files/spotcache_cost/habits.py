@@ -12,9 +12,10 @@ from spotcache_cost.errors import CostError
 from spotcache_cost.hours import MONTH
 
 TABLE = Path(__file__).parent / "data" / "requests.json"
-# What is counted: an hour of a host that has nothing to do; a backup, and what each one that is kept adds to it; the
-# end of a host, with its final backup; the begin of the next one; a restore that somebody asks for.
-ACTS = ("idle", "backup", "kept", "end", "begin", "restore")
+# What is counted: an hour of a host that has nothing to do; a backup, and giving it up later; a look of the function
+# that gives backups up, what each one that is kept adds to it, and what each one that is locked; locking one; the end
+# of a host, with its final backup; the begin of the next one; a restore that somebody asks for.
+ACTS = ("idle", "backup", "given_up", "look", "kept", "locked", "lock", "end", "begin", "restore")
 # What the role keeper has the lease last; it was counted with that.
 LEASE_SECONDS = 90.0
 # A month's working days, for a host that is ended each evening and begun each morning.
@@ -40,6 +41,9 @@ class Habits:
         backups: float,
         kept: float,
         losses: float,
+        firsts: float = 0.0,
+        locks: float = 0.0,
+        retentions: float = 0.0,
         restores: float = 0.0,
         lease_seconds: float = LEASE_SECONDS,
     ) -> dict[str, float]:
@@ -47,37 +51,52 @@ class Habits:
 
         Args:
             hours: in which a host runs.
-            backups: that are taken.
+            backups: that are taken; as many are given up.
             kept: how many there are at a time.
             losses: of hosts.
+            firsts: how many of those that are kept are locked.
+            locks: how many are locked.
+            retentions: how often the function looks that gives up backups.
             restores: that somebody asks for.
             lease_seconds: how long the lease lasts; it is renewed three times as often.
         """
         # A host that does not run the whole month is ended each evening, and another one begins in the morning.
         changes = losses + (NIGHTS if hours < MONTH - 1 else 0.0)
-        times = {
-            "idle": hours * LEASE_SECONDS / lease_seconds,
-            "backup": backups,
-            "kept": backups * kept,
-            "restore": restores,
-        }
-        times |= {"end": changes, "begin": changes}
-        found: dict[str, float] = {}
-        for act, often in times.items():
-            for key, calls in self.counts.get(act, {}).items():
-                found[key] = found.get(key, 0.0) + calls * often
-        return found
+        return self._calls(
+            idle=hours * LEASE_SECONDS / lease_seconds,
+            backup=backups,
+            given_up=backups,
+            look=retentions,
+            kept=retentions * kept,
+            locked=retentions * firsts,
+            lock=locks,
+            restore=restores,
+            end=changes,
+            begin=changes,
+        )
 
     def day(self, hours: float, backups_per_hour: float, kept: float) -> dict[str, float]:
-        """Calls of one day of working hours, from the morning's begin to the evening's end."""
+        """Calls of one day of working hours, from the morning's begin to the evening's end, retention's among them.
+
+        Args:
+            hours: of the day.
+            backups_per_hour: as many looks of retention are there.
+            kept: how many backups there are, one of which is locked.
+        """
+        backups = hours * backups_per_hour
+        return self._calls(
+            begin=1.0, idle=hours, backup=backups, look=backups, kept=backups * kept, locked=backups, lock=1.0, end=1.0
+        )
+
+    def night(self, hours: float, looks_per_hour: float, kept: float, firsts: float) -> dict[str, float]:
+        """Calls of a night without a host: retention looks, and finds nothing to give up."""
+        looks = hours * looks_per_hour
+        return self._calls(look=looks, kept=looks * kept, locked=looks * firsts)
+
+    def _calls(self, **times: float) -> dict[str, float]:
+        """What acts make together, by how often each happens."""
         found: dict[str, float] = {}
-        for act, often in (
-            ("begin", 1.0),
-            ("idle", hours),
-            ("backup", hours * backups_per_hour),
-            ("kept", hours * backups_per_hour * kept),
-            ("end", 1.0),
-        ):
+        for act, often in times.items():
             for key, calls in self.counts.get(act, {}).items():
                 found[key] = found.get(key, 0.0) + calls * often
         return found

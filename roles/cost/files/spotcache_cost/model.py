@@ -56,10 +56,13 @@ class Setup:
         volume_at_night: it is kept while no host runs.
         losses: of hosts a month.
         superseded_days: for which a volume that a lost host left is kept.
-        backups: kept in S3.
-        snapshots: of backups, kept in EBS.
+        backups: kept in S3, on average, without those that are locked.
+        locked: kept in S3 for as long as they are locked: the first of each day.
+        lock_per_month: how many of them are locked in a month.
+        snapshots: of backups, kept in EBS, on average.
         lifecycle_snapshots: of AWS's own lifecycle policy, kept in EBS.
         backups_per_hour: while it runs.
+        retentions: how often a month the function looks that gives up backups.
         images: kept, from which hosts are launched.
         image_gib: written on a root volume when it was made an image, at the first.
         image_change_gib: what each further image adds.
@@ -103,10 +106,13 @@ class Setup:
     volume_at_night: bool = True
     losses: float = 0.0
     superseded_days: float = 7.0
-    backups: int = 0
-    snapshots: int = 0
+    backups: float = 0.0
+    locked: float = 0.0
+    lock_per_month: float = 0.0
+    snapshots: float = 0.0
     lifecycle_snapshots: int = 0
     backups_per_hour: float = 0.0
+    retentions: float = 0.0
     images: int = 0
     image_gib: float = 2.5
     image_change_gib: float = 0.5
@@ -346,6 +352,7 @@ def _backups(setup: Setup, bill: _Bill) -> Iterator[Line]:
     daily = setup.lifecycle_snapshots * (setup.daily_change_gib + rdb)
     yield bill.line("backups", "EBS snapshots by AWS's lifecycle policy", "ebs/snapshot", daily)
     yield bill.line("backups", "backups in S3", "s3/storage", setup.backups * rdb)
+    yield bill.line("backups", "backups in S3 that are locked", "s3/storage", setup.locked * rdb)
 
 
 def _names(setup: Setup, bill: _Bill) -> Iterator[Line]:
@@ -374,7 +381,10 @@ def _requests(setup: Setup, bill: _Bill) -> Iterator[Line]:
         done = setup.habits.month(
             hours=setup.hours,
             backups=setup.hours * setup.backups_per_hour,
-            kept=setup.backups,
+            kept=setup.backups + setup.locked,
+            firsts=setup.locked,
+            locks=setup.lock_per_month,
+            retentions=setup.retentions,
             losses=setup.losses,
             lease_seconds=setup.lease_seconds,
         )

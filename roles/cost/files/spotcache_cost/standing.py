@@ -83,6 +83,7 @@ class Where:
         bucket: of the backups; empty without one.
         prefix: of its keys, before the environment's name.
         zone: name of its DNS zone; empty without one.
+        shares_zone: other environments have names in it as well.
     """
 
     environment: str
@@ -90,6 +91,7 @@ class Where:
     bucket: str = ""
     prefix: str = ""
     zone: str = ""
+    shares_zone: bool = False
 
     @property
     def name(self) -> str:
@@ -174,12 +176,16 @@ def _objects(where: Where, client: Client, book: Mapping[str, Price], found: Sta
     if not where.bucket:
         return
     below = f"{where.prefix}{where.environment}/"
-    rows = list(_pages(client("s3"), "list_objects_v2", "Contents", Bucket=where.bucket, Prefix=below))
+    s3 = client("s3")
+    rows = list(_pages(s3, "list_objects_v2", "Contents", Bucket=where.bucket, Prefix=below))
+    versions = _pages(s3, "list_object_versions", "Versions", Bucket=where.bucket, Prefix=f"{below}backups/")
+    # What was overwritten or deleted by hand is kept for as long as the bucket keeps older versions.
+    older = [one["Size"] for one in versions if not one["IsLatest"]]
     dumps = sorted((row for row in rows if row["Key"].endswith("/dump.rdb")), key=lambda row: str(row["Key"]))
     found.backups = len(dumps)
     found.data_gib = dumps[-1]["Size"] / _GIB if dumps else 0.0
-    gib = sum(row["Size"] for row in rows) / _GIB
-    note = f"{len(dumps)} backups, {gib:.2f} GiB"
+    gib = (sum(row["Size"] for row in rows) + sum(older)) / _GIB
+    note = f"{len(dumps)} backups, {gib:.2f} GiB" + (f", {len(older)} older versions in it" if older else "")
     found.things.append(Thing("objects", f"s3://{where.bucket}/{below}", USED, _usd(book, "s3/storage", gib), note))
 
 
@@ -224,10 +230,21 @@ def _network(where: Where, client: Client, book: Mapping[str, Price], found: Sta
 
 
 def _zones(where: Where, client: Client, book: Mapping[str, Price], found: Standing) -> None:
-    for one in _pages(client("route53"), "list_hosted_zones", "HostedZones") if where.zone else ():
-        if one["Name"].rstrip(".") == where.zone and one.get("Config", {}).get("PrivateZone"):
-            zone = one["Id"].rpartition("/")[2]
-            found.things.append(Thing("DNS zone", zone, USED, _usd(book, "route53/zone", 1), where.zone))
+    service = client("route53")
+    for one in _pages(service, "list_hosted_zones", "HostedZones") if where.zone else ():
+        if one["Name"].rstrip(".") != where.zone or not one.get("Config", {}).get("PrivateZone"):
+            continue
+        zone = one["Id"].rpartition("/")[2]
+        share, note = 1.0, where.zone
+        if where.shares_zone:
+            rows = _pages(service, "list_resource_record_sets", "ResourceRecordSets", HostedZoneId=zone)
+            names = [row["Name"].rstrip(".") for row in rows if row["Type"] not in ("NS", "SOA")]
+            if f"redis.{where.environment}.{where.zone}" not in names:
+                # Another VPC's, or one that is not used yet.
+                continue
+            share = 1 / sum(name.startswith("redis.") for name in names)
+            note = f"{where.zone}, shared by {1 / share:.0f} environments"
+        found.things.append(Thing("DNS zone", zone, USED, _usd(book, "route53/zone", share), note))
 
 
 def _alarms(where: Where, client: Client, book: Mapping[str, Price], found: Standing) -> None:
@@ -249,7 +266,7 @@ def _logs(where: Where, client: Client, book: Mapping[str, Price], found: Standi
 
 def _is_own(name: str, where: Where) -> bool:
     """Whether a name is this environment's and not that of one whose name begins alike."""
-    parts = ("", "-fallback-controller", "-notify", "-apcu", "-people", "-on-demand")
+    parts = ("", "-fallback-controller", "-notify", "-apcu", "-people", "-on-demand", "-retention")
     return any(name.startswith(f"{where.name}{part}") for part in parts[1:]) or name == where.name
 
 
