@@ -306,12 +306,13 @@ def test_drills_write_the_file_that_the_advice_shows(tmp_path: Path) -> None:
     ],
 )
 def test_a_drill_that_measured_nothing_is_not_taken(tmp_path: Path, report: dict[str, Any], said: str) -> None:
-    before = drills.SNAPSHOT.read_text()
+    mine = tmp_path / "mine.json"
+    mine.write_text(drills.SNAPSHOT.read_text())
     (tmp_path / "report.json").write_text(json.dumps(report))
-    done = run("--update-drills", "report.json", folder=tmp_path)
+    done = run("--drills", "mine.json", "--update-drills", "report.json", folder=tmp_path)
     assert done.returncode == 2
     assert said in done.stderr
-    assert drills.SNAPSHOT.read_text() == before
+    assert mine.read_text() == drills.SNAPSHOT.read_text()
 
 
 def test_the_projects_own_file_of_drills_says_what_the_advice_needs() -> None:

@@ -20,6 +20,8 @@ from spotcache_cost.environments import Options, options
 from spotcache_cost.errors import CostError
 from spotcache_cost.model import Setup
 
+from tests.templates.render import value
+
 REGION = "ap-northeast-1"
 BUCKET = "spotcache-t-backups"
 BOOK = prices.load()
@@ -229,6 +231,23 @@ def test_above_the_budget_people_are_warned_and_below_it_told(account: dict[str,
     said = cli.stands(settings(tmp_path, budget="300", topic=True), listening, TODAY)
     assert not any("above" in line for line in said)
     assert json.loads(sent[1]["Message"])["level"] == "info"
+
+
+@pytest.mark.parametrize(
+    ("given", "tells"),
+    [
+        ({"spotcache_notify": "slack", "awx_job_id": 7}, True),
+        ({"spotcache_notify": "email", "tower_job_id": "7"}, True),
+        ({"spotcache_notify": "slack"}, False),
+        ({"spotcache_notify": "none", "awx_job_id": 7}, False),
+        ({"awx_job_id": 7}, False),
+    ],
+)
+def test_a_job_of_awx_tells_people_where_they_are_told_at_all(given: dict[str, Any], tells: bool) -> None:
+    assert value("cost", "cost_notify", given) is tells
+    schedules = value("awx", "awx_schedules", {})
+    [weekly] = [one for one in schedules if one["template"] == "cost"]
+    assert "FREQ=WEEKLY" in weekly["rule"]
 
 
 def test_without_a_topic_it_says_what_to_do(account: dict[str, str], tmp_path: Path) -> None:
