@@ -129,7 +129,7 @@ def test_the_kinds_of_a_drill_are_those_that_fis_has() -> None:
 
 def test_awx_takes_every_schedule() -> None:
     found = [one["options"] for one in declared() if one["kind"] == "schedule"]
-    assert len(found) == 2
+    assert len(found) == 3
     for one in found:
         assert list(awx_rules.rrule_problems(one["rrule"])) == [], one["name"]
         assert one["extra_data"] == {}
