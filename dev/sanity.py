@@ -28,8 +28,6 @@ HOME = ROOT / ".cache" / "ansible-test"
 COLLECTION = Path("ansible_collections", "spotcache", "redis")
 # ansible-test fetches pip's installer from a place of its own, where Python has one with it.
 BOOTSTRAP = "import ensurepip\n\nensurepip.bootstrap()\n"
-# Programs of hosts which never run within Ansible; ruff and mypy judge them.
-ON_HOSTS = ("roles/keeper/files/",)
 
 
 def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -102,8 +100,7 @@ def sanity(place: Path) -> int:
     # Which package index there is stands in the settings of pip's user.
     settings = os.environ.get("XDG_CONFIG_HOME", str(Path.home() / ".config"))
     command = [tool("ansible-test"), "sanity", "--color", "no", "--python", f"3.{sys.version_info.minor}"]
-    excluded = [word for folder in ON_HOSTS for word in ("--exclude", folder)]
-    return run([*command, *excluded], place, {"HOME": str(HOME), "XDG_CONFIG_HOME": settings})
+    return run(command, place, {"HOME": str(HOME), "XDG_CONFIG_HOME": settings})
 
 
 def docs(place: Path) -> int:

@@ -241,10 +241,13 @@ def _read(kind: type[_Record], data: Any) -> _Record | None:
     types = _types(kind.__name__)
     if not isinstance(data, Mapping) or not isinstance(data.get("host"), str):
         return None
-    known: dict[str, Any] = {
-        name: value for name, value in data.items() if name in types and type(value) is types[name]
-    }
+    known: dict[str, Any] = {name: value for name, value in data.items() if name in types and _fits(value, types[name])}
     return kind(**known)
+
+
+def _fits(value: Any, kind: type[Any]) -> bool:
+    """Whether a value from JSON is of that type, by which true is no number."""
+    return isinstance(value, kind) and isinstance(value, bool) == (kind is bool)
 
 
 @cache

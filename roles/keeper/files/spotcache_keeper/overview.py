@@ -142,7 +142,7 @@ def status_table(status: dict[str, Any], now: datetime) -> str:
                 f"the restore of {status['interrupted_restore']} was killed; the next backup or restore ends it",
             )
         )
-    width = max(len(name) for name, _ in rows)
+    width = max(len(name) for name, _text in rows)
     return "\n".join(f"{name:<{width}}  {text}" for name, text in rows)
 
 

@@ -103,7 +103,7 @@ class Imds:
             return self._token
         begun = self._clock()
         wanted = {"X-aws-ec2-metadata-token-ttl-seconds": str(self._ttl)}
-        status, text, _ = self._ask("PUT", "/latest/api/token", wanted)
+        status, text, _headers = self._ask("PUT", "/latest/api/token", wanted)
         token = text.strip()
         if status != 200:
             raise ImdsError(f"the metadata service answers {status} instead of giving a token")

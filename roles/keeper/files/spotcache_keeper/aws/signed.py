@@ -141,7 +141,7 @@ class Signed:
         Raises:
             AwsError: it refuses or is not reached.
         """
-        status, _, answer = self.request(service, method, f"{self.url(service)}{path}", body, headers)
+        status, _headers, answer = self.request(service, method, f"{self.url(service)}{path}", body, headers)
         if status != 200:
             code, text = _code(answer) or str(status), _MESSAGE.search(answer.decode("utf-8", "replace"))
             if status == 403 and code not in ("InvalidClientTokenId", "ExpiredToken", "SignatureDoesNotMatch"):

@@ -370,7 +370,7 @@ class Boot:
             KeeperError: it is not this host's any more.
         """
         me = self.ctx.machine.identity().instance_id
-        for _ in range(_LEASE_TRIES):
+        for _try in range(_LEASE_TRIES):
             began = self.ctx.clock()
             held = self.outside.leases.lease()
             if held is None or held.lease.host != me or held.lease.term != term or held.lease.released:
@@ -564,7 +564,7 @@ class Boot:
     def _move_name(self, result: BootResult) -> None:
         """Send clients here."""
         problem = ""
-        for _ in range(_DNS_TRIES):
+        for _try in range(_DNS_TRIES):
             try:
                 address = point_here(self.ctx.config.name, self.outside.imds, self.outside.aws)
             except KeeperError as error:

@@ -310,7 +310,7 @@ class Drainer:
         Raises:
             KeeperError: it could not be written.
         """
-        for _ in range(_LEASE_TRIES):
+        for _try in range(_LEASE_TRIES):
             held = self.outside.leases.lease()
             if held is None:
                 return None

@@ -102,7 +102,7 @@ class DockerEngine:
             if "no such container" in done.stderr.lower():
                 return None
             raise KeeperError(f"docker cannot say how {self._container} is: {done.complaint}")
-        text, _, image = done.stdout.strip().partition("\t")
+        text, _tab, image = done.stdout.strip().partition("\t")
         try:
             state = json.loads(text)
             return ContainerState(str(state["Status"]), image, int(state["ExitCode"]))

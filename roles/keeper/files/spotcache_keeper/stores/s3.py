@@ -115,7 +115,7 @@ class S3Store:
         """What there is, by id, from a listing alone."""
         found: dict[str, Stored] = {}
         for entry in self._objects():
-            backup_id, _, name = entry["Key"][len(self._prefix) :].partition("/")
+            backup_id, _slash, name = entry["Key"][len(self._prefix) :].partition("/")
             if not is_id(backup_id):
                 continue
             known = found.get(backup_id, Stored(None, False, entry["LastModified"]))

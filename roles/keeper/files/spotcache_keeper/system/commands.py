@@ -42,6 +42,7 @@ def run_command(argv: Sequence[str], *, timeout: float) -> Completed:
     try:
         done = subprocess.run(
             list(argv),
+            check=False,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -87,7 +87,7 @@ def exchange(one: Path, other: Path) -> None:
     if library.renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) != 0:
         number = ctypes.get_errno()
         raise KeeperError(f"{one} and {other} cannot be exchanged: {os.strerror(number)}")
-    for parent in {one.parent, other.parent}:
+    for parent in sorted({one.parent, other.parent}):
         sync(parent)
 
 
