@@ -7,7 +7,9 @@ import json
 import os
 import shlex
 import subprocess
-from collections.abc import Callable
+import sys
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -112,3 +114,53 @@ def redis(host: Any) -> Redis:
     """The Redis of the scenario."""
     inventory = host.ansible.get_variables()
     return Redis(host, inventory["scenario_password"], int(inventory.get("scenario_port", 6379)))
+
+
+# As whom the keeper asks the S3 below; on EC2 the metadata service says so.
+CREDENTIALS = "AWS_EC2_METADATA_DISABLED=true AWS_ACCESS_KEY_ID=x AWS_SECRET_ACCESS_KEY=x"
+
+
+class Keeper:
+    """The keeper on a host."""
+
+    def __init__(self, host: Any) -> None:
+        """Remember the host."""
+        self.host = host
+
+    def __call__(self, *words: str, code: int = 0) -> dict[str, Any]:
+        """The answer to a command, which has to end with that code."""
+        done = self.host.run(f"{CREDENTIALS} spotcache-keeper {' '.join(words)} --json")
+        assert done.rc == code, done.stdout + done.stderr
+        answer: dict[str, Any] = json.loads(done.stdout)
+        return answer
+
+    def backups(self) -> list[tuple[str, str, bool]]:
+        """What there is to restore from, the newest first: id, where it lies, whether it is verified."""
+        return [(one["id"], one["where"], one["verified"]) for one in self("list")["sources"]]
+
+
+@pytest.fixture
+def keeper(host: Any, s3: str) -> Keeper:
+    """The keeper of the scenario, which reaches its bucket."""
+    assert s3
+    return Keeper(host)
+
+
+@pytest.fixture(scope="module")
+def s3(host: Any) -> Iterator[str]:
+    """S3 in the host's network, where the scenario's keeper_endpoint_url is: moto, with the bucket."""
+    variables = host.ansible.get_variables()
+    find = ["docker", "inspect", "--format", "{{ .State.Pid }}", variables["inventory_hostname"]]
+    pid = subprocess.run(find, capture_output=True, text=True, check=True).stdout.strip()
+    argv = ["nsenter", "--net", "--target", pid, sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "4566"]
+    url = f"http://127.0.0.1:4566/{variables['scenario_bucket']}"
+    with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        try:
+            end = time.monotonic() + 60
+            while host.run(f"curl --silent --fail --request PUT {url}").rc:
+                assert server.poll() is None, "moto has ended"
+                assert time.monotonic() < end, "moto does not answer"
+                time.sleep(0.3)
+            yield url
+        finally:
+            server.terminate()
