@@ -56,6 +56,7 @@ class Volume:
     serial: int = 0
     holder: str = ""
     restored: bool = False
+    crashed: dict[str, Any] | None = None
     backups: dict[str, tuple[Manifest, Data, bool]] = field(default_factory=dict)
 
 
@@ -243,6 +244,16 @@ class RdbFile:
             raise FileNotFoundError("dump.rdb")
         at = moment(self.host.world.now + self.host.skew).timestamp()
         return Stat(volume.serial, int(at * 1e9) + volume.serial, at)
+
+
+@dataclass(frozen=True)
+class CrashedFile:
+    """The note on the volume of what a crash took."""
+
+    host: Host
+
+    def unlink(self, missing_ok: bool = False) -> None:
+        self.host.volume.crashed = None
 
 
 @dataclass(frozen=True)
@@ -502,6 +513,10 @@ class SimContext(Context):
     @property
     def restored_path(self) -> Any:
         return RestoredFile(self.host)
+
+    @property
+    def crashed_path(self) -> Any:
+        return CrashedFile(self.host)
 
     @property
     def lock_path(self) -> Any:
@@ -914,12 +929,17 @@ def write_atomically(path: Any, text: str, mode: int = 0o600) -> None:
     if path.host.world.now < path.host.disk_full_until:
         raise OSError(28, "No space left on device")
     path.host.world.wait(0.0)
+    if isinstance(path, CrashedFile):
+        path.host.volume.crashed = json.loads(text)
+        return
     path.host.disk[path.name] = json.loads(text)
 
 
 def read_json(path: Any) -> dict[str, Any] | None:
     if isinstance(path, RestoredFile):
         return None
+    if isinstance(path, CrashedFile):
+        return path.host.volume.crashed
     found: dict[str, Any] | None = path.host.disk.get(path.name)
     return found
 

@@ -281,6 +281,10 @@ MUTATIONS: dict[str, tuple[str, list[Patch]]] = {
         "what a crash of the machine took is told by the age of a file",
         [(crash, "note_crash", _nothing), (host, "note_crash", _nothing)],
     ),
+    "a crash is noted on the host alone": (
+        "what a crash took of a host is not known to whoever takes its volume over",
+        [(boot.Boot, "_lost_on_volume", lambda _self, _before: "")],
+    ),
     "old data on the volume": (
         "a superseded host goes on with what lies on its volume",
         [(boot.Boot, "stale", property(lambda _self: False, lambda _self, _value: None))],

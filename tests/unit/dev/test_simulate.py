@@ -41,6 +41,15 @@ def test_hosts_change_under_load_and_nothing_is_broken() -> None:
     assert len(outcome.faults) > 15, outcome.faults
 
 
+def test_what_a_crash_took_is_known_to_whoever_takes_the_volume_over() -> None:
+    """Four faults after each other: so rare that the seed which had them is kept."""
+    seed = range(9022494, 9022495)
+    assert run.many(seed).violations == []
+    with patched(MUTATIONS["a crash is noted on the host alone"][1]):
+        [(_seed, what)] = run.many(seed).violations
+    assert "reports to have lost what was written after" in what
+
+
 @pytest.mark.parametrize(
     ("name", "broken"),
     [

@@ -92,6 +92,11 @@ class Context:
         return self.config.volume_path / "restored.json"
 
     @property
+    def crashed_path(self) -> Path:
+        """What a host whose volume this was lost when it went down, for whoever takes the volume over."""
+        return self.config.volume_path / "crashed.json"
+
+    @property
     def rdb_path(self) -> Path:
         """Redis' own RDB."""
         return self.config.redis_directory / self.config.dbfilename

@@ -57,6 +57,9 @@ def note_serving(ctx: Context, term: int, boot: str) -> None:
         run = server.state().run
     host = ctx.machine.identity().instance_id
     save_state(ctx.config.state_directory, SERVING, host=host, term=term, boot=boot, run=run)
+    # What a crash took stands in the lease by now, until people were told.
+    with suppress(OSError):
+        ctx.crashed_path.unlink(missing_ok=True)
 
 
 def end_redis(ctx: Context, term: int | None = None) -> None:

@@ -35,7 +35,7 @@ from spotcache_keeper.node.drain import read_drain
 from spotcache_keeper.outside import Outside
 from spotcache_keeper.server.rdb import databases_of, written_at
 from spotcache_keeper.stores.source import Source, newest_first, superseded_at
-from spotcache_keeper.system.files import readable_errors, replace_secret, write_atomically
+from spotcache_keeper.system.files import read_json, readable_errors, replace_secret, write_atomically
 from spotcache_keeper.system.lock import only_run
 from spotcache_keeper.system.state import BOOT, CRASH, recall, save_state
 from spotcache_keeper.system.times import age_text, from_epoch, from_text, to_text
@@ -462,10 +462,21 @@ class Boot:
 
     def _lost_before(self, before: Predecessor, as_of: datetime, *, append_only: bool = False) -> str:
         """What of the host before is missing in data of that moment, for a person."""
-        since = before.final.lost_since if before.final is not None else ""
+        noted = [before.final.lost_since if before.final is not None else "", self._lost_on_volume(before)]
+        since = [from_text(text) for text in noted if text]
         if since:
-            return missing_since(min(as_of, from_text(since)))
+            return missing_since(min(as_of, *since))
         return "at most the last second before the host was lost" if append_only else missing_since(as_of)
+
+    def _lost_on_volume(self, before: Predecessor) -> str:
+        """Since when the host before had lost what was written, should it have gone down and not served since; as text.
+
+        Its Redis began with what was on the disk, and may have saved that when the host was ended in its turn.
+        """
+        note = read_json(self.ctx.crashed_path) or {}
+        if self.ctx.config.appendonly or before.lease is None or note.get("host") != before.lease.host:
+            return ""
+        return str(note.get("since", ""))
 
     def _was_there(self, before: Predecessor, there: bool) -> bool:
         """Whether the host before left something on the volume: as the first boot found it, should this be another.

@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from datetime import datetime
 
-from spotcache_keeper.backup.serving import read_serving
+from spotcache_keeper.backup.serving import Serving, read_serving
 from spotcache_keeper.context import Context
 from spotcache_keeper.errors import KeeperError
 from spotcache_keeper.lease import Leases
 from spotcache_keeper.node.drain import read_drain
 from spotcache_keeper.server.rdb import written_at
+from spotcache_keeper.system.files import write_atomically
 from spotcache_keeper.system.state import CRASH, known_host, recall, save_state
 from spotcache_keeper.system.times import NEVER, to_text
 
@@ -53,7 +55,7 @@ def note_crash(ctx: Context) -> None:
         if drain.complete and drain.withdrawn_in != drain.boot:
             return
         since = drain.lost_since
-    save_state(directory, CRASH, boot=serving.boot, since=since or _written(ctx))
+    _note(ctx, serving, since or _written(ctx))
 
 
 def note_crash_after_withdrawal(ctx: Context, leases: Leases) -> None:
@@ -70,7 +72,21 @@ def note_crash_after_withdrawal(ctx: Context, leases: Leases) -> None:
         return
     record = leases.final(serving.host)
     if record is not None and record.withdrawn_in == serving.boot:
-        save_state(directory, CRASH, boot=serving.boot, since=_written(ctx))
+        _note(ctx, serving, _written(ctx))
+
+
+def _note(ctx: Context, serving: Serving, since: str) -> None:
+    """Note it among the keeper's own files, and on the volume, which another host may take over.
+
+    Raises:
+        KeeperError: it cannot be noted.
+    """
+    if not ctx.config.require_mount or ctx.machine.is_mounted(ctx.config.volume_path):
+        # On a volume that takes nothing more Redis saves nothing that would look younger, either.
+        with contextlib.suppress(OSError):
+            note = {"host": serving.host, "boot": serving.boot, "since": since}
+            write_atomically(ctx.crashed_path, json.dumps(note, indent=2) + "\n")
+    save_state(ctx.config.state_directory, CRASH, boot=serving.boot, since=since)
 
 
 def _written(ctx: Context) -> str:
