@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import signal
@@ -472,6 +473,26 @@ def test_what_a_crash_took_is_told_although_redis_served_already(world: World) -
         "warning",
         "what was written after 2026-11-22T00:15:00Z",
     )
+
+
+@pytest.mark.parametrize("mine", [True, False], ids=["of the host before", "of an earlier host"])
+def test_what_a_crash_took_of_the_host_before_is_told_from_its_volume(world: World, mine: bool) -> None:
+    """It went down, began with what was on its disk, and saved that when it was ended before anybody was told."""
+    world.host.fill("one")
+    with world.host.client() as client:
+        client.save()
+    lease, volume = lost(world)
+    note = {"host": lease.host if mine else "i-0", "boot": "earlier", "since": "2026-11-22T00:15:00Z"}
+    noted = world.host.directory / volume / "crashed.json"
+    noted.write_text(json.dumps(note))
+    result = NewHost(world).boot().run()
+    assert result.what == "took over the volume"
+    if mine:
+        assert result.lost == "what was written after 2026-11-22T00:15:00Z"
+    else:
+        assert result.lost == f"what was written after {result.created}"
+    # From here on it stands in the lease, until people were told.
+    assert not (world.host.volume_path / "crashed.json").exists()
 
 
 def test_what_a_crash_took_is_told_by_the_boot_after_one_that_was_killed(world: World) -> None:

@@ -375,6 +375,11 @@ def test_an_end_that_was_withdrawn_while_the_disk_was_full_hides_no_crash(turn: 
     turn.leases.write_final(FinalRecord(ME, term=4, withdrawn=True, withdrawn_in="an earlier boot"))
     note_crash_after_withdrawal(context, turn.leases)
     assert recall(state, CRASH)["boot"] == "an earlier boot"
+    # The volume says it as well, to another host; until this one serves again.
+    noted = json.loads(context.crashed_path.read_text())
+    assert noted == {"host": ME, "boot": "an earlier boot", "since": recall(state, CRASH)["since"]}
+    note_serving(context, 4, "boot-1")
+    assert not context.crashed_path.exists()
 
 
 def test_what_is_backed_up_while_s3_does_not_say_who_serves(turn: Turn) -> None:
