@@ -203,6 +203,7 @@ from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleA
 from ansible_collections.spotcache.redis.plugins.module_utils.cidr import plan
 from ansible_collections.spotcache.redis.plugins.module_utils.instance_connect import USABLE, described, find, is_ours
 from ansible_collections.spotcache.redis.plugins.module_utils.questions import ask_all, has_tags, only, tags_of
+from ansible_collections.spotcache.redis.plugins.module_utils.shared_zone import SHARED, needed_by
 
 PARTS = ("vpc", "subnets", "egress", "security_groups", "instance_connect_endpoint", "dns")
 SSH = 22
@@ -345,8 +346,11 @@ class Network:
         return bool(record) and any(row["Name"].rstrip(".") == record for row in rows)
 
     def zone_is_right(self, zone: dict[str, Any]) -> bool:
-        """There, and with its tags where it is this environment's alone."""
-        return bool(zone) if self.params["dns_zone_shared"] else has_tags(zone, self.named())
+        """There, with its tags where it is this environment's alone; one that we share says that this one needs it."""
+        if not self.params["dns_zone_shared"]:
+            return has_tags(zone, self.named())
+        tags = tags_of(zone)
+        return bool(zone) and (SHARED not in tags or self.params["tags"].get("spotcache:environment") in needed_by(tags))
 
     def look(self, region: str) -> dict[str, Any]:
         """What there is, and what differs."""

@@ -14,8 +14,9 @@ description:
   - Has a VPC ask a private DNS zone that other VPCs may ask as well, since Route 53 bills each zone. The zone is made
     where there is none.
   - A zone that somebody else has made, and that the VPC asks, is as good, and is never changed or deleted.
-  - With O(state=absent) the last environment whose name is in the zone deletes it. Earlier ones only have their VPC ask
-    it no longer, where O(vpc_leaves).
+  - Each environment stands in a tag of the zone with its VPC, from before it has a name there until it is destroyed.
+    With O(state=absent) the last one deletes the zone; an earlier one takes its VPC out, unless another environment is
+    in the same VPC. A VPC that somebody deleted by hand keeps no zone alive; its environment does, until C(destroy).
   - The module amazon.aws.route53_zone knows a zone by all VPCs that ask it, and would make a second one.
 options:
   state:
@@ -27,14 +28,13 @@ options:
     description: Name of the zone.
     type: str
     required: true
-  vpc_id:
-    description: The VPC.
+  environment:
+    description: Who needs the zone. A zone has room for about forty, since Route 53 keeps fifty tags.
     type: str
     required: true
-  vpc_leaves:
-    description: With O(state=absent), whether nobody else in the VPC needs the zone.
-    type: bool
-    default: false
+  vpc_id:
+    description: The environment's VPC. Needed with O(state=present); else the zone says which one it was.
+    type: str
   tags:
     description: Tags of a zone that is made, besides C(spotcache:shared), by which it is known.
     type: dict
@@ -48,7 +48,7 @@ attributes:
     description: Says whether something would be changed.
     support: full
   diff_mode:
-    description: Shows who asks the zone.
+    description: Shows which VPCs ask the zone, and which environments need it.
     support: full
 """
 
@@ -56,13 +56,13 @@ EXAMPLES = r"""
 - name: Have a VPC ask the zone that all environments share
   spotcache.redis.shared_dns_zone:
     name: spotcache.internal
+    environment: stg
     vpc_id: vpc-0123456789abcdef0
 
-- name: Delete it after its last environment
+- name: Take an environment out, and delete the zone after the last one
   spotcache.redis.shared_dns_zone:
     name: spotcache.internal
-    vpc_id: vpc-0123456789abcdef0
-    vpc_leaves: true
+    environment: stg
     state: absent
 """
 
@@ -88,8 +88,7 @@ with contextlib.suppress(ImportError):
 
 from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleAWSModule
 from ansible_collections.spotcache.redis.plugins.module_utils.ensure import Trouble, finish
-
-SHARED = "spotcache:shared"
+from ansible_collections.spotcache.redis.plugins.module_utils.shared_zone import SHARED, SHARED_BY, needed_by
 
 
 class Zones:
@@ -99,16 +98,30 @@ class Zones:
         self.route53, self.name = route53, name.rstrip(".")
 
     def found(self) -> Iterator[dict[str, Any]]:
-        """Each with C(id), C(vpcs) and whether it is ours."""
+        """Each with C(id), C(vpcs), whether it is ours, and the VPC of each environment that needs it."""
         for page in self.route53.get_paginator("list_hosted_zones").paginate():
             for zone in page["HostedZones"]:
                 if zone["Name"].rstrip(".") != self.name or not zone["Config"].get("PrivateZone"):
                     continue
                 short = zone["Id"].rpartition("/")[2]
-                tags = self.route53.list_tags_for_resource(ResourceType="hostedzone", ResourceId=short)
-                keys = {tag["Key"] for tag in tags["ResourceTagSet"]["Tags"]}
+                tags = self.tags(short)
                 vpcs = self.route53.get_hosted_zone(Id=short)["VPCs"]
-                yield {"id": short, "ours": SHARED in keys, "vpcs": sorted(one["VPCId"] for one in vpcs)}
+                yield {
+                    "id": short,
+                    "ours": SHARED in tags,
+                    "vpcs": sorted(one["VPCId"] for one in vpcs),
+                    "environments": needed_by(tags),
+                }
+
+    def tags(self, zone_id: str) -> dict[str, str]:
+        """The tags of a zone."""
+        found = self.route53.list_tags_for_resource(ResourceType="hostedzone", ResourceId=zone_id)
+        return {tag["Key"]: tag["Value"] for tag in found["ResourceTagSet"]["Tags"]}
+
+    def tag(self, zone_id: str, tags: dict[str, str]) -> None:
+        """Add tags to a zone."""
+        rows = [{"Key": key, "Value": value} for key, value in tags.items()]
+        self.route53.change_tags_for_resource(ResourceType="hostedzone", ResourceId=zone_id, AddTags=rows)
 
     def names(self, zone_id: str) -> list[str]:
         """What stands in a zone beside what makes it a zone."""
@@ -121,64 +134,78 @@ def ensure_present(module: AnsibleAWSModule, zones: Zones) -> dict[str, Any]:
     """The task's result for state=present."""
     params = module.params
     vpc = {"VPCId": params["vpc_id"], "VPCRegion": module.region}
+    own = {f"{SHARED_BY}{params['environment']}": params["vpc_id"]}
     found = list(zones.found())
-    asked = next((one for one in found if params["vpc_id"] in one["vpcs"]), None)
-    if asked:
-        return _result(asked, asked["vpcs"], asked["vpcs"])
-    ours = next((one for one in found if one["ours"]), None)
-    if ours is None and found:
+    # The zone that the VPC asks already comes first: it cannot ask two of one name.
+    zone = next((one for one in found if params["vpc_id"] in one["vpcs"]), None)
+    if zone and not zone["ours"]:
+        return _result(zone, _state(zone), _state(zone))
+    zone = zone or next((one for one in found if one["ours"]), None)
+    if zone is None and found:
         raise Trouble(
             f"There is a private zone {zones.name}, {found[0]['id']}, that somebody else has made, and the VPC "
             f"{params['vpc_id']} does not ask it. Associate them, with aws route53 associate-vpc-with-hosted-zone "
             f"--hosted-zone-id {found[0]['id']} --vpc VPCRegion={module.region},VPCId={params['vpc_id']}, or give "
             "network_dns_zone another name."
         )
-    before = ours["vpcs"] if ours else []
-    after = sorted([*before, params["vpc_id"]])
-    if module.check_mode:
-        return _result(ours, before, after)
-    if ours:
-        zones.route53.associate_vpc_with_hosted_zone(HostedZoneId=ours["id"], VPC=vpc)
-        return _result(ours, before, after)
-    made = zones.route53.create_hosted_zone(
-        Name=zones.name,
-        CallerReference=str(uuid.uuid4()),
-        HostedZoneConfig={"PrivateZone": True, "Comment": "Redis of environments that share this zone"},
-        VPC=vpc,
-    )["HostedZone"]["Id"].rpartition("/")[2]
-    tags = {**{str(key): str(value) for key, value in params["tags"].items()}, SHARED: "dns"}
-    zones.route53.change_tags_for_resource(
-        ResourceType="hostedzone",
-        ResourceId=made,
-        AddTags=[{"Key": key, "Value": value} for key, value in tags.items()],
-    )
-    return _result({"id": made, "ours": True}, before, after)
+    before = _state(zone)
+    after = {
+        "asked_by": sorted({*before["asked_by"], params["vpc_id"]}),
+        "needed_by": {**before["needed_by"], params["environment"]: params["vpc_id"]},
+    }
+    if module.check_mode or before == after:
+        return _result(zone, before, after)
+    if zone is None:
+        made = zones.route53.create_hosted_zone(
+            Name=zones.name,
+            CallerReference=str(uuid.uuid4()),
+            HostedZoneConfig={"PrivateZone": True, "Comment": "Redis of environments that share this zone"},
+            VPC=vpc,
+        )["HostedZone"]["Id"].rpartition("/")[2]
+        zones.tag(made, {**{str(key): str(value) for key, value in params["tags"].items()}, SHARED: "dns", **own})
+        return _result({"id": made, "ours": True}, before, after)
+    # First it says that it needs the zone, so that nobody deletes it meanwhile.
+    zones.tag(zone["id"], own)
+    if params["vpc_id"] not in zone["vpcs"]:
+        zones.route53.associate_vpc_with_hosted_zone(HostedZoneId=zone["id"], VPC=vpc)
+    return _result(zone, before, after)
 
 
 def ensure_absent(module: AnsibleAWSModule, zones: Zones) -> dict[str, Any]:
     """The task's result for state=absent."""
-    params = module.params
-    asked = next((one for one in zones.found() if one["ours"] and params["vpc_id"] in one["vpcs"]), None)
-    if asked is None:
-        return _result(None, [], [])
-    left = zones.names(asked["id"])
-    others = [one for one in asked["vpcs"] if one != params["vpc_id"]]
-    if not left:
-        after: list[str] = []
-        if not module.check_mode:
-            _unless_gone(lambda: zones.route53.delete_hosted_zone(Id=asked["id"]))
-    elif params["vpc_leaves"] and others:
-        after = others
-        if not module.check_mode:
-            vpc = {"VPCId": params["vpc_id"], "VPCRegion": module.region}
-            zones.route53.disassociate_vpc_from_hosted_zone(HostedZoneId=asked["id"], VPC=vpc)
+    environment = module.params["environment"]
+    zone = next((one for one in zones.found() if one["ours"] and environment in one["environments"]), None)
+    if zone is None:
+        return _result(None, _state(None), _state(None))
+    before = _state(zone)
+    if not module.check_mode:
+        keys = [f"{SHARED_BY}{environment}"]
+        zones.route53.change_tags_for_resource(ResourceType="hostedzone", ResourceId=zone["id"], RemoveTagKeys=keys)
+        # Who else needs it is asked now, after its own tag is gone: of two that leave at once one sees that it is last.
+        others = needed_by(zones.tags(zone["id"]))
     else:
-        after = asked["vpcs"]
-        if params["vpc_leaves"]:
-            module.warn(
-                f"The zone {zones.name}, {asked['id']}, stays, and is billed: it has {', '.join(sorted(left))}."
+        others = {one: vpc for one, vpc in before["needed_by"].items() if one != environment}
+    if others:
+        vpc = before["needed_by"][environment]
+        leaves = vpc in zone["vpcs"] and vpc not in others.values() and len(zone["vpcs"]) > 1
+        if leaves and not module.check_mode:
+            zones.route53.disassociate_vpc_from_hosted_zone(
+                HostedZoneId=zone["id"], VPC={"VPCId": vpc, "VPCRegion": module.region}
             )
-    return _result(asked if after else None, asked["vpcs"], after)
+        asked = [one for one in zone["vpcs"] if not (leaves and one == vpc)]
+        return _result(zone, before, {"asked_by": asked, "needed_by": others})
+    left = zones.names(zone["id"])
+    if left:
+        module.warn(f"The zone {zones.name}, {zone['id']}, stays, and is billed: it has {', '.join(sorted(left))}.")
+        return _result(zone, before, {"asked_by": zone["vpcs"], "needed_by": {}})
+    if not module.check_mode:
+        _unless_gone(lambda: zones.route53.delete_hosted_zone(Id=zone["id"]))
+    return _result(None, before, _state(None))
+
+
+def _state(zone: dict[str, Any] | None) -> dict[str, Any]:
+    """What is compared and shown of a zone."""
+    return {"asked_by": zone["vpcs"], "needed_by": zone["environments"]} if zone else {"asked_by": [], "needed_by": {}}
 
 
 def _unless_gone(delete: Any) -> None:
@@ -190,12 +217,12 @@ def _unless_gone(delete: Any) -> None:
             raise
 
 
-def _result(zone: dict[str, Any] | None, before: list[str], after: list[str]) -> dict[str, Any]:
+def _result(zone: dict[str, Any] | None, before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
     return {
         "changed": before != after,
         "zone_id": zone["id"] if zone else "",
         "managed": bool(zone and zone["ours"]),
-        "diff": {"before": {"asked_by": before}, "after": {"asked_by": after}},
+        "diff": {"before": before, "after": after},
     }
 
 
@@ -205,10 +232,11 @@ def main() -> None:
         argument_spec={
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
             "name": {"type": "str", "required": True},
-            "vpc_id": {"type": "str", "required": True},
-            "vpc_leaves": {"type": "bool", "default": False},
+            "environment": {"type": "str", "required": True},
+            "vpc_id": {"type": "str"},
             "tags": {"type": "dict", "default": {}},
         },
+        required_if=[("state", "present", ["vpc_id"])],
         supports_check_mode=True,
     )
     ensure = ensure_present if module.params["state"] == "present" else ensure_absent
