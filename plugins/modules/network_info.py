@@ -350,7 +350,9 @@ class Network:
         if not self.params["dns_zone_shared"]:
             return has_tags(zone, self.named())
         tags = tags_of(zone)
-        return bool(zone) and (SHARED not in tags or self.params["tags"].get("spotcache:environment") in needed_by(tags))
+        return bool(zone) and (
+            SHARED not in tags or self.params["tags"].get("spotcache:environment") in needed_by(tags)
+        )
 
     def look(self, region: str) -> dict[str, Any]:
         """What there is, and what differs."""
