@@ -156,7 +156,7 @@ def check_jobs() -> list[Job]:
         Job("ansible-lint", [tool("ansible-lint"), "--offline", "--nocolor", "-q"]),
         Job(
             "unit and templates",
-            pytest(*unit_folders(), "-m", "not docker and not e2e and not plays", "-n", "4", "--dist", "worksteal"),
+            pytest(*unit_folders(), "-m", "not docker and not e2e and not plays", "-n", "6", "--dist", "worksteal"),
             junit=True,
         ),
         Job("simulation", [python, "-m", "dev.simulate", "--runs", "3000"]),
@@ -222,7 +222,7 @@ def e2e_jobs() -> list[list[Job]]:
 
     return [
         [
-            Job("whole playbooks", pytest(*unit_folders(), "-m", "plays", "-n", "2", "--dist", "loadfile"), junit=True),
+            Job("whole playbooks", pytest(*unit_folders(), "-m", "plays", "-n", "4", "--dist", "loadfile"), junit=True),
             Job("with Docker", pytest(*unit_folders(), "-m", "docker"), junit=True),
         ],
         [job(ALONE)],

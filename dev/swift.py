@@ -28,6 +28,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from dev import kept
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKED = ("amazon.aws.", "community.aws.", "spotcache.redis.", "awx.awx.")
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -89,11 +91,18 @@ def _main_of(name: str, arguments: dict[str, Any]) -> int:
 
 
 def patch() -> None:
-    """Let Ansible run AWS's modules in forks of itself."""
+    """Let Ansible run AWS's modules in forks of itself, which do nothing again that this process has done."""
     import botocore.loaders
     import botocore.session
+    from ansible import constants
     from ansible.plugins.action import ActionBase
 
+    # How often it looks for a task's answer, instead of a thousand times a second: runs share their cores with others.
+    constants.DEFAULT_INTERNAL_POLL_INTERVAL = 0.005
+
+    kept.keep_code()
+    kept.keep_client_classes()
+    kept.keep_vars_files()
     botocore.session.create_loader = functools.cache(botocore.loaders.create_loader)
     original = ActionBase._execute_module
 
@@ -144,6 +153,7 @@ def warm() -> None:
     from ansible.plugins.loader import init_plugin_loader
 
     init_plugin_loader()
+    kept.compile_all()
     for name in sorted(named_modules()):
         # Collections' modules are compiled anew by every process that imports them.
         importlib.import_module(name)

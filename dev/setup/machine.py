@@ -21,6 +21,8 @@ KEPT_NAMES = {"CI", "TERM", "LANG", "NO_COLOR", "REQUESTS_CA_BUNDLE", "SSL_CERT_
     name for proxy in ("http_proxy", "https_proxy", "no_proxy") for name in (proxy, proxy.upper())
 }
 
+UNWRITTEN = "PYTHONDONTWRITEBYTECODE"
+
 
 class Stop(Exception):
     """A sentence for the person at the keyboard: what is wrong, and the fix."""
@@ -46,7 +48,8 @@ class Machine:
         own["PYTHONUNBUFFERED"] = "1"
         # Named outright: Ansible ignores the configuration of a world-writable directory (a shared folder, say).
         own["ANSIBLE_CONFIG"] = self.environment.get("ANSIBLE_CONFIG", str(paths.ROOT / "ansible.cfg"))
-        return {**self.environment, **own}
+        # Thousands of processes import the same packages: what one has compiled, the next one is to find.
+        return {**{name: value for name, value in self.environment.items() if name != UNWRITTEN}, **own}
 
     def as_root(self, command: Sequence[str]) -> list[str]:
         """The command line that runs `command` as root, with what it needs of the environment."""

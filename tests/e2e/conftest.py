@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from dev import permissions
+from dev import kept, permissions
 from dev.sample_app.slack import Slack
 from dev.sandboxes import Sandbox
 from dev.work import BUILD
@@ -22,6 +22,8 @@ from tests.watched import Watched
 LOGS = BUILD / "test" / "e2e"
 HERE = Path(__file__).parent
 # Two runs of pytest may go on side by side, each with sandboxes of its own.
+# Tests ask AWS by clients of their own, each of a class that would be built anew.
+kept.keep_client_classes()
 JOB = os.environ.get("SPOTCACHE_TEST_JOB", "")
 
 

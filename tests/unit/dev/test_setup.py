@@ -230,6 +230,11 @@ def test_a_root_owned_child_gets_names_not_values() -> None:
     assert Machine({}, 0).as_root(["true"]) == ["true"]
 
 
+def test_children_keep_what_they_compile() -> None:
+    environment = {"PATH": "/bin", "PYTHONDONTWRITEBYTECODE": "1", "LANG": "C"}
+    assert "PYTHONDONTWRITEBYTECODE" not in Machine(environment, 0).child_environment()
+
+
 def test_a_signal_ends_in_the_usual_exit_code(capfd: pytest.CaptureFixture[str]) -> None:
     on = Machine(dict(os.environ), 0)
     assert launch.run(["sh", "-c", "exit 7"], on) == 7

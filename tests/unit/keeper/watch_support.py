@@ -19,6 +19,7 @@ import boto3
 import pytest
 import redis
 import requests
+from moto.backends import get_backend
 from moto.server import ThreadedMotoServer
 from spotcache_keeper.aws.imds import Imds
 from spotcache_keeper.aws.signed import Objects, Signed, role_credentials
@@ -168,10 +169,8 @@ class World:
 
     def told(self) -> list[dict[str, Any]]:
         """The messages that went to the topic."""
-        backends = requests.get(f"{self.endpoint}/moto-api/data.json", timeout=5).json()
-        topics = [topic for topic in backends["sns"]["Topic"] if topic["arn"] == TOPIC]
-        sent = topics[0]["sent_notifications"] if topics else []
-        return [json.loads(entry[1]) for entry in sent]
+        topic = get_backend("sns")["123456789012"][REGION].topics.get(TOPIC)
+        return [json.loads(entry[1]) for entry in (topic.sent_notifications if topic else [])]
 
     @property
     def final(self) -> FinalRecord | None:

@@ -46,8 +46,19 @@ def test_the_sandbox_reads_the_shipped_stg_itself() -> None:
 
 
 def test_what_the_sandbox_says_otherwise_has_a_reason() -> None:
-    said = {name for name in variables(SANDBOX, "main.yml") if not name.startswith("sandbox__")}
-    assert said == set(REASONS)
+    assert set(variables(SANDBOX, "main.yml")) == set(REASONS)
+
+
+def test_without_a_sandbox_a_sentence_says_how_to_have_one() -> None:
+    done = subprocess.run(
+        [str(SANDBOX / "state.py")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "SPOTCACHE_SANDBOX": "no-such-one"},
+    )
+    assert done.returncode == 1
+    assert "The sandbox no-such-one does not run" in done.stderr
+    assert done.stderr.endswith("./spotcache sandbox up no-such-one\n")
 
 
 def seen_by_ansible(inventory: Path) -> dict[str, Any]:
