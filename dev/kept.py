@@ -58,7 +58,12 @@ def keep_code() -> None:
             made = self.template_class.from_code(self, codes[key], self.make_globals(None), None)
             return TemplateExpression(made, undefined_to_none)
         compiled: list[CodeType] = []
-        self._compile = lambda text, filename: compiled.append(type(self)._compile(self, text, filename)) or compiled[0]
+
+        def noted(text: str, filename: str) -> CodeType:
+            compiled.append(type(self)._compile(self, text, filename))
+            return compiled[0]
+
+        self._compile = noted
         try:
             answer = compile_expression(self, source, undefined_to_none)
         finally:

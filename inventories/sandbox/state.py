@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the running sandbox says of itself: a dynamic inventory, so that it is read once in a run, and not by every task."""
+"""What the running sandbox says of itself: a dynamic inventory, read once in a run and not by every task."""
 
 from __future__ import annotations
 
