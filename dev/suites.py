@@ -220,36 +220,42 @@ def e2e_jobs() -> list[list[Job]]:
             environment=own,
         )
 
+    groups = [job(group, number) for number, group in enumerate(e2e_groups(files), start=1)]
     return [
+        [job(ALONE)],
         [
-            Job("whole playbooks", pytest(*unit_folders(), "-m", "plays", "-n", "4", "--dist", "loadfile"), junit=True),
+            *groups[: len(TOGETHER)],
+            Job("whole playbooks", pytest(*unit_folders(), "-m", "plays", "-n", "2", "--dist", "loadfile"), junit=True),
+            *groups[len(TOGETHER) :],
             Job("with Docker", pytest(*unit_folders(), "-m", "docker"), junit=True),
         ],
-        [job(ALONE)],
-        [job(group, number) for number, group in enumerate(e2e_groups(files), start=1)],
     ]
 
 
+# Every job waits now and then, for a host that boots or a module that sleeps: three share two cores best.
+SIDE_BY_SIDE = 3
+
+
 def run_check() -> list[Outcome]:
-    """The suite `check`. Its jobs are single programs with idle moments of their own, so three share two cores best."""
-    return run_jobs(check_jobs(), side_by_side=3)
+    """The suite `check`."""
+    return run_jobs(check_jobs(), SIDE_BY_SIDE)
 
 
 def run_beside(names: Sequence[str]) -> list[tuple[str, Outcome]]:
-    """Some of the suites whose jobs may run beside any other, as one heap of jobs: two at a time, until all are done.
+    """Some of the suites whose jobs may run beside any other, as one heap of jobs: a few at a time, until all are done.
 
     Returns:
         the outcomes, each with its suite.
     """
     jobs = {job.name: (name, job) for name in names for job in BESIDE[name]()}
-    outcomes = run_jobs([job for _name, job in jobs.values()], side_by_side=2)
+    outcomes = run_jobs([job for _name, job in jobs.values()], SIDE_BY_SIDE)
     return [(jobs[outcome.name][0], outcome) for outcome in outcomes]
 
 
 def run_e2e() -> list[Outcome]:
     """The suite `e2e`. Whatever a test left is removed, also after a failure."""
     try:
-        return [outcome for jobs in e2e_jobs() for outcome in run_jobs(jobs, side_by_side=2)]
+        return [outcome for jobs in e2e_jobs() for outcome in run_jobs(jobs, SIDE_BY_SIDE)]
     finally:
         remove_test_sandboxes()
 

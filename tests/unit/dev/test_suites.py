@@ -115,7 +115,7 @@ def test_what_may_run_beside_each_other_is_one_heap_of_jobs(monkeypatch: pytest.
     monkeypatch.setattr(suites, "BESIDE", beside)
     monkeypatch.setattr(suites, "check_jobs", lambda: [suites.Job("ruff", [])])
     outcomes = suites.run_suites(["molecule", "awx", "sanity", "check"])
-    assert heaps == [(["ruff"], 3), (["awx", "docs"], 2)]
+    assert heaps == [(["ruff"], suites.SIDE_BY_SIDE), (["awx", "docs"], suites.SIDE_BY_SIDE)]
     assert [(suite, one.name, one.good) for suite, one in outcomes] == [
         ("check", "ruff", True),
         ("awx", "awx", True),
