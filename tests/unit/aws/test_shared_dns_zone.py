@@ -10,6 +10,7 @@ from typing import Any
 import boto3
 import pytest
 from ansible.module_utils.testing import patch_module_args
+from ansible_collections.spotcache.redis.plugins.module_utils.shared_zone import SHARED_BY
 from ansible_collections.spotcache.redis.plugins.modules import shared_dns_zone as module
 from moto import mock_aws
 
@@ -103,7 +104,7 @@ def test_two_that_leave_at_once_leave_no_zone(
 
     def found_late(self: module.Zones) -> Any:
         zones = list(found(self))
-        key = f"{module.SHARED_BY}two"
+        key = f"{SHARED_BY}two"
         route53.change_tags_for_resource(ResourceType="hostedzone", ResourceId=zone, RemoveTagKeys=[key])
         return iter(zones)
 
