@@ -26,6 +26,8 @@ MANIFEST = Manifest(
     host="i-0123456789abcdef0",
     zone="ap-northeast-1a",
     verified=True,
+    engine="redis",
+    rdb_version=10,
 )
 NEARNESS = {"volume": 0, "s3": 1, "ebs": 2}
 

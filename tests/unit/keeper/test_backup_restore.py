@@ -163,7 +163,7 @@ def test_a_damaged_rdb_is_never_a_backup(host: TestHost, monkeypatch: pytest.Mon
         return real(path, timeout=timeout)
 
     monkeypatch.setattr(host.engine, "check_rdb", after_damage)
-    with pytest.raises(KeeperError, match="redis-check-rdb refuses the RDB"):
+    with pytest.raises(KeeperError, match="own check refuses the RDB"):
         host.backup()
     assert list(host.backups.iterdir()) == []
 

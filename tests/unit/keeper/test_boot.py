@@ -11,6 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from spotcache_keeper.aws.clients import AwsError
 from spotcache_keeper.aws.signed import ConflictError
 from spotcache_keeper.config import Secret
 from spotcache_keeper.context import Context
-from spotcache_keeper.errors import KeeperError
+from spotcache_keeper.errors import KeeperError, UnreadableError
 from spotcache_keeper.interruption import SPOT, Interruption
 from spotcache_keeper.lease import FinalRecord, Lease, LeaseStore
 from spotcache_keeper.node import boot as boot_module
@@ -36,7 +37,7 @@ from spotcache_keeper.system.commands import Completed
 from spotcache_keeper.system.state import BOOT, CRASH, SERVING, begin_anew, recall, save_state
 
 from dev.keeper_json import KEEPER_JSON
-from tests.unit.keeper.support import ZONE, FakeMachine, TestHost
+from tests.unit.keeper.support import ZONE, FakeMachine, TestHost, replace_bytes
 from tests.unit.keeper.watch_support import HOST, World, made_world, moto_server
 
 OTHER_ZONE = "ap-northeast-1c"
@@ -206,8 +207,10 @@ def test_a_kept_volume_in_the_same_zone_is_taken_over(world: World) -> None:
     assert list(world.host.directory.rglob("replaced-*")) == []
 
 
-def test_the_append_only_file_of_a_kept_volume_is_newer_than_every_backup(tmp_path: Path, moto: str) -> None:
-    with made_world(tmp_path / "host", moto) as world:
+@contextmanager
+def world_with_append_only_file(directory: Path, moto: str) -> Iterator[World]:
+    """A world whose Redis writes everything to its append-only file as well."""
+    with made_world(directory, moto) as world:
         world.host.engine.kill()
         world.host.appendonly = True
         shutil.rmtree(world.host.directory)
@@ -217,6 +220,43 @@ def test_the_append_only_file_of_a_kept_volume_is_newer_than_every_backup(tmp_pa
         world.host.config = replace(config, appendonly=True)
         world.host.s3 = S3Store(lambda: world.client("s3"), "backups", world.host.config.s3_prefix, "stg")
         world.host.start()
+        yield world
+
+
+@pytest.mark.parametrize("appendonly", [False, True])
+def test_files_that_another_server_could_read_are_not_passed_over_for_an_older_backup(
+    tmp_path: Path, moto: str, appendonly: bool
+) -> None:
+    made = world_with_append_only_file if appendonly else made_world
+    with made(tmp_path / "host", moto) as world:
+        world.host.fill("one", keys=5)
+        world.host.backup()
+        time.sleep(1.1)
+        world.host.fill("two", keys=5)
+        with world.host.client() as client:
+            if appendonly:
+                # What it begins with is an RDB.
+                client.bgrewriteaof()
+                while client.info("persistence")["aof_rewrite_in_progress"]:
+                    time.sleep(0.05)
+            else:
+                client.save()
+        time.sleep(1.2)
+        _lease, volume = lost(world)
+        name = "appendonlydir/*.base.rdb" if appendonly else "dump.rdb"
+        [path] = (world.host.directory / volume / "redis").glob(name)
+        replace_bytes(path, b"REDIS0099" + path.read_bytes()[9:])
+        new = NewHost(world)
+        with pytest.raises(UnreadableError, match=r"RDB version 99, which this host's server cannot read: Redis 7"):
+            new.boot().run()
+        state = world.host.engine.state()
+        assert state is not None
+        assert not state.running
+        assert path.name in [found.name for found in world.host.redis_directory.rglob("*.rdb")]
+
+
+def test_the_append_only_file_of_a_kept_volume_is_newer_than_every_backup(tmp_path: Path, moto: str) -> None:
+    with world_with_append_only_file(tmp_path / "host", moto) as world:
         world.host.fill("one", keys=5)
         world.host.backup()
         time.sleep(1.1)
@@ -386,7 +426,9 @@ def test_a_backup_that_a_newer_redis_made_is_not_passed_over(world: World) -> No
     for name, body in (("dump.rdb", rdb), ("manifest.json", manifest)):
         s3.put_object(Bucket="backups", Key=f"{folder}/{name}", Body=body)
     new = NewHost(world)
-    with pytest.raises(KeeperError, match=r"RDB version 99, which this server cannot read.*redis_image"):
+    with pytest.raises(
+        KeeperError, match=r"RDB version 99, which this host's server cannot read: Redis 7.*redis_engine: redis"
+    ):
         new.boot().run()
     # An older one is nothing that anybody asked for.
     state = world.host.engine.state()

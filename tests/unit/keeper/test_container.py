@@ -13,13 +13,14 @@ from spotcache_keeper.system.commands import Completed
 
 from tests.unit.keeper.examples import Docker
 
-RUNNING = Completed(0, '{"Status":"running","ExitCode":0}\tsha256:abc\n', "")
+RUNNING = Completed(0, '{"Status":"running","ExitCode":0}\tsha256:abc\t["redis-server","/etc/redis/redis.conf"]\n', "")
+VALKEY = Completed(0, RUNNING.stdout.replace("redis-server", "valkey-server"), "")
 
 
 def test_the_state_of_the_container() -> None:
     state = DockerEngine(Docker([("docker container inspect", RUNNING)]), "r", "i").state()
     assert state is not None
-    assert (state.running, state.image) == (True, "sha256:abc")
+    assert (state.running, state.image, state.engine) == (True, "sha256:abc", "redis")
     missing = Completed(1, "", "Error: No such container: r")
     assert DockerEngine(Docker([("docker container inspect", missing)]), "r", "i").state() is None
     down = Completed(1, "", "Cannot connect to the Docker daemon at unix:///var/run/docker.sock.")
@@ -41,11 +42,30 @@ def test_a_check_runs_apart_from_redis_with_its_own_image(tmp_path: Path) -> Non
     assert command.endswith("--entrypoint redis-check-rdb sha256:abc /check.rdb")
 
 
-def test_without_a_container_the_configured_image_is_used(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("found", "engine"), [(RUNNING, "redis"), (VALKEY, "valkey")])
+def test_checks_and_scratch_servers_are_the_containers_own_engine(
+    tmp_path: Path, found: Completed, engine: str
+) -> None:
+    docker = Docker([("docker container inspect", found)])
+    DockerEngine(docker, "r", "i").check_rdb(tmp_path, timeout=5)
+    assert f"--entrypoint {engine}-check-rdb sha256:abc" in " ".join(docker.asked[-1])
+    with DockerEngine(docker, "r", "i").scratch(tmp_path, []):
+        assert f"--entrypoint {engine}-server sha256:abc" in " ".join(docker.asked[-1])
+
+
+@pytest.mark.parametrize(
+    ("image", "program"),
+    [
+        (Completed(1, "", "No such image"), "redis-check-rdb"),
+        (Completed(0, "null\n", ""), "redis-check-rdb"),
+        (Completed(0, '["valkey-server"]\n', ""), "valkey-check-rdb"),
+    ],
+)
+def test_without_a_container_the_configured_image_is_used(tmp_path: Path, image: Completed, program: str) -> None:
     missing = Completed(1, "", "Error: No such container: r")
-    docker = Docker([("docker container inspect", missing)])
+    docker = Docker([("docker container inspect", missing), ("docker image inspect", image)])
     DockerEngine(docker, "r", "my/image:1").check_rdb(tmp_path, timeout=5)
-    assert docker.asked[-1][-2] == "my/image:1"
+    assert docker.asked[-1][-3:-1] == [program, "my/image:1"]
 
 
 @pytest.mark.parametrize("code", [125, 126, 127, 137])

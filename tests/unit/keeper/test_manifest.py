@@ -40,6 +40,13 @@ def test_a_manifest_that_is_wrong(change: Callable[[dict[str, Any]], Any], messa
     assert message in str(caught.value)
 
 
+def test_a_manifest_of_a_time_that_knew_redis_alone_is_read() -> None:
+    data = json.loads(MANIFEST.to_json())
+    del data["engine"], data["rdb"]["version"]
+    found = parse_manifest(json.dumps(data))
+    assert (found.engine, found.rdb_version, found.redis_version) == ("", 0, "7.0.15")
+
+
 @pytest.mark.parametrize("text", ["", "[]", "null", "{"])
 def test_what_is_no_manifest_at_all(text: str) -> None:
     with pytest.raises(DamagedError, match=r"not (JSON|a JSON object)"):

@@ -26,7 +26,7 @@ class Timeouts:
         lock: waiting for another run of the keeper to end.
         answer: Redis to answer one command.
         backup: a background save, from asking until it is seen finished.
-        check: redis-check-rdb of one file.
+        check: the server's own check of one RDB.
         start: Redis to load its data and answer after a start.
         stop: Redis to write its last save before Docker kills it.
         volume: EC2 to make, attach or detach an EBS volume.

@@ -45,8 +45,8 @@ class DamagedError(KeeperError):
     """One copy of a backup cannot be used; another copy or an older backup may."""
 
 
-class TooNewError(KeeperError):
-    """A backup is of a newer server than the one that should read it. It is whole: an older one would be no better."""
+class UnreadableError(KeeperError):
+    """Data is whole and of a version that this host's server cannot read. An older backup would be no better."""
 
 
 class InterruptedRunError(BaseException):

@@ -16,6 +16,7 @@ from spotcache_keeper.backup.entitlement import Entitlement, SupersededError, en
 from spotcache_keeper.context import Context
 from spotcache_keeper.errors import KeeperError, NotServingError, RefusedError
 from spotcache_keeper.server.client import ServerState, save_in_background, save_in_foreground
+from spotcache_keeper.server.rdb import beginning_of
 from spotcache_keeper.stores.base import Retention, Store, StoreBusyError
 from spotcache_keeper.stores.local import check_free_space, examine
 from spotcache_keeper.stores.manifest import Manifest, databases_json
@@ -59,6 +60,7 @@ class BackupResult:
             "term": manifest.term,
             "environment": manifest.environment,
             "verified": manifest.verified,
+            "engine": manifest.engine,
             "redis_version": manifest.redis_version,
             "keys": manifest.keys,
             "databases": databases_json(manifest.databases),
@@ -200,7 +202,7 @@ def _backup_on_volume(
         )
     partial = ctx.volume.new_partial(new_id(created))
     try:
-        found = _examined(ctx, partial, created, reason, state.version, seconds)
+        found = _examined(ctx, partial, created, reason, state, seconds)
         manifest = replace(found, term=entitled.term, restored_from=restored_from)
         return manifest, ctx.volume.complete(partial, manifest), state.run
     except BaseException:
@@ -209,7 +211,7 @@ def _backup_on_volume(
 
 
 def _examined(
-    ctx: Context, partial: Path, created: datetime, reason: str, version: str, seconds: dict[str, float]
+    ctx: Context, partial: Path, created: datetime, reason: str, state: ServerState, seconds: dict[str, float]
 ) -> Manifest:
     """Redis' present RDB in `partial`, checked; what is known of it."""
     rdb = ctx.volume.link(ctx.rdb_path, partial)
@@ -224,7 +226,9 @@ def _examined(
         environment=ctx.config.environment,
         created=created,
         reason=reason,
-        redis_version=version,
+        engine=state.engine,
+        redis_version=state.version,
+        rdb_version=beginning_of(rdb).version,
         rdb_bytes=rdb.stat().st_size,
         rdb_sha256=digest,
         databases=databases,

@@ -91,6 +91,7 @@ class RestoreResult:
             "environment": manifest.environment,
             "source": self.source.where,
             "snapshot_id": self.source.snapshot_id,
+            "engine": manifest.engine,
             "redis_version": manifest.redis_version,
             "keys": manifest.keys,
             "databases": databases_json(manifest.databases),

@@ -12,6 +12,7 @@ import json
 import os
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -26,14 +27,14 @@ from spotcache_keeper.backup.serving import end_redis, note_serving, read_servin
 from spotcache_keeper.backup.switch_data import recover
 from spotcache_keeper.config import Secret
 from spotcache_keeper.context import Context
-from spotcache_keeper.errors import KeeperError, NoSourceError, NoUsableCopyError
+from spotcache_keeper.errors import DamagedError, KeeperError, NoSourceError, NoUsableCopyError, UnreadableError
 from spotcache_keeper.lease import MARGIN, Lease, Takeover
 from spotcache_keeper.node.acquire import Acquirer, Predecessor
 from spotcache_keeper.node.crash import missing_since, note_crash_after_withdrawal, note_crash_or_kill
 from spotcache_keeper.node.data_volume import Disks
 from spotcache_keeper.node.drain import read_drain
 from spotcache_keeper.outside import Outside
-from spotcache_keeper.server.rdb import databases_of, written_at
+from spotcache_keeper.server.rdb import beginning_of, databases_of, written_at
 from spotcache_keeper.stores.source import Source, newest_first, superseded_at
 from spotcache_keeper.system.files import read_json, readable_errors, replace_secret, write_atomically
 from spotcache_keeper.system.lock import only_run
@@ -408,6 +409,9 @@ class Boot:
             request = Request(wanted, force=kept, fallback=wanted is None, superseded=outdated, needed=_NEEDED)
             try:
                 result = restore(self.ctx, request)
+            except UnreadableError:
+                # Whatever else there is, is older.
+                raise
             except KeeperError as error:
                 if wanted is None:
                     raise
@@ -447,8 +451,9 @@ class Boot:
         try:
             keys = self._start_with(files, newest)
         except KeeperError as error:
-            self.say(f"what Redis left on the volume cannot be used: {error}")
             end_redis(self.ctx)
+            self._refuse_unreadable(files)
+            self.say(f"what Redis left on the volume cannot be used: {error}")
             return None
         return BootResult(
             "took over the volume" if before.lease is not None else "went on with its own data",
@@ -531,6 +536,18 @@ class Boot:
         if state.keys == 0 and newest is not None and newest.keys:
             raise KeeperError(f"Redis is empty with it, but the newest backup has {newest.keys:,} keys")
         return state.keys
+
+    def _refuse_unreadable(self, files: list[Path]) -> None:
+        """Pass nothing over for an older backup that another server could read: an append-only file begins with an RDB.
+
+        Raises:
+            UnreadableError: one of Redis' own files is whole, and of a version that this host's server cannot read.
+        """
+        for path in files:
+            if beginning_of(path).version:
+                # Of what is damaged, the files cannot be used, and a backup is taken.
+                with suppress(DamagedError):
+                    databases_of(path, self.ctx.engine.check_rdb(path, timeout=self.ctx.config.timeouts.check))
 
     def _restored(self, before: Predecessor, result: RestoreResult) -> BootResult:
         """A restore, for a person."""

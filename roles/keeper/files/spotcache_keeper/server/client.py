@@ -16,6 +16,7 @@ from redis.retry import Retry
 
 from spotcache_keeper.errors import ConfigError, KeeperError
 from spotcache_keeper.server.counts import DatabaseCount, Databases
+from spotcache_keeper.server.engines import REDIS, version_of
 
 
 class NotAnsweringError(KeeperError):
@@ -35,7 +36,8 @@ class ServerState:
     """One answer to INFO: everything in it belongs to the same moment.
 
     Attributes:
-        version: of the server.
+        engine: of the server, `redis` or `valkey`.
+        version: of the server, as its own engine counts.
         loading: it still reads its data.
         databases: counts of the databases that are not empty.
         changes: writes since the last successful RDB; after an AOF was loaded, its commands count as well.
@@ -71,6 +73,7 @@ class ServerState:
     data_bytes: int
     started_seconds: int
     run: str = ""
+    engine: str = REDIS
 
     @property
     def keys(self) -> int:
@@ -95,8 +98,10 @@ def parse_info(info: Mapping[str, Any]) -> ServerState:
     def optional(key: str) -> int | None:
         return int(info[key]) if key in info else None
 
+    engine, version = version_of(info)
     return ServerState(
-        version=str(info.get("redis_version", "unknown")),
+        engine=engine,
+        version=version,
         loading=number("loading") != 0 or number("async_loading") != 0,
         databases={
             int(key[2:]): DatabaseCount(int(value["keys"]), int(value["expires"]))

@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Protocol
 
 from spotcache_keeper.errors import KeeperError
+from spotcache_keeper.server.engines import REDIS, engine_of
 from spotcache_keeper.system.commands import Commands, Completed
 
 SCRATCH_NAME = "spotcache-keeper-scratch"
 SCRATCH_SOCKET = "keeper.sock"
 # The docker command's own work beside what it is asked to do; seconds.
 _DOCKER_TIMEOUT = 60.0
+_STATE = "{{json .State}}\t{{.Image}}\t{{json .Config.Cmd}}"
 # Codes of `docker run` itself (125 to 127), and of a process that the kernel killed for its memory.
 _NOT_RUN = frozenset({125, 126, 127, 137})
 
@@ -32,11 +34,13 @@ class ContainerState:
         status: Docker's word, such as `running`, `exited`, `restarting`, `created`.
         image: id of the image it was made from.
         exit_code: of its last end.
+        engine: what it runs, `redis` or `valkey`.
     """
 
     status: str
     image: str
     exit_code: int
+    engine: str = REDIS
 
     @property
     def running(self) -> bool:
@@ -71,7 +75,7 @@ class Engine(Protocol):
         """The end of its log, on one line, for a message."""
 
     def check_rdb(self, path: Path, *, timeout: float) -> Completed:
-        """The server's own redis-check-rdb on one file."""
+        """The server's own check (redis-check-rdb, valkey-check-rdb) on one file."""
 
     def scratch(self, directory: Path, options: Sequence[str]) -> AbstractContextManager[Path]:
         """A second server without a network on `directory`; gives the path of its socket, and is gone afterwards."""
@@ -95,19 +99,20 @@ class DockerEngine:
     def state(self) -> ContainerState | None:
         """See `Engine`."""
         done = self._run(
-            ["docker", "container", "inspect", "--format", "{{json .State}}\t{{.Image}}", self._container],
+            ["docker", "container", "inspect", "--format", _STATE, self._container],
             timeout=_DOCKER_TIMEOUT,
         )
         if done.returncode != 0:
             if "no such container" in done.stderr.lower():
                 return None
             raise KeeperError(f"docker cannot say how {self._container} is: {done.complaint}")
-        text, _tab, image = done.stdout.strip().partition("\t")
         try:
+            text, image, command = done.stdout.strip().split("\t")
             state = json.loads(text)
-            return ContainerState(str(state["Status"]), image, int(state["ExitCode"]))
+            return ContainerState(str(state["Status"]), image, int(state["ExitCode"]), engine_of(json.loads(command)))
         except (ValueError, KeyError, TypeError) as error:
-            raise KeeperError(f"docker says something unexpected about {self._container}: {text[:80]!r}") from error
+            said = done.stdout[:80]
+            raise KeeperError(f"docker says something unexpected about {self._container}: {said!r}") from error
 
     def start(self) -> None:
         """See `Engine`."""
@@ -145,18 +150,19 @@ class DockerEngine:
     def check_rdb(self, path: Path, *, timeout: float) -> Completed:
         """See `Engine`."""
         owner = path.stat()
+        image, engine = self._image_in_use()
         done = self._run(
             [
                 *("docker", "run", "--rm", "--pull", "never", "--network", "none", "--read-only", "--cap-drop", "ALL"),
                 *("--user", f"{owner.st_uid}:{owner.st_gid}"),
                 *("--mount", f"type=bind,source={path},target=/check.rdb,readonly"),
-                *("--entrypoint", "redis-check-rdb", self._image_in_use(), "/check.rdb"),
+                *("--entrypoint", f"{engine}-check-rdb", image, "/check.rdb"),
             ],
             timeout=timeout,
         )
         if done.returncode in _NOT_RUN:
             # Says nothing about the file: nobody may take it for damaged and choose an older backup.
-            raise KeeperError(f"redis-check-rdb of Redis' image could not be run: {done.complaint}")
+            raise KeeperError(f"{engine}-check-rdb of Redis' image could not be run: {done.complaint}")
         return done
 
     @contextmanager
@@ -164,13 +170,14 @@ class DockerEngine:
         """See `Engine`."""
         self.remove_scratch()
         owner = directory.stat()
+        image, engine = self._image_in_use()
         try:
             done = self._run(
                 [
                     *("docker", "run", "--detach", "--name", SCRATCH_NAME, "--pull", "never", "--network", "none"),
                     *("--read-only", "--cap-drop", "ALL", "--user", f"{owner.st_uid}:{owner.st_gid}"),
                     *("--mount", f"type=bind,source={directory},target=/data"),
-                    *("--entrypoint", "redis-server", self._image_in_use()),
+                    *("--entrypoint", f"{engine}-server", image),
                     *("--dir", "/data", "--port", "0", "--unixsocket", f"/data/{SCRATCH_SOCKET}", *options),
                 ],
                 timeout=_DOCKER_TIMEOUT,
@@ -187,7 +194,13 @@ class DockerEngine:
         if done.returncode != 0 and "no such container" not in done.stderr.lower():
             raise KeeperError(f"docker cannot remove the scratch server {SCRATCH_NAME}: {done.complaint}")
 
-    def _image_in_use(self) -> str:
-        """What Redis' container was made from; its name may have moved on to a newer image."""
+    def _image_in_use(self) -> tuple[str, str]:
+        """What Redis' container was made from, whose name may have moved on to a newer image, and what it runs."""
         state = self.state()
-        return state.image if state is not None else self._image
+        if state is not None:
+            return state.image, state.engine
+        done = self._run(
+            ["docker", "image", "inspect", "--format", "{{json .Config.Cmd}}", self._image], timeout=_DOCKER_TIMEOUT
+        )
+        # Without an image either, whoever wants to use it says so.
+        return self._image, engine_of(json.loads(done.stdout)) if done.returncode == 0 and done.stdout else REDIS

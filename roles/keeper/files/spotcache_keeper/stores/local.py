@@ -179,7 +179,7 @@ def read_manifest(directory: Path) -> Manifest:
 
 
 def examine(rdb: Path, engine: Engine, timeout: float) -> tuple[str, Databases]:
-    """SHA-256 and keys per database of an RDB that the server's own redis-check-rdb accepts.
+    """SHA-256 and keys per database of an RDB that the server's own check accepts.
 
     Both run at once: on a small host each takes about as long as reading the file.
 
@@ -193,7 +193,7 @@ def examine(rdb: Path, engine: Engine, timeout: float) -> tuple[str, Databases]:
 
 
 def verify(directory: Path, backup_id: str, environment: str, engine: Engine, timeout: float) -> Manifest:
-    """Prove that a backup is what its manifest says: size, SHA-256, redis-check-rdb, keys per database, environment.
+    """Prove that a backup is what its manifest says: size, SHA-256, the server's check, keys per database, environment.
 
     Returns:
         The manifest.
@@ -215,7 +215,7 @@ def verify(directory: Path, backup_id: str, environment: str, engine: Engine, ti
 
 
 def examine_against(rdb: Path, manifest: Manifest, engine: Engine, timeout: float) -> tuple[str, Databases]:
-    """As `examine`, but a wrong SHA-256 is reported before what redis-check-rdb says about the wrong bytes."""
+    """As `examine`, but a wrong SHA-256 is reported before what the check says about the wrong bytes."""
     with ThreadPoolExecutor(max_workers=1) as pool, readable_errors(f"reading {rdb}"):
         digest = pool.submit(sha256_of, rdb)
         check = engine.check_rdb(rdb, timeout=timeout)

@@ -28,15 +28,17 @@ class Manifest:
         environment: it belongs to.
         created: a moment at which the data was already as in the RDB, or older.
         reason: `timer`, `manual`, `final`, or `before-restore`.
-        redis_version: of the server that wrote it.
+        redis_version: of the server that wrote it, as its own engine counts.
         rdb_bytes: size of the RDB.
         rdb_sha256: its SHA-256, in hexadecimal.
         databases: keys per database, as they stand in the RDB.
         host: id of the instance.
         zone: its availability zone; empty where unknown.
-        verified: redis-check-rdb passed.
+        verified: the server's own check passed.
         term: of the lease under which it was made; 0 where there was none.
         restored_from: id of the backup that was restored just before, and whose data this is; empty otherwise.
+        engine: of the server that wrote it, `redis` or `valkey`; empty in manifests of a time that knew Redis alone.
+        rdb_version: of the RDB's format; 0 in those manifests.
     """
 
     id: str
@@ -52,6 +54,8 @@ class Manifest:
     verified: bool
     term: int = 0
     restored_from: str = ""
+    engine: str = ""
+    rdb_version: int = 0
 
     @property
     def keys(self) -> int:
@@ -68,8 +72,9 @@ class Manifest:
                     "environment": self.environment,
                     "created": to_text(self.created),
                     "reason": self.reason,
+                    "engine": self.engine,
                     "redis_version": self.redis_version,
-                    "rdb": {"bytes": self.rdb_bytes, "sha256": self.rdb_sha256},
+                    "rdb": {"bytes": self.rdb_bytes, "sha256": self.rdb_sha256, "version": self.rdb_version},
                     "databases": databases_json(self.databases),
                     "keys": self.keys,
                     "host": self.host,
@@ -122,6 +127,8 @@ def parse_manifest(text: str | bytes) -> Manifest:
             verified=data["verified"] is True,
             term=_count(data["term"]),
             restored_from=str(data["restored_from"]),
+            engine=str(data.get("engine", "")),
+            rdb_version=_count(data["rdb"].get("version", 0)),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DamagedError(f"the manifest lacks or misstates {error}") from error
