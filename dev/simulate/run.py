@@ -142,6 +142,7 @@ def simulated() -> Iterator[None]:
         lock.only_run: host.only_run,
         lock.is_held: host.is_held,
         rdb.written_at: lambda path: from_epoch(path.forked),
+        rdb.beginning_of: lambda _path: rdb.Beginning(),
         # They are pure: the same text is the same moment in every run.
         times.from_text: lru_cache(4096)(times.from_text),
         times.to_text: to_text,

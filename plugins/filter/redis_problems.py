@@ -44,6 +44,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime
 from typing import Any
 
+from ansible_collections.spotcache.redis.plugins.module_utils import engines
 from ansible_collections.spotcache.redis.plugins.module_utils.redis_conf import SECRET, arguments_of, parse_size
 
 Inputs = Mapping[str, Any]
@@ -333,6 +334,21 @@ def _is_true(value: Any) -> bool:
     return str(value).lower() in ("true", "yes", "on", "1")
 
 
+def _engine(inputs: Inputs, _memory_mb: int) -> Iterator[str]:
+    engine = str(inputs.get("redis_engine") or "")
+    if engine and engine not in engines.NAMES:
+        yield f'redis_engine is "{engine}": choose redis or valkey, or leave it empty to keep what is there.'
+        return
+    release = str(inputs.get("redis_host_release") or "")
+    packages = engines.PACKAGES.get(release, {})
+    if engine and inputs.get("redis_image_source") == "build" and packages and engine not in packages:
+        yield (
+            f'redis_engine is "{engine}", redis_image_source is "build", and Debian {release} has no package '
+            f"{engine}-server: choose redis_engine: redis, a host of Debian 13 (spot_host_debian_release), or an image "
+            f"of {engines.NAMES[engine]} (redis_image_source: pull or load)."
+        )
+
+
 def _image(inputs: Inputs, _memory_mb: int) -> Iterator[str]:
     source, image = inputs.get("redis_image_source"), str(inputs.get("redis_image") or "")
     fixed = re.search(r"@sha256:[0-9a-f]{64}$|:[A-Za-z0-9_][A-Za-z0-9_.-]*$", image)
@@ -373,6 +389,7 @@ CHECKS: tuple[Callable[[Inputs, int], Iterator[str]], ...] = (
     _settings,
     _users,
     _tls,
+    _engine,
     _image,
     _volume,
     _numbers,

@@ -14,10 +14,10 @@ SOCKET = "/var/run/docker.sock"
 
 # What a server says at every start, and what says nothing about why it ended.
 _NOISE = re.compile(
-    r"oO0OoO0OoO0Oo|Redis version=|Configuration loaded|overcommit|TCP backlog|maximum clients|"
-    r"Redis is now ready|User requested|Server initialized|signal-handler|listening socket ::1"
+    r"oO0OoO0OoO0Oo|(?:Redis|Valkey) version=|Configuration loaded|overcommit|TCP backlog|maximum clients|"
+    r"(?:Redis|Valkey) is now ready|User requested|Server initialized|signal-handler|listening socket ::1"
 )
-_SECRET_LINE = re.compile(r"^>>> '(user|requirepass|masterauth|tls-[a-z-]*pass)\b.*", re.IGNORECASE)
+_SECRET_LINE = re.compile(r"^>>> '(user|requirepass|masterauth|primaryauth|tls-[a-z-]*pass)\b.*", re.IGNORECASE)
 
 
 class EngineError(Exception):
@@ -115,7 +115,7 @@ def unframe(data: bytes) -> bytes:
 def reason(lines: list[str], limit: int = 4) -> str:
     """Why a server ended, from its log: the last telling lines, without times and without secrets."""
     # A server that is started again and again says the same each time; before its last start it may have said more.
-    starts = [number for number, line in enumerate(lines) if "Redis is starting" in line]
+    starts = [number for number, line in enumerate(lines) if re.search(r"(?:Redis|Valkey) is starting", line)]
     last = lines[starts[-1] :] if starts else lines
     return _telling(last, limit) or _telling(lines, limit)
 

@@ -8,7 +8,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 # Directives whose value must never be shown.
-SECRET = frozenset({"requirepass", "masterauth", "tls-key-file-pass", "tls-client-key-file-pass", "user"})
+# primaryauth is Valkey's name of masterauth.
+SECRET = frozenset(
+    {"requirepass", "masterauth", "primaryauth", "tls-key-file-pass", "tls-client-key-file-pass", "user"}
+)
 
 # A directive that may stand more than once; each line adds to the others.
 ADDING = frozenset({"save", "client-output-buffer-limit", "user", "rename-command", "loadmodule", "include"})

@@ -32,6 +32,13 @@ options:
     type: list
     elements: path
     default: []
+  databases:
+    description:
+      - Files with data of Redis to describe, as patterns such as V(/srv/redis/redis/*.rdb). Of those that are no RDB
+        nothing is said.
+    type: list
+    elements: str
+    default: []
   packages:
     description: Debian packages to return the installed versions of.
     type: list
@@ -149,15 +156,31 @@ engine:
       type: dict
     containers:
       description:
-        - Of each container that is there id, image, image_id, running, restarting and started_at; the others are left
-          out.
+        - Of each container that is there id, image, image_id, running, restarting, started_at and redis_engine
+          (V(redis) or V(valkey), by its command); the others are left out.
       type: dict
+databases:
+  description: For each file of O(databases) that is an RDB what its first bytes say.
+  returned: always
+  type: dict
+  contains:
+    rdb_version:
+      description: Version of the format.
+      type: int
+    redis_engine:
+      description: Which server wrote it, V(redis) or V(valkey); empty where it does not say.
+      type: str
+    server_version:
+      description: That server's version; empty where it does not say.
+      type: str
 """
 
+import glob
 from typing import Any
 
 from ansible.module_utils import distro
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.spotcache.redis.plugins.module_utils import engines
 from ansible_collections.spotcache.redis.plugins.module_utils.docker_engine import Engine, EngineError
 from ansible_collections.spotcache.redis.plugins.module_utils.host_state import EXPECTED, describe, differs, read
 from ansible_collections.spotcache.redis.plugins.module_utils.programs import TimeoutExpired, run
@@ -167,6 +190,20 @@ def texts(paths: list[str]) -> dict[str, str]:
     """The text of each file that can be read."""
     found = {path: read(path) for path in paths}
     return {path: data.decode("utf-8", "replace") for path, data in found.items() if data is not None}
+
+
+def databases(patterns: list[str]) -> dict[str, dict[str, Any]]:
+    """What each RDB says of itself."""
+    found: dict[str, dict[str, Any]] = {}
+    for path in sorted(path for pattern in patterns for path in glob.glob(pattern)):
+        try:
+            with open(path, "rb") as handle:
+                wrote = engines.written(handle.read(256))
+        except OSError:
+            continue
+        if wrote.rdb:
+            found[path] = {"rdb_version": wrote.rdb, "redis_engine": wrote.engine, "server_version": wrote.version}
+    return found
 
 
 def versions(packages: list[str]) -> dict[str, str]:
@@ -209,7 +246,7 @@ def ask(engine: Engine, images: list[str], containers: list[str]) -> dict[str, A
 
 
 def summary(container: dict[str, Any]) -> dict[str, Any]:
-    """What counts of a container; its environment and command are left out, they may hold what a log must not."""
+    """What counts of a container. Its environment and its command are left out: they may hold what a log must not."""
     state = container["State"]
     return {
         "id": container["Id"],
@@ -218,6 +255,7 @@ def summary(container: dict[str, Any]) -> dict[str, Any]:
         "running": bool(state["Running"]),
         "restarting": bool(state["Restarting"]),
         "started_at": state["StartedAt"],
+        "redis_engine": engines.engine_of(container["Config"].get("Cmd")),
     }
 
 
@@ -233,6 +271,7 @@ def main() -> None:
                 "options": EXPECTED,
             },
             "contents": {"type": "list", "elements": "path", "default": []},
+            "databases": {"type": "list", "elements": "str", "default": []},
             "packages": {"type": "list", "elements": "str", "default": []},
             "engine": {"type": "bool", "default": False},
             "images": {"type": "list", "elements": "str", "default": []},
@@ -255,6 +294,7 @@ def main() -> None:
         distribution={"id": distro.id(), "version": distro.version(), "release": distro.codename()},
         differing=[expected["path"] for expected in wanted["expected"] if differs(expected)],
         contents=texts(wanted["contents"]),
+        databases=databases(wanted["databases"]),
         packages=versions(wanted["packages"]),
         engine=ask(Engine(), wanted["images"], wanted["containers"]) if wanted["engine"] else nothing,
     )

@@ -11,8 +11,8 @@ short_description: Write redis.conf, its secrets and its users, checked by the s
 version_added: 0.1.0
 author: The spotcache team (@spotcache)
 description:
-  - Lets the C(redis-server) of an image read the configuration, and writes it only when every directive is accepted. A
-    configuration that the server refuses never replaces one that works.
+  - Lets the server of an image (C(redis-server) or C(valkey-server)) read the configuration, and writes it only when
+    every directive is accepted. A configuration that the server refuses never replaces one that works.
   - The check happens only when something is to be written. The text goes in through standard input, and the server is
     told to listen on a socket that cannot be made. When that is what it complains about, it has accepted everything
     before; it serves nobody and never gets as far as reading data.
@@ -55,9 +55,14 @@ options:
         type: str
         required: true
   image:
-    description: Image whose C(redis-server) checks. In check mode an image that is not there yet is no error.
+    description: Image whose server checks. In check mode an image that is not there yet is no error.
     type: str
     required: true
+  engine:
+    description: Which server the image has.
+    type: str
+    choices: [redis, valkey]
+    default: redis
   uid:
     description: User that the server runs as. Only it reads the secrets.
     type: int
@@ -106,7 +111,7 @@ import stat
 from dataclasses import dataclass
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.spotcache.redis.plugins.module_utils import redis_conf
+from ansible_collections.spotcache.redis.plugins.module_utils import engines, redis_conf
 from ansible_collections.spotcache.redis.plugins.module_utils.docker_engine import Engine, EngineError, reason
 from ansible_collections.spotcache.redis.plugins.module_utils.host_state import replace_file
 from ansible_collections.spotcache.redis.plugins.module_utils.programs import run
@@ -114,6 +119,8 @@ from ansible_collections.spotcache.redis.plugins.module_utils.programs import ru
 SENTINEL = "/spotcache-sentinel/none"
 # The last words count, so these win over what the configuration says.
 SERVER_ARGUMENTS = ["-", "--port", "0", "--unixsocket", SENTINEL]
+# Of the engine's own client: the image has no such program.
+NO_PROGRAM = 127
 ORIGINS = {"user": "redis_users"}
 # Name, which of the texts it has, mode, and whether it is the server's own (else root's).
 TLS_FILES = (
@@ -166,7 +173,7 @@ def without_includes(text: str) -> str:
     return "\n".join("" if line.split(maxsplit=1)[:1] in ELSEWHERE else line for line in lines) + "\n"
 
 
-def check_command(image: str, directory: str, uid: int, gid: int) -> list[str]:
+def check_command(engine: str, image: str, directory: str, uid: int, gid: int) -> list[str]:
     """How to let an image's server read a configuration, with nothing around it that it could touch."""
     options = ["--rm", "--interactive", "--pull", "never", "--network", "none", "--log-driver", "none"]
     # Owned outright: older engines give a tmpfs the mode of the image's directory, and that one is for its owner only.
@@ -175,7 +182,7 @@ def check_command(image: str, directory: str, uid: int, gid: int) -> list[str]:
     if os.path.isdir(directory):
         # A directive may name a file beside the configuration, such as a certificate.
         options += ["--volume", f"{directory}:/etc/redis:ro"]
-    return ["docker", "run", *options, "--entrypoint", "redis-server", image, *SERVER_ARGUMENTS]
+    return ["docker", "run", *options, "--entrypoint", f"{engine}-server", image, *SERVER_ARGUMENTS]
 
 
 def without_tls(text: str) -> list[str]:
@@ -183,23 +190,30 @@ def without_tls(text: str) -> list[str]:
     return ["--tls-port", "0"] if "tls-port" in redis_conf.parse(text) else []
 
 
-def verdict(output: str, code: int) -> str:
+def verdict(output: str, code: int, engine: str = engines.REDIS) -> str:
     """Empty when the server accepted everything, else why not."""
+    name = engines.NAMES[engine]
     if "Failed opening Unix socket" in output:
         return ""
+    if code == NO_PROGRAM:
+        return (
+            f"the image has no {engine}-server, and redis_engine is {engine} here: name an image of {name} "
+            f"(redis_image), or set redis_engine to {engines.other(engine)}. Nothing was replaced."
+        )
     error = redis_conf.config_error(output)
     if not error:
         why = reason(output.splitlines()) or "it said nothing"
         return (
-            f"the image's redis-server ended with {code} when it read the configuration: {why}. Nothing was replaced."
+            f"the image's {engine}-server ended with {code} when it read the configuration: {why}. "
+            "Nothing was replaced."
         )
-    name = error["directive"]
-    variable = ORIGINS.get(name, "redis_secret_settings" if name in redis_conf.SECRET else "redis_settings")
+    directive = error["directive"]
+    variable = ORIGINS.get(directive, "redis_secret_settings" if directive in redis_conf.SECRET else "redis_settings")
     why = f" ({error['reason']})" if error["reason"] else ""
     where = f", line {error['line']} of the configuration" if error["line"] else ""
     return (
-        f"Redis does not accept '{error['text']}'{why}{where}: "
-        f"correct or remove {name} in {variable}. Nothing was replaced."
+        f"{name} does not accept '{error['text']}'{why}{where}: "
+        f"correct or remove {directive} in {variable}. Nothing was replaced."
     )
 
 
@@ -235,6 +249,7 @@ def main() -> None:
                 },
             },
             "image": {"type": "str", "required": True},
+            "engine": {"type": "str", "choices": [engines.REDIS, engines.VALKEY], "default": engines.REDIS},
             "uid": {"type": "int", "required": True},
             "gid": {"type": "int", "required": True},
         },
@@ -266,10 +281,10 @@ def main() -> None:
     if checked:
         # A line of users.acl is a directive as well; all releases check those, and not all of them the file.
         text = without_includes(params["config"]) + params["secrets"] + users
-        command = check_command(params["image"], params["directory"], uid, gid)
+        command = check_command(params["engine"], params["image"], params["directory"], uid, gid)
         command += without_tls(text)
         done = run(command, text.encode("utf-8", "surrogateescape"))
-        why = verdict(done.stdout + done.stderr, done.returncode)
+        why = verdict(done.stdout + done.stderr, done.returncode, params["engine"])
         if why:
             module.fail_json(msg=why)
     before = targets[0].present()

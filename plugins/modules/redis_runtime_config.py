@@ -136,8 +136,13 @@ saved:
   description: Whether the data was saved to disk on request.
   returned: success
   type: bool
+engine:
+  description: Which server it is, V(redis) or V(valkey).
+  returned: success
+  type: str
+  sample: redis
 version:
-  description: The server's version.
+  description: The server's version, as its own engine counts.
   returned: success
   type: str
   sample: 7.0.15
@@ -154,7 +159,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.spotcache.redis.plugins.module_utils import redis_conf
+from ansible_collections.spotcache.redis.plugins.module_utils import engines, redis_conf
 from ansible_collections.spotcache.redis.plugins.module_utils.docker_engine import Engine, EngineError, reason
 from ansible_collections.spotcache.redis.plugins.module_utils.host_state import replace_file
 from ansible_collections.spotcache.redis.plugins.module_utils.programs import TimeoutExpired, run
@@ -162,7 +167,8 @@ from ansible_collections.spotcache.redis.plugins.module_utils.redis_wire import 
 
 Directives = dict[str, list[list[str]]]
 
-# What CONFIG SET refuses although it concerns a live setting, in Redis 7 and 8: for the prediction in check mode only.
+# What CONFIG SET refuses although it concerns a live setting, in Redis 7 and 8 and in Valkey 8: for the prediction in
+# check mode only.
 STATIC = frozenset(
     (
         "aclfile",
@@ -487,9 +493,10 @@ def defaults_of(container: str, names: list[str]) -> dict[str, str]:
     options = ["--rm", "--detach", "--network", "none", "--read-only", "--cap-drop", "ALL", "--tmpfs", "/tmp:mode=1777"]
     server = ["--port", "0", "--unixsocket", SCRATCH_SOCKET, "--dir", "/tmp", "--save", ""]
     user = ["--user", found["Config"]["User"]] if found["Config"].get("User") else []
-    scratch = docker("run", *options, *user, "--entrypoint", "redis-server", found["Image"], *server).strip()
+    engine = engines.engine_of(found["Config"].get("Cmd"))
+    scratch = docker("run", *options, *user, "--entrypoint", f"{engine}-server", found["Image"], *server).strip()
     try:
-        cli = ["exec", scratch, "redis-cli", "-s", SCRATCH_SOCKET]
+        cli = ["exec", scratch, f"{engine}-cli", "-s", SCRATCH_SOCKET]
         end = time.monotonic() + 10
         while "PONG" not in docker(*cli, "ping", check=False) and time.monotonic() < end:
             time.sleep(WAIT_STEP)
@@ -666,10 +673,10 @@ def converge(module: AnsibleModule, live: Live, news: News) -> dict[str, Any]:
         LiveError: the server refuses a value; what was set before is set back.
     """
     about = live.connection.info("server")
-    if int(about["redis_version"].split(".")[0]) < OLDEST:
-        raise LiveError(
-            f"the server is Redis {about['redis_version']}, older than {OLDEST}.0: choose an image with a newer one"
-        )
+    engine, version = engines.version_of(about)
+    # Valkey began where Redis 7.2 was.
+    if engine == engines.REDIS and int(version.split(".")[0]) < OLDEST:
+        raise LiveError(f"the server is Redis {version}, older than {OLDEST}.0: choose an image with a newer one")
     differing = live.differing()
     static = [] if module.params["just_started"] else live.unseen()
     started = module.params["just_started"]
@@ -700,7 +707,8 @@ def converge(module: AnsibleModule, live: Live, news: News) -> dict[str, Any]:
         "users": users,
         "certificates": certificates,
         "restart_required": sorted({*late, *static}),
-        "version": about.get("redis_version", ""),
+        "engine": engine,
+        "version": version,
         "uptime": int(about.get("uptime_in_seconds", 0)),
         "diff": {
             "before": "".join(f"{name} {old}\n" for name, old, _new in sorted(shown)),

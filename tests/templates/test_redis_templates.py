@@ -256,6 +256,44 @@ def test_the_images_name_tells_what_goes_in() -> None:
     assert value("redis", "redis__image", BASE | {"redis_image": "redis:7.2"}) == "redis:7.2"
 
 
+TRIXIE = FACTS | {"distribution_release": "trixie", "distribution_major_version": "13"}
+UBUNTU = FACTS | {"distribution": "Ubuntu", "distribution_release": "noble", "distribution_major_version": "24"}
+
+
+def looked(**there: Any) -> dict[str, Any]:
+    """What a look at the host has found: which engine a container runs, and who wrote the files."""
+    containers = {"spotcache-redis": {"redis_engine": there["container"]}} if "container" in there else {}
+    databases = {"/srv/redis/redis/dump.rdb": {"redis_engine": there["files"]}} if "files" in there else {}
+    return {"redis__host": {"engine": {"containers": containers, "images": {}}, "databases": databases}}
+
+
+@pytest.mark.parametrize(
+    ("scenario", "facts", "expected"),
+    [
+        ({}, FACTS, "redis"),
+        ({}, TRIXIE, "valkey"),
+        ({}, UBUNTU, "redis"),
+        ({"redis_engine": "redis"}, TRIXIE, "redis"),
+        ({"redis_image_source": "pull", "redis_image": "redis:7.2"}, TRIXIE, "redis"),
+        # What is there stays, as long as nobody has said otherwise.
+        (looked(container="redis"), TRIXIE, "redis"),
+        (looked(files="redis"), TRIXIE, "redis"),
+        ({"redis_engine_before": "redis"}, TRIXIE, "redis"),
+        (looked(container="valkey") | {"redis_engine_before": "redis"}, FACTS, "valkey"),
+        (looked(container="redis") | {"redis_engine": "valkey"}, TRIXIE, "valkey"),
+        (looked(files=""), TRIXIE, "valkey"),
+    ],
+)
+def test_what_nobody_has_said_stays_as_it_is(scenario: dict[str, Any], facts: dict[str, Any], expected: str) -> None:
+    assert value("redis", "redis__program", BASE | scenario, facts) == expected
+    assert value("redis", "redis__health_command", BASE | scenario, facts)[1] == f"{expected}-cli"
+    if not scenario.get("redis_image"):
+        image = value("redis", "redis__image", BASE | scenario, facts)
+        assert image.startswith(f"spotcache-{expected}:{facts['distribution_release']}-")
+        # The look at the host asks for either: which of them it is, that look tells.
+        assert image in value("redis", "redis__images", BASE | scenario, facts)
+
+
 def test_what_is_undefined_is_an_error() -> None:
     with pytest.raises(AnsibleError, match="has no attribute"):
         render("redis", "redis.conf.j2", BASE, facts={})

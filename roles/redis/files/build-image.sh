@@ -1,12 +1,13 @@
 #!/bin/sh
-# Builds an image of Redis from the host's own package sources, without a registry and without installing anything.
+# Builds an image of Redis or Valkey from the host's own package sources, without a registry and without installing anything.
 #
-#     build-image.sh TAG [VERSION]           (DOCKERFILE has the Dockerfile's text, REDIS_ID user and group as UID:GID)
+#     build-image.sh TAG [VERSION]           (ENGINE is redis or valkey, DOCKERFILE has the Dockerfile's text, REDIS_ID user and
+#                                            group as UID:GID)
 #     build-image.sh --ahead TAG [VERSION]   while the engine is being installed: waits for package lists and for the engine
 #
 # A build waits for one that is under way; an image that this one has made is not made again.
 #
-# apt fetches redis-server and all it depends on, as for a system that has nothing yet, and checks the signatures. Of these
+# apt fetches the server's package and all it depends on, as for a system that has nothing yet, and checks the signatures. Of these
 # packages only the programs, the libraries that they really load, and the licences go into the image.
 set -eu
 ahead=
@@ -30,9 +31,9 @@ fetch() {
     apt-get -qq -y --no-install-recommends --download-only \
         -o Dir::State::status=/dev/null -o Dir::Cache::archives="$work/debs" \
         -o Debug::NoLocking=1 -o APT::Sandbox::User=root -o Acquire::Retries=3 \
-        install "redis-server$version" "redis-tools$version" >"$work/apt.log" 2>&1
+        install "$ENGINE-server$version" "$ENGINE-tools$version" >"$work/apt.log" 2>&1
 }
-have_lists() { apt-get -qq --print-uris download redis-server >/dev/null 2>&1; }
+have_lists() { apt-get -qq --print-uris download "$ENGINE-server" >/dev/null 2>&1; }
 lay_out() {
     rm -rf "$work"
     mkdir -m 0700 "$work"
@@ -49,12 +50,12 @@ lay_out() {
     for deb in "$work"/debs/*.deb; do
         case ${deb##*/} in
             lib*-perl_* | libperl*) ;;
-            redis-* | lib* | zlib*) dpkg-deb --fsys-tarfile "$deb" | tar -x --keep-directory-symlink ;;
+            "$ENGINE"-* | lib* | zlib*) dpkg-deb --fsys-tarfile "$deb" | tar -x --keep-directory-symlink ;;
         esac
     done
 
     loader=$(find usr/lib usr/lib64 -name 'ld-linux*.so.*' | head -n 1)
-    programs="redis-check-aof redis-check-rdb redis-benchmark redis-cli"
+    programs="$ENGINE-check-aof $ENGINE-check-rdb $ENGINE-benchmark $ENGINE-cli"
     for program in $programs; do
         chroot . "/$loader" --list "/usr/bin/$program"
     done | sed -n 's,.* => \(/[^ ]*\) .*,\1,p' | sort -u >"$work/libraries"
@@ -73,21 +74,21 @@ lay_out() {
         [ -e "$path" ] || case $loader in *"${path##*/}") ln -s "/$loader" "$path" ;; esac
     done
     for program in $programs; do cp "$work/all/usr/bin/$program" usr/bin/; done
-    ln -s redis-check-rdb usr/bin/redis-server
+    ln -s "$ENGINE-check-rdb" "usr/bin/$ENGINE-server"
     for licence in "$work"/all/usr/share/doc/*/copyright; do
         package=${licence%/copyright}
         mkdir -p "usr/share/doc/${package##*/}"
         cp -L "$licence" "usr/share/doc/${package##*/}/"
     done
-    printf 'root:x:0:0:root:/:/nonexistent\nredis:x:%s:%s:redis:/data:/nonexistent\n' "${REDIS_ID%:*}" "${REDIS_ID#*:}" >etc/passwd
-    printf 'root:x:0:\nredis:x:%s:\n' "${REDIS_ID#*:}" >etc/group
+    printf 'root:x:0:0:root:/:/nonexistent\n%s:x:%s:/data:/nonexistent\n' "$ENGINE" "$REDIS_ID:$ENGINE" >etc/passwd
+    printf 'root:x:0:\n%s:x:%s:\n' "$ENGINE" "${REDIS_ID#*:}" >etc/group
     printf 'hosts: files dns\n' >etc/nsswitch.conf
     chmod 1777 tmp
     chown "$REDIS_ID" data
     chmod 700 data
 
     tar -C "$work/root" --sort=name -cf "$work/context/root.tar" .
-    dpkg-deb --field "$(find "$work/debs" -name 'redis-server_*.deb')" Version >"$work/installed"
+    dpkg-deb --field "$(find "$work/debs" -name "$ENGINE-server_*.deb")" Version >"$work/installed"
 }
 
 # Patience for what comes while something else is being installed.
@@ -106,8 +107,8 @@ wait_for() {
 lay_out
 [ -z "$ahead" ] || wait_for 2400 docker version || { echo "no engine answered within ten minutes" >&2; exit 1; }
 cd /
-printf '%s\n' "$DOCKERFILE" >"$work/context/Dockerfile"
+printf '%s\nUSER %s\nCMD ["%s-server"]\n' "$DOCKERFILE" "$ENGINE" "$ENGINE" >"$work/context/Dockerfile"
 installed=$(cat "$work/installed")
 # The engine's own builder: the newer one is a component that may not be installed.
 DOCKER_BUILDKIT=0 docker build --quiet --tag "$tag" --label "spotcache.redis.version=$installed" "$work/context" >/dev/null
-echo "$tag: redis-server $installed, $(image '{{.Size}}' | awk '{printf "%d MB", $1 / 1000000}')"
+echo "$tag: $ENGINE-server $installed, $(image '{{.Size}}' | awk '{printf "%d MB", $1 / 1000000}')"

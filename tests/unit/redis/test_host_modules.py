@@ -8,6 +8,7 @@ import json
 import os
 import socketserver
 import struct
+import subprocess
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
@@ -21,6 +22,7 @@ from ansible_collections.spotcache.redis.plugins.modules import (
     data_volume_info,
     host_files,
     host_info,
+    rdb_check,
     redis_config,
     secret_file,
 )
@@ -37,7 +39,7 @@ ANSWERS: dict[str, Any] = {
     "/containers/one/json": {
         "Id": "c1",
         "Image": "sha256:1",
-        "Config": {"Image": "redis:1", "Env": ["PASSWORD=x"]},
+        "Config": {"Image": "redis:1", "Env": ["PASSWORD=x"], "Cmd": ["valkey-server", "--requirepass", "OPEN"]},
         "State": {"Running": True, "Restarting": False, "StartedAt": "2026-11-22T00:00:00Z"},
     },
 }
@@ -75,7 +77,9 @@ def test_the_engine_is_asked_and_secrets_stay_there(engine_socket: str) -> None:
     assert found["images"] == {"redis:1": "sha256:1"}
     assert found["containers"]["one"]["image"] == "redis:1"
     assert (found["answers"], found["live_restore"], found["running"]) == (True, True, 2)
+    assert found["containers"]["one"]["redis_engine"] == "valkey"
     assert "PASSWORD" not in str(found)
+    assert "OPEN" not in str(found)
     assert "two" not in found["containers"]
 
 
@@ -231,6 +235,81 @@ def test_a_volume_that_is_not_there(capsys: Capture) -> None:
     assert (found["state"], found["device"]) == ("missing", "")
 
 
+def rdb(path: Path, magic: str, writer: str = "", version: str = "") -> str:
+    """A file that begins as an RDB does."""
+    field = b"\xfa" + bytes([len(writer)]) + writer.encode() + bytes([len(version)]) + version.encode()
+    path.write_bytes(magic.encode() + (field if writer else b"") + b"\xfa\x0aredis-bits\xc0\x40")
+    return str(path)
+
+
+def test_an_rdb_says_which_server_wrote_it(tmp_path: Path, capsys: Capture) -> None:
+    files = {
+        rdb(tmp_path / "a.rdb", "REDIS0012", "redis-ver", "8.0.2"): (12, "redis", "8.0.2"),
+        rdb(tmp_path / "b.rdb", "REDIS0011", "valkey-ver", "8.1.1"): (11, "valkey", "8.1.1"),
+        rdb(tmp_path / "c.rdb", "VALKEY080", "valkey-ver", "9.0.0"): (80, "valkey", "9.0.0"),
+        rdb(tmp_path / "d.rdb", "REDIS0010"): (10, "", ""),
+    }
+    rdb(tmp_path / "e.rdb", "SQLite format 3")
+    (tmp_path / "f.rdb").mkdir()
+    patterns = [f"{tmp_path}/*.rdb", f"{tmp_path}/none/*"]
+    found = run_module(host_info.main, capsys, databases=patterns)["databases"]
+    assert {path: tuple(one.values()) for path, one in found.items()} == files
+
+
+# What the images' own checks say of nine bytes: of a version that they know, only that the file ends.
+SAID = {True: "[offset 9] Unexpected EOF reading RDB file", False: "[offset 9] Can't handle RDB format version 12"}
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bytes]]:
+    """rdb_check with a Valkey that reads up to version 11 as the image's; what it was asked."""
+    seen: list[tuple[str, bytes]] = []
+
+    def run(argv: list[str], **_options: Any) -> subprocess.CompletedProcess[str]:
+        mount = argv[argv.index("--mount") + 1]
+        data = Path(mount.split("source=")[1].split(",")[0]).read_bytes()
+        seen.append((argv[argv.index("--entrypoint") + 1], data))
+        known = data.startswith(b"REDIS") and int(data[5:9]) <= 11
+        said = SAID[True] if known else SAID[False].replace("12", data[-3:].decode())
+        return subprocess.CompletedProcess(argv, 1, said, "")
+
+    monkeypatch.setattr(rdb_check, "run", run)
+    return seen
+
+
+def test_data_that_an_images_server_cannot_read_is_not_given_to_it(
+    asked: list[tuple[str, bytes]], tmp_path: Path, capsys: Capture
+) -> None:
+    old = rdb(tmp_path / "old.rdb", "REDIS0011", "redis-ver", "7.2.4")
+    same = rdb(tmp_path / "same.rdb", "REDIS0011", "valkey-ver", "8.1.1")
+    new = rdb(tmp_path / "new.rdb", "REDIS0012", "redis-ver", "8.0.2")
+    text = str(tmp_path / "text")
+    Path(text).write_text("*1\r\n")
+    wanted = {"image": "valkey:8", "engine": "valkey"}
+    found = run_module(rdb_check.main, capsys, paths=[old, same, text], **wanted)
+    assert (found["changed"], found["checked"]) == (False, [old, same])
+    # A few bytes tell, and each version once.
+    assert asked == [("valkey-check-rdb", b"REDIS0011")]
+    with pytest.raises(ModuleFailed) as failed:
+        run_module(rdb_check.main, capsys, paths=[old, new], **wanted)
+    said = str(failed.value)
+    assert f"redis_engine is valkey here, and {new} has RDB version 12 (Redis 8.0.2 wrote it)" in said
+    assert "Keep redis_engine: redis" in said
+    assert "provision_empty=true" in said
+
+
+def test_a_check_that_could_not_run_is_no_leave_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    none = subprocess.CompletedProcess([], 127, "", "valkey-check-rdb: executable file not found in $PATH")
+    monkeypatch.setattr(rdb_check, "run", lambda *_words, **_options: none)
+    path = rdb(tmp_path / "dump.rdb", "REDIS0011")
+    with pytest.raises(
+        ModuleFailed, match=r"cannot be told: valkey-check-rdb of redis:1 could not be run: .*not found"
+    ):
+        run_module(rdb_check.main, capsys, paths=[path], image="redis:1", engine="valkey")
+
+
 DIGEST = "0123abcd" * 8
 USERS = f"user default off -@all\nuser joe on #{DIGEST} ~* +get\n"
 
@@ -295,8 +374,9 @@ def test_a_refused_configuration_replaces_nothing(config_args: dict[str, Any], c
 
 
 def test_the_check_can_touch_nothing() -> None:
-    argv = redis_config.check_command("redis:1", "/nowhere", 999, 999)
+    argv = redis_config.check_command("valkey", "redis:1", "/nowhere", 999, 999)
     assert argv[:2] == ["docker", "run"]
+    assert argv[argv.index("--entrypoint") + 1] == "valkey-server"
     for word in ("--rm", "none", "--read-only", "ALL", "999:999", "never"):
         assert word in argv
 

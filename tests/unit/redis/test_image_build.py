@@ -33,9 +33,16 @@ def test_the_lists_are_fetched_only_where_no_other_apt_does(tmp_path: Path, word
         input=script,
         capture_output=True,
         text=True,
-        env={"PATH": f"{tmp_path}:{os.environ['PATH']}", "ASKED": str(asked), "DOCKERFILE": "", "REDIS_ID": "1:1"},
+        env={
+            "PATH": f"{tmp_path}:{os.environ['PATH']}",
+            "ASKED": str(asked),
+            "DOCKERFILE": "",
+            "REDIS_ID": "1:1",
+            "ENGINE": "valkey",
+        },
     )
     assert done.returncode == 1
     assert "Unable to fetch" in done.stderr
+    assert "install valkey-server valkey-tools" in asked.read_text()
     assert sum(" update" in line for line in asked.read_text().splitlines()) == updates
     assert not (tmp_path / "spotcache-image").exists()
