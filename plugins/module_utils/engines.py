@@ -104,6 +104,12 @@ def way_round(engine: str, wrote: Written) -> str:
     return "Run a server of at least that version: another redis_package_version or redis_image, or a newer release."
 
 
+def another(engine: str, wrote: Written) -> str:
+    """What to do where an older backup is asked for that an engine does not read."""
+    instead = f", or set redis_engine: {wrote.engine}" if wrote.engine in NAMES and wrote.engine != engine else ""
+    return f"Restore another one{instead}."
+
+
 def rdb_of_redis(version: str) -> int:
     """The version of RDB that a Redis of some version writes; 0 where that is not known."""
     numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
