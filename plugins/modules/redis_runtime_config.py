@@ -197,6 +197,8 @@ STATIC = frozenset(
         "logfile",
         "pidfile",
         "rdbchecksum",
+        "rdma-completion-vector",
+        "rdma-rx-size",
         "replicaof",
         "server_cpulist",
         "server-cpulist",
@@ -209,6 +211,7 @@ STATIC = frozenset(
         "syslog-ident",
         "tcp-backlog",
         "unixsocket",
+        "unixsocketgroup",
         "unixsocketperm",
     )
 )

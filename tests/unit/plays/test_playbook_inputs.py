@@ -779,24 +779,52 @@ def test_a_host_is_met_for_the_first_time_where_there_is_no_bucket_yet(aws: Aws,
     assert "changed=0" in text
 
 
-def test_without_a_host_what_lies_in_s3_is_listed_from_here(aws: Aws) -> None:
+BACKUP = "20261122T001503Z-3f9a1c"
+
+
+@pytest.fixture
+def stored(aws: Aws) -> Iterator[Callable[..., None]]:
+    """Puts a backup into the environment's bucket."""
     s3 = aws.client("s3")
     with contextlib.suppress(s3.exceptions.BucketAlreadyOwnedByYou):
         s3.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
-    backup, created = "20261122T001503Z-3f9a1c", datetime(2026, 11, 22, 0, 15, 3, tzinfo=UTC)
-    keys = {0: DatabaseCount(7, 0)}
-    made = Manifest(backup, "t", created, "timer", "7.4.0", 4, "0" * 64, keys, "i-1", f"{REGION}a", True)
-    for name, body in (("dump.rdb", b"dump"), ("manifest.json", made.to_json().encode())):
-        s3.put_object(Bucket=BUCKET, Key=f"t/backups/{backup}/{name}", Body=body)
-    try:
-        code, said = aws.play("playbooks/restore.yml", aws.variables(), "--tags", "list")
-        assert code == 0, said[-3000:]
-        assert "No host runs; this is what lies in S3 and EBS." in said
-        assert re.search(rf"{backup} [^e]* s3 complete yes 7 ", said), said[-2000:]
-        assert aws.play("playbooks/restore.yml", aws.variables(), "--tags", "list", "--check")[0] == 0
-    finally:
-        for name in ("dump.rdb", "manifest.json"):
-            s3.delete_object(Bucket=BUCKET, Key=f"t/backups/{backup}/{name}")
+
+    def put(version: str, **more: Any) -> None:
+        created, keys = datetime(2026, 11, 22, 0, 15, 3, tzinfo=UTC), {0: DatabaseCount(7, 0)}
+        made = Manifest(BACKUP, "t", created, "timer", version, 4, "0" * 64, keys, "i-1", f"{REGION}a", True, **more)
+        for name, body in (("dump.rdb", b"dump"), ("manifest.json", made.to_json().encode())):
+            s3.put_object(Bucket=BUCKET, Key=f"t/backups/{BACKUP}/{name}", Body=body)
+
+    yield put
+    for name in ("dump.rdb", "manifest.json"):
+        s3.delete_object(Bucket=BUCKET, Key=f"t/backups/{BACKUP}/{name}")
+
+
+def test_without_a_host_what_lies_in_s3_is_listed_from_here(aws: Aws, stored: Callable[..., None]) -> None:
+    stored("7.4.0")
+    code, said = aws.play("playbooks/restore.yml", aws.variables(), "--tags", "list")
+    assert code == 0, said[-3000:]
+    assert "No host runs; this is what lies in S3 and EBS." in said
+    assert re.search(rf"{BACKUP} [^e]* s3 complete yes 7 ", said), said[-2000:]
+    assert aws.play("playbooks/restore.yml", aws.variables(), "--tags", "list", "--check")[0] == 0
+
+
+def test_an_engine_that_cannot_read_the_backups_is_refused_before_anything_is_made(
+    aws: Aws, stored: Callable[..., None]
+) -> None:
+    # As manifests were before there was Valkey.
+    stored("8.0.2")
+    before, variables = aws.made(), {**aws.variables(), "redis_engine": "valkey"}
+    code, said = aws.play("playbooks/provision.yml", variables)
+    assert code != 0
+    assert 'redis_engine is "valkey", and the newest backup, ' in said, said[-2000:]
+    assert f"{BACKUP}, has RDB version 12 (Redis 8.0.2 wrote it), which Valkey cannot read" in said
+    assert "Nothing was changed. Keep redis_engine: redis. " in said
+    assert aws.made() == before
+    # Whoever begins with nothing restores none of it.
+    _code, said = aws.play("playbooks/provision.yml", variables, "--check", "-e", "provision_empty=true")
+    assert "has RDB version" not in said
+    assert f"The bucket {BUCKET} was not made here" in said, said[-2000:]
 
 
 def test_of_a_bucket_that_others_use_only_the_environments_own_is_deleted(aws: Aws) -> None:
