@@ -78,13 +78,19 @@ class Redis:
         self.password = password
         self.port = port
 
+    @property
+    def engine(self) -> str:
+        """Which server it is, by what its container starts."""
+        return str(self.inspect()["Config"]["Cmd"][0]).removesuffix("-server")
+
     def __call__(self, *command: str, user: str = "app", password: str | None = None) -> str:
         """The answer to a command; an error of the server is returned as its text."""
         secret = self.password if password is None else password
         words = " ".join(shlex.quote(word) for word in command)
         login = f"--user {user} --no-auth-warning" if secret else ""
         environment = f"REDISCLI_AUTH={shlex.quote(secret)}" if secret else "NOTHING=1"
-        done = self.host.run(f"docker exec -e {environment} {self.name} redis-cli -p {self.port} {login} {words}")
+        cli = f"{self.name} {self.engine}-cli -p {self.port}"
+        done = self.host.run(f"docker exec -e {environment} {cli} {login} {words}")
         return str(done.stdout + done.stderr).strip()
 
     def keeper(self, *command: str) -> str:

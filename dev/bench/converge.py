@@ -58,15 +58,16 @@ mkdir -p /srv/redis
 echo 'LABEL=spotcache-data /srv/redis ext4 defaults,noatime,nofail 0 0' >>/etc/fstab
 mount /srv/redis
 install -d -o {uid} -g {gid} -m 0700 /srv/redis/redis
-DOCKERFILE=$(cat {folder}/Dockerfile) REDIS_ID={uid}:{gid} sh {folder}/build-image.sh spotcache-redis:bench >/dev/null
+export ENGINE={engine} REDIS_ID={uid}:{gid}
+DOCKERFILE=$(cat {folder}/Dockerfile) sh {folder}/build-image.sh spotcache-redis:bench >/dev/null
 docker run -d --name spotcache-redis --network host --user {uid}:{gid} --read-only --cap-drop ALL \
     --security-opt no-new-privileges:true --tmpfs /tmp:size=64m --restart unless-stopped --stop-timeout 120 \
     --mount type=bind,source=/srv/redis/redis,target=/data \
     --mount type=bind,source=/etc/spotcache/redis,target=/etc/redis,readonly \
-    --health-cmd 'redis-cli --user health --pass x --no-auth-warning -e ping' --health-interval 30s \
+    --health-cmd '{engine}-cli --user health --pass x --no-auth-warning -e ping' --health-interval 30s \
     --log-opt max-size=10m --log-opt max-file=3 \
-    spotcache-redis:bench redis-server /etc/redis/redis.conf >/dev/null
-until docker exec spotcache-redis redis-cli --user health --pass x --no-auth-warning -e ping >/dev/null 2>&1; do
+    spotcache-redis:bench {engine}-server /etc/redis/redis.conf >/dev/null
+until docker exec spotcache-redis {engine}-cli --user health --pass x --no-auth-warning -e ping >/dev/null 2>&1; do
     sleep 0.1
 done
 systemctl daemon-reload
@@ -121,13 +122,17 @@ class Reference:
     packages: set[str]
     # User and group of Redis' files.
     owner: tuple[str, str]
+    # The server, by which its programs are called.
+    engine: str
 
 
 def read_reference(sandbox: Sandbox, host: Host) -> Reference:
     """Look at a host that provision has just made."""
     uid, gid = over_ssh(sandbox, host, "sudo stat -c '%u %g' /srv/redis/redis").decode().split()
     payload = over_ssh(sandbox, host, "sudo sh -s", REFERENCE.encode())
-    return Reference(host, payload, manual_packages(sandbox, host), (uid, gid))
+    server = over_ssh(sandbox, host, "sudo docker inspect --format '{{index .Config.Cmd 0}}' spotcache-redis").decode()
+    engine = server.strip().removesuffix("-server")
+    return Reference(host, payload, manual_packages(sandbox, host), (uid, gid), engine)
 
 
 def shell_seconds(sandbox: Sandbox, host: Host, reference: Reference) -> float:
@@ -143,6 +148,7 @@ def shell_seconds(sandbox: Sandbox, host: Host, reference: Reference) -> float:
         packages=" ".join(sorted(reference.packages - manual_packages(sandbox, host))),
         uid=reference.owner[0],
         gid=reference.owner[1],
+        engine=reference.engine,
         device=device,
     )
     started = time.monotonic()

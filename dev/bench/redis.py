@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Redis in its container against a bare redis-server on the same host: SET and GET rates, in alternating pairs.
+"""Redis in its container against the bare server on the same host: SET and GET rates, in alternating pairs.
 
 Both serve the same settings; the client runs inside the host, one request at a time (no pipelining), on fifty
 connections. Saving to the disk is off on both sides while measuring: it would come at other moments for one than for
@@ -40,14 +40,17 @@ SHARED = (
 START_BARE = """
 set -eu
 export DEBIAN_FRONTEND=noninteractive
-command -v redis-benchmark || { apt-get -q update; apt-get -q install -y --no-install-recommends redis-tools; } >&2
+server=$(docker inspect --format '{{index .Config.Cmd 0}}' spotcache-redis)
+engine=${server%%-server}
+command -v $engine-benchmark || { apt-get -q update; apt-get -q install -y --no-install-recommends $engine-tools; } >&2
 mkdir -p /run/bench
-# Debian's redis-server is the binary of redis-check-rdb under another name; the name alone decides what it does.
-ln -sf "$(readlink -f "$(command -v redis-check-rdb)")" /run/bench/redis-server
+# Debian's server is the binary of its check under another name; the name alone decides what it does.
+ln -sf "$(readlink -f "$(command -v $engine-check-rdb)")" /run/bench/$server
+ln -sf "$(command -v $engine-benchmark)" /run/bench/benchmark
 cat > /run/bench/redis.conf <<'END'
 %s
 END
-/run/bench/redis-server /run/bench/redis.conf --daemonize yes --dir /run/bench >/dev/null
+/run/bench/$server /run/bench/redis.conf --daemonize yes --dir /run/bench >/dev/null
 """.strip()
 
 
@@ -65,21 +68,21 @@ def median_ratios(container: Sequence[Mapping[str, float]], bare: Sequence[Mappi
 
 
 def measure(sandbox: Sandbox, host: Host, port: int, requests: int) -> dict[str, float]:
-    """One run of redis-benchmark inside the host. The script comes by standard input: no process list here shows it."""
+    """One run of the engine's own benchmark inside the host. The script comes by standard input: no process list shows it."""
     command = (
-        f"redis-benchmark -h 127.0.0.1 -p {port} --user {keys.USERNAME} -a '{sandbox.password}' "
+        f"/run/bench/benchmark -h 127.0.0.1 -p {port} --user {keys.USERNAME} -a '{sandbox.password}' "
         f"-P 1 -c 50 -d 100 -r 100000 -n {requests} "
         f"-t {','.join(COMMANDS).lower()} --csv 2>/dev/null"
     )
     done = sandbox.on_host(host, command, timeout=300)
     found = rates(done.stdout)
     if done.returncode or set(found) != set(COMMANDS):
-        raise Failed(f"redis-benchmark on port {port} failed: {done.stdout}{done.stderr}")
+        raise Failed(f"the benchmark on port {port} failed: {done.stdout}{done.stderr}")
     return found
 
 
 def start_bare(sandbox: Sandbox, host: Host) -> None:
-    """A bare redis-server with the container's settings, on the same host."""
+    """A bare server with the container's settings, on the same host."""
     with sandbox.connect_as_keeper(host) as client:
         settings = {name: client.config_get(name).get(name, "") for name in SHARED}
         client.config_set("save", "")
@@ -91,7 +94,7 @@ def start_bare(sandbox: Sandbox, host: Host) -> None:
     lines += [f"port {BARE_PORT}", 'save ""', "appendonly no"]
     done = sandbox.on_host(host, START_BARE % "\n".join(lines), timeout=300)
     if done.returncode:
-        raise Failed(f"a bare redis-server could not be started on {host.id}: {done.stdout}{done.stderr}")
+        raise Failed(f"a bare server could not be started on {host.id}: {done.stdout}{done.stderr}")
 
 
 def bench(sandbox: Sandbox, pairs: int, requests: int) -> dict[str, object]:
@@ -102,7 +105,7 @@ def bench(sandbox: Sandbox, pairs: int, requests: int) -> dict[str, object]:
     with journal.step("Provision"):
         sandbox.play("provision", "-e", "spotcache_launch_from_image=false")
     host = sandbox.host()
-    with journal.step("A bare redis-server beside the container"):
+    with journal.step("A bare server beside the container"):
         start_bare(sandbox, host)
     rows: dict[int, list[dict[str, float]]] = {PORT: [], BARE_PORT: []}
     for port in rows:  # a warm-up that does not count

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The least that a backup and a restore can take on this machine: Redis' own tools, nothing around them."""
+"""The least that a backup and a restore can take on this machine: the server's own tools, nothing around them."""
 
 from __future__ import annotations
 
@@ -14,14 +14,17 @@ from dev.sandboxes import Host, Sandbox
 from dev.work import Failed
 
 TIMES = 3
-# On the host, as root. A redis-cli and a redis-check-rdb of the host's own: a container's start would count else.
+# On the host, as root. The engine's client and its check as the host's own: a container's start would count else.
 TOOLS = """
 set -eu
 export DEBIAN_FRONTEND=noninteractive
-command -v redis-check-rdb || { apt-get -q update; apt-get -q install -y --no-install-recommends redis-tools; } >&2
+server=$(docker inspect --format '{{index .Config.Cmd 0}}' spotcache-redis)
+engine=${server%-server}
+command -v $engine-check-rdb || { apt-get -q update; apt-get -q install -y --no-install-recommends $engine-tools; } >&2
 mkdir -p /srv/redis/floor
-# Debian's redis-server is the binary of redis-check-rdb under another name; the name alone decides what it does.
-ln -sf "$(readlink -f "$(command -v redis-check-rdb)")" /srv/redis/floor/redis-server
+# Debian's server is the binary of its check under another name; the name alone decides what it does.
+ln -sf "$(readlink -f "$(command -v $engine-check-rdb)")" /srv/redis/floor/$server
+echo $engine >/srv/redis/floor/engine
 """.strip()
 
 SAVE = """
@@ -29,11 +32,12 @@ import json, subprocess, sys, time
 import boto3
 keeper = json.load(open("/etc/spotcache/keeper.json"))
 password = open("/etc/spotcache/keeper-password").read().strip()
+engine = open("/srv/redis/floor/engine").read().strip()
 import os
 os.environ["REDISCLI_AUTH"] = password
 def cli(*words):
     return subprocess.run(
-        ["redis-cli", "-h", keeper["redis_host"], "-p", str(keeper["redis_port"]),
+        [engine + "-cli", "-h", keeper["redis_host"], "-p", str(keeper["redis_port"]),
          "--user", keeper["redis_username"], *words],
         check=True, capture_output=True, text=True,
     ).stdout
@@ -54,7 +58,7 @@ assert "Background saving started" in cli("BGSAVE")
 while busy():
     time.sleep(0.02)
 backed_up = time.monotonic()
-subprocess.run(["redis-check-rdb", rdb], check=True, capture_output=True)
+subprocess.run([engine + "-check-rdb", rdb], check=True, capture_output=True)
 checked = time.monotonic()
 key = keeper["prefix"] + keeper["environment"] + "/backups/floor/" + str(time.time_ns())
 s3.upload_file(rdb, keeper["bucket"], key)
@@ -67,10 +71,11 @@ LOAD = """
 import glob, os, shutil, socket, subprocess, time, json
 keeper = json.load(open("/etc/spotcache/keeper.json"))
 folder = "/srv/redis/floor"
+engine = open(folder + "/engine").read().strip()
 shutil.copy(keeper["redis_directory"] + "/" + keeper["dbfilename"], folder + "/dump.rdb")
 begun = time.monotonic()
 server = subprocess.Popen(
-    [folder + "/redis-server", "--port", "6391", "--bind", "127.0.0.1", "--dir", folder, "--save", "",
+    [folder + "/" + engine + "-server", "--port", "6391", "--bind", "127.0.0.1", "--dir", folder, "--save", "",
      "--appendonly", "no", "--protected-mode", "no", "--daemonize", "no"],
     stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
 )
@@ -82,7 +87,7 @@ while True:
                 break
     except OSError:
         pass
-    assert server.poll() is None, "redis-server ended"
+    assert server.poll() is None, "the server ended"
     time.sleep(0.02)
 done = time.monotonic()
 server.kill()

@@ -105,7 +105,9 @@ def test_a_host_on_demand_in_an_existing_vpc(existing: Existing) -> None:
 
 def test_its_redis_speaks_tls_and_nothing_else(existing: Existing) -> None:
     def asked(options: str) -> str:
-        cli = f"docker exec spotcache-redis redis-cli -h 127.0.0.1 {options} ping"
+        # Of the engine's own name.
+        server = "docker inspect --format '{{index .Config.Cmd 0}}' spotcache-redis"
+        cli = f"docker exec spotcache-redis $({server} | sed s/-server/-cli/) -h 127.0.0.1 {options} ping"
         done = existing.sandbox.on_host(existing.sandbox.host(), f"{cli} 2>&1 || true")
         return str(done.stdout).strip()
 

@@ -26,6 +26,16 @@ def test_it_answers_with_the_password_and_refuses_without(redis: Any) -> None:
     assert "WRONGPASS" in redis("PING", user="default")
 
 
+def test_it_is_the_distributions_own_valkey(host: Any, redis: Any) -> None:
+    assert redis.inspect()["Config"]["Cmd"] == ["valkey-server", "/etc/redis/redis.conf"]
+    about = redis("INFO", "server")
+    # What asks for a version of Redis is told one that Valkey answers as.
+    assert "server_name:valkey" in about
+    assert "redis_version:7.2.4" in about
+    assert host.check_output(f"docker exec {redis.name} valkey-check-rdb --version").startswith("valkey-check-rdb 8.")
+    assert host.check_output("ps -o comm= -u 6379").split() == ["valkey-server"]
+
+
 def test_the_application_and_the_keeper_may_do_their_own_work_and_no_other(redis: Any) -> None:
     assert redis("SET", "one", "1") == "OK"
     for command in ("CONFIG GET *", "ACL LIST", "FLUSHALL", "SAVE", "CLIENT UNPAUSE", "SHUTDOWN"):
@@ -205,3 +215,55 @@ def test_bad_input_is_refused_before_anything_is_changed(converge: Callable[...,
     assert "redis_maxmemory is 9999gb" in run.why
     assert 'redis_save contains "often"' in run.why
     assert run.changed == []
+
+
+def dump_of(host: Any) -> tuple[int, str]:
+    """The version of the RDB on the disk, and its writer."""
+    beginning = host.check_output("head -c 60 /srv/redis/redis/dump.rdb | tr -c '[:print:]' ' '")
+    return int(beginning[5:9]), "valkey" if "valkey-ver" in beginning else "redis"
+
+
+def test_another_engine_gets_the_data_where_it_reads_it_and_is_refused_where_not(
+    host: Any, redis: Any, converge: Callable[..., Any]
+) -> None:
+    """Valkey 8 writes RDB version 11, which Redis 8 reads; that writes version 12, which no Valkey reads."""
+    for number in range(100):
+        assert redis("SET", f"key:{number}", f"value {number}") == "OK"
+    before, started = redis("DBSIZE"), redis.started()
+    planned = converge("--check", redis_engine="redis")
+    assert planned.code == 0, planned.why
+    assert redis.started() == started
+    changed = converge(redis_engine="redis")
+    assert changed.code == 0, changed.why
+    assert (redis.engine, redis("DBSIZE"), redis("GET", "key:99")) == ("redis", before, "value 99")
+    assert "redis_version:8." in redis("INFO", "server")
+    assert converge(redis_engine="redis").changed == []
+    # The default is another one, and switches nothing.
+    started = redis.started()
+    assert converge().changed == []
+    assert (redis.engine, redis.started()) == ("redis", started)
+
+    redis("SET", "after", "the change")
+    back = converge(redis_engine="valkey")
+    assert back.code != 0
+    assert "redis_engine is valkey here, and /srv/redis/redis/dump.rdb has RDB version 12 (Redis 8." in back.why
+    assert "Keep redis_engine: redis" in back.why
+    # The server that has the data runs on, as if nobody had asked; it has only saved.
+    assert (redis.engine, redis.started(), redis("GET", "after")) == ("redis", started, "the change")
+    assert dump_of(host) == (12, "redis")
+    assert converge().changed == []
+
+
+def test_an_engine_that_does_not_start_gives_the_data_back(host: Any, redis: Any, converge: Callable[..., Any]) -> None:
+    """What the other one has saved by then the last one may not be able to read."""
+    host.check_output(
+        f"docker rm --force {redis.name} && rm -rf /srv/redis/redis/* /etc/spotcache/redis.last-known-good"
+    )
+    fresh = converge(redis_engine="valkey")
+    assert fresh.code == 0, fresh.why
+    assert redis("SET", "kept", "yes") == "OK"
+    failed = converge(redis_engine="redis", redis_settings={"unixsocket": "/nowhere/redis.sock"})
+    assert failed.code != 0
+    assert "last good configuration is back" in failed.why
+    assert (redis.engine, redis("GET", "kept")) == ("valkey", "yes")
+    assert dump_of(host) == (11, "valkey")
