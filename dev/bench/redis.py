@@ -68,7 +68,10 @@ def median_ratios(container: Sequence[Mapping[str, float]], bare: Sequence[Mappi
 
 
 def measure(sandbox: Sandbox, host: Host, port: int, requests: int) -> dict[str, float]:
-    """One run of the engine's own benchmark inside the host. The script comes by standard input: no process list shows it."""
+    """One run of the engine's benchmark inside the host. The script comes by standard input; no process list shows it.
+
+    Its program is where `START_BARE` has put it.
+    """
     command = (
         f"/run/bench/benchmark -h 127.0.0.1 -p {port} --user {keys.USERNAME} -a '{sandbox.password}' "
         f"-P 1 -c 50 -d 100 -r 100000 -n {requests} "

@@ -37,7 +37,7 @@ def test_the_newest_good_backup_and_the_wanted_one_say_who_wrote_them(
     s3: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def look(wanted: str = "") -> list[tuple[str, str, int]]:
-        given = {"bucket": BUCKET, "prefix": PREFIX, "region": REGION, "wanted": wanted}
+        given: dict[str, Any] = {"bucket": BUCKET, "prefix": PREFIX, "region": REGION, "wanted": wanted}
         found = run_module(backup_server_info.main, capsys, **given)["backups"]
         return [(one["id"], f"{one['redis_engine']} {one['server_version']}", one["rdb_version"]) for one in found]
 

@@ -285,7 +285,7 @@ def test_data_that_an_images_server_cannot_read_is_not_given_to_it(
     new = rdb(tmp_path / "new.rdb", "REDIS0012", "redis-ver", "8.0.2")
     text = str(tmp_path / "text")
     Path(text).write_text("*1\r\n")
-    wanted = {"image": "valkey:8", "engine": "valkey"}
+    wanted: dict[str, Any] = {"image": "valkey:8", "engine": "valkey"}
     found = run_module(rdb_check.main, capsys, paths=[old, same, text], **wanted)
     assert (found["changed"], found["checked"]) == (False, [old, same])
     # A few bytes tell, and each version once.
