@@ -207,9 +207,10 @@ def text(choices: Sequence[Choice], amount: Any, measured: Drills, shares: float
     )
     if best.row.provided and near is not None:
         more = near.row.estimate.usd - best.row.estimate.usd
+        same = " Its engine is the one of hosts of Debian 13 (redis_engine: valkey)."
         lines.append(
             f"Think about {words.name(near.row)} all the same: it costs {amount(more)} a month more, and nobody has to "
-            "look after it."
+            f"look after it.{same if near.row.values.get('engine') == 'valkey' else ''}"
         )
     if best.zones:
         own, shared, anyway = map(amount, best.zones)
