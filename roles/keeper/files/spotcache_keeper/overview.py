@@ -13,6 +13,7 @@ from spotcache_keeper.backup.switch_data import read_journal
 from spotcache_keeper.context import Context
 from spotcache_keeper.errors import KeeperError
 from spotcache_keeper.node.drain import read_drain
+from spotcache_keeper.server.engines import NAMES
 from spotcache_keeper.stores.local import mib
 from spotcache_keeper.stores.manifest import databases_json
 from spotcache_keeper.stores.source import Source, default_order, newest_first
@@ -210,6 +211,7 @@ def _redis_status(ctx: Context) -> dict[str, Any]:
     return {
         "state": "loading" if state.loading else "ready",
         "note": "" if state.save_ok else "its last background save failed",
+        "engine": state.engine,
         "version": state.version,
         "keys": state.keys,
         "databases": databases_json(state.databases),
@@ -223,7 +225,7 @@ def _redis_line(redis: dict[str, Any]) -> str:
     """How Redis is, for a person."""
     if "version" not in redis:
         return f"{redis['state']}: {redis['note']}"
-    text = f"{redis['state']}, {redis['version']}, {redis['keys']:,} keys"
+    text = f"{redis['state']}, {NAMES[redis['engine']]} {redis['version']}, {redis['keys']:,} keys"
     text += f", {redis['changes_since_save']:,} changes since its last RDB"
     return f"{text}; {redis['note']}" if redis["note"] else text
 
