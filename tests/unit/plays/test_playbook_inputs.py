@@ -824,7 +824,7 @@ def test_an_engine_that_cannot_read_the_backups_is_refused_before_anything_is_ma
     # Whoever begins with nothing restores none of it.
     _code, said = aws.play("playbooks/provision.yml", variables, "--check", "-e", "provision_empty=true")
     assert "has RDB version" not in said
-    assert f"The bucket {BUCKET} was not made here" in said, said[-2000:]
+    assert "Find the bucket]" in said, said[-2000:]
 
 
 def test_of_a_bucket_that_others_use_only_the_environments_own_is_deleted(aws: Aws) -> None:
