@@ -32,7 +32,7 @@ def test_it_is_the_distributions_own_valkey(host: Any, redis: Any) -> None:
     # What asks for a version of Redis is told one that Valkey answers as.
     assert "server_name:valkey" in about
     assert "redis_version:7.2.4" in about
-    assert host.check_output(f"docker exec {redis.name} valkey-check-rdb --version").startswith("valkey-check-rdb 8.")
+    assert " v=8." in host.check_output(f"docker exec {redis.name} valkey-check-rdb --version")
     assert host.check_output("ps -o comm= -u 6379").split() == ["valkey-server"]
 
 
