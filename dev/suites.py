@@ -148,6 +148,7 @@ def check_jobs() -> list[Job]:
         "tests",
         "roles",
         "molecule",
+        "inventories",
         "collections/ansible_collections/spotcache/redis/plugins",
         "spotcache",
     ]
