@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What Ansible and botocore work out again in each of their forks, worked out once: for dev/swift.py alone.
+"""What Ansible and botocore work out again in each of their forks, worked out once: for tests.
 
 Every task has a process of its own, which compiles the templates that it meets; every module has one, which builds the
 class of its client; and the files of a play's C(vars_files) are parsed before each task. None of this depends on the

@@ -13,7 +13,7 @@ author: The spotcache team (@spotcache)
 description:
   - Reads from S3 the manifest of the newest verified backup, and that of the one which is to be restored, if that is
     another one. So it is known before there is a host whether its server could read them.
-  - A bucket that does not exist, or may not be looked into, holds nothing here; that is for others to find.
+  - A bucket that does not exist holds nothing. One that may not be looked into is an error, for it may hold backups.
 options:
   bucket:
     description: S3 bucket with the backups.
@@ -77,7 +77,7 @@ with contextlib.suppress(ImportError):
 from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleAWSModule
 from ansible_collections.spotcache.redis.plugins.module_utils import engines
 
-CLOSED = ("NoSuchBucket", "404", "403", "AccessDenied", "AllAccessDisabled")
+ABSENT = ("NoSuchBucket", "404")
 ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{6}")
 MOMENT = re.compile(r"(\d{4})-(\d\d)-(\d\d)[T ](\d\d):(\d\d)(?::(\d\d))?Z?")
 
@@ -115,7 +115,7 @@ def first(ids: Sequence[str], read: Callable[[str], bytes]) -> dict[str, Any] | 
 
 
 def ids_in(client: Any, bucket: str, prefix: str) -> list[str]:
-    """The ids of the backups that have a manifest; none where the bucket cannot be looked into."""
+    """The ids of the backups that have a manifest; none where there is no bucket."""
     found = []
     try:
         for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
@@ -124,7 +124,7 @@ def ids_in(client: Any, bucket: str, prefix: str) -> list[str]:
                 if name == "manifest.json" and ID.fullmatch(backup_id):
                     found.append(backup_id)
     except ClientError as error:
-        if error.response["Error"]["Code"] not in CLOSED:
+        if error.response["Error"]["Code"] not in ABSENT:
             raise
     return found
 
@@ -149,7 +149,10 @@ def main() -> None:
         ids = ids_in(client, bucket, prefix)
         found = [first(sorted(ids, reverse=True), read), first(candidates(ids, wanted), read)]
     except (ClientError, BotoCoreError) as error:
-        module.fail_json_aws(error, msg=f"The backups below {prefix} in {bucket} cannot be looked at")
+        module.fail_json_aws(
+            error,
+            msg=f"Which server wrote the backups below {prefix} in {bucket} cannot be told, and nothing was changed",
+        )
     backups = [one for one in found if one is not None]
     module.exit_json(changed=False, backups=backups[:1] if backups[1:] == backups[:1] else backups)
 

@@ -10,9 +10,11 @@ from typing import Any
 import boto3
 import pytest
 from ansible_collections.spotcache.redis.plugins.modules import backup_server_info
+from botocore.client import BaseClient
+from botocore.exceptions import ClientError
 from moto import mock_aws
 
-from tests.unit.module_support import run_module
+from tests.unit.module_support import ModuleFailed, run_module
 
 REGION, BUCKET, PREFIX = "ap-northeast-1", "backups", "stg/backups/"
 OLD, MIDDLE, NEW, BAD = (f"202611{day}T120000Z-3f9a1c" for day in ("01", "02", "03", "04"))
@@ -58,3 +60,17 @@ def test_the_newest_good_backup_and_the_wanted_one_say_who_wrote_them(
     assert look("2026-11-02T12:00Z") == [newest, middle]
     assert look("2026-11-02 11:59:59") == [newest, old]
     assert look("snap-0123456789abcdef0") == [newest]
+
+
+def test_a_bucket_that_may_not_be_looked_into_is_no_empty_one(
+    s3: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_client: Any, operation: str, _arguments: Any) -> None:
+        raise ClientError({"Error": {"Code": "AccessDenied", "Message": "no"}}, operation)
+
+    monkeypatch.setattr(BaseClient, "_make_api_call", refuse)
+    # Taken for empty, it would let another engine be chosen than the one that the data is of.
+    with pytest.raises(
+        ModuleFailed, match="Which server wrote the backups below stg/backups/ in backups cannot be told"
+    ):
+        run_module(backup_server_info.main, capsys, bucket=BUCKET, prefix=PREFIX, region=REGION)
